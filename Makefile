@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+# Hearth. `make run` sets everything up and answers; `make test` checks everything. Objects and generated
+# code go to $(BUILD); sources are found by folder, so a new file needs no line here.
+#   make [build]  hearth, hearthd, libhearth      make run      from nothing to an answer
+#   make test | test-long | test-peers | bench    make install PREFIX=/usr/local
+#   make asan | ubsan | tsan | fuzz | tidy | format | clean
+BUILD  ?= build
+PREFIX ?= /usr/local
+CC     ?= cc
+V      ?= 0
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+VERSION := 0.1.0
+SOVERSION := 0
+
+OPT      ?= -O3 -g
+SAN      ?=
+WARN     := -Wall -Wextra -Werror
+# -ffp-contract=off: the numeric contracts spell every fma out; a compiler must not add its own.
+CFLAGS_ALL = -std=c11 -D_GNU_SOURCE -fPIC -pthread $(OPT) $(WARN) -ffp-contract=off -fno-math-errno -fvisibility=hidden \
+	-DHEARTH_VERSION='"$(VERSION)"' -I. -I$(BUILD)/gen $(SAN) $(CFLAGS)
+LDFLAGS_ALL = -pthread $(SAN) $(LDFLAGS)
+ARCH := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+
+# ---- outside libraries (tools/setup installs them); the TLS pair is built statically into HEARTH_DEPS
+HEARTH_DEPS ?= $(shell tools/setup --print-deps 2>/dev/null)
+PKG := pkg-config
+ENGINE_PKGS   := libpcre2-8 libutf8proc jansson
+FIRMWARE_PKGS := libprotobuf-c sqlite3 jansson libqrencode libargon2
+TOOLS_PKGS    := libprotobuf-c jansson libqrencode libedit
+ENGINE_LIBS    = $(shell $(PKG) --libs $(ENGINE_PKGS)) -lm -ldl
+SYSTEMD_LIBS  := $(shell $(PKG) --exists libsystemd 2>/dev/null && $(PKG) --libs libsystemd)
+SYSTEMD_FLAGS := $(if $(SYSTEMD_LIBS),-DHEARTH_HAVE_SYSTEMD)
+LWS_LIBS       = -L$(HEARTH_DEPS)/lib -lwebsockets -lmbedtls -lmbedx509 -lmbedcrypto
+LWS_FLAGS      = -isystem $(HEARTH_DEPS)/include
+
+# ---- sources
+ENGINE_SRC   := $(sort $(wildcard engine/*.c engine/*/*.c))
+FIRMWARE_SRC := $(sort $(wildcard firmware/*.c))
+CLIENT_SRC   := $(sort $(wildcard tools/client/*.c))
+TOOLS_SRC    := $(sort $(wildcard tools/*.c))
+PROTO_C      := $(BUILD)/gen/hearth/v1/hearth.pb-c.c
+obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
+ENGINE_OBJ   := $(call obj,$(ENGINE_SRC))
+PROTO_OBJ    := $(BUILD)/gen/hearth/v1/hearth.pb-c.o
+LIB          := $(BUILD)/libhearth.a
+
+.PHONY: all build lib run test test-long test-peers bench install uninstall asan ubsan tsan fuzz tidy format clean check-gpu setup deb
+.DELETE_ON_ERROR:
+.SUFFIXES:
+all build: $(BUILD)/hearth $(BUILD)/hearthd $(BUILD)/libhearth.so.$(SOVERSION)
+lib: $(LIB)
+
+# ---- instruction sets: one overlay per file, picked at run time (engine/cpu/features.c)
+ISA_avx2       := -mavx2 -mfma -mf16c -mbmi2
+ISA_avx512vnni := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c -mbmi2
+ISA_amx        := $(ISA_avx512vnni) -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16
+ISA_neon       := -march=armv8.2-a+dotprod+fp16
+ISA_i8mm       := -march=armv8.2-a+dotprod+fp16+i8mm
+isa_of = $(if $(filter x86_64,$(ARCH)),$(foreach i,avx2 avx512vnni amx,$(if $(filter %_$(i),$(1)),$(ISA_$(i))))) \
+	$(if $(filter aarch64,$(ARCH)),$(foreach i,neon i8mm,$(if $(filter %_$(i),$(1)),$(ISA_$(i)))))
+
+ifeq ($(V),0)
+say = @printf '  %-5s %s\n' $(1) $(2);
+else
+say =
+endif
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) $(CFLAGS_ALL) $(call isa_of,$(basename $(notdir $<))) $(OBJ_FLAGS) -MMD -MP -c $< -o $@
+$(BUILD)/gen/%.o: $(BUILD)/gen/%.c
+	$(call say,CC,$<)$(CC) $(CFLAGS_ALL) -w -MMD -MP -c $< -o $@
+
+$(BUILD)/engine/cpu/ref%.o: OBJ_FLAGS := -O2
+$(BUILD)/firmware/%.o: OBJ_FLAGS = $(LWS_FLAGS) $(SYSTEMD_FLAGS) $(shell $(PKG) --cflags $(FIRMWARE_PKGS))
+$(BUILD)/tools/%.o: OBJ_FLAGS = $(LWS_FLAGS) $(shell $(PKG) --cflags $(TOOLS_PKGS))
+$(call obj,$(FIRMWARE_SRC) $(CLIENT_SRC) $(TOOLS_SRC)): | $(PROTO_C)
+
+# ---- the wire
+$(PROTO_C): proto/hearth/v1/hearth.proto
+	@mkdir -p $(BUILD)/gen
+	$(call say,PROTO,$<)protoc-c -I proto --c_out=$(BUILD)/gen $<
+
+# ---- libraries
+$(LIB): $(ENGINE_OBJ)
+	$(call say,AR,$@)rm -f $@ && ar rcs $@ $^
+$(BUILD)/libhearth.so.$(SOVERSION): $(ENGINE_OBJ) engine/hearth.map
+	$(call say,LD,$@)$(CC) -shared -Wl,-soname,$(@F) -Wl,--version-script=engine/hearth.map -o $@ $(ENGINE_OBJ) $(LDFLAGS_ALL) $(ENGINE_LIBS)
+
+# ---- the web page: bundled by npm where node >= 20 is there, else a page that says so
+$(BUILD)/gen/web_assets.c: $(shell find firmware/web -type f -not -path '*/node_modules/*' 2>/dev/null) tools/build-web proto/hearth/v1/hearth.proto
+	@mkdir -p $(BUILD)/gen
+	$(call say,WEB,firmware/web)tools/build-web $(BUILD)/web $@
+
+# ---- programs
+$(BUILD)/hearthd: $(call obj,$(FIRMWARE_SRC)) $(PROTO_OBJ) $(BUILD)/gen/web_assets.o $(LIB)
+	$(call say,LD,$@)$(CC) -o $@ $^ $(LDFLAGS_ALL) $(shell $(PKG) --libs $(FIRMWARE_PKGS)) $(SYSTEMD_LIBS) $(LWS_LIBS) $(ENGINE_LIBS)
+$(BUILD)/hearth: $(call obj,$(TOOLS_SRC) $(CLIENT_SRC)) $(PROTO_OBJ) $(LIB)
+	$(call say,LD,$@)$(CC) -o $@ $^ $(LDFLAGS_ALL) $(shell $(PKG) --libs $(TOOLS_PKGS)) $(LWS_LIBS) $(ENGINE_LIBS)
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+
+# ---- tests: tests/Makefile.inc has the rules (C programs by folder, pytest for the rest)
+include tests/Makefile.inc
+
+setup:
+	tools/setup run
+run:
+	@tools/setup run
+	@$(MAKE) --no-print-directory build
+	@tools/run
+
+asan:
+	$(MAKE) BUILD=build-asan OPT='-O1 -g' SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer' test-c
+ubsan: asan
+tsan:
+	$(MAKE) BUILD=build-tsan OPT='-O1 -g' SAN='-fsanitize=thread' test-tsan
+
+install: build
+	tools/install $(BUILD) '$(DESTDIR)$(PREFIX)' '$(PREFIX)' $(VERSION) $(SOVERSION)
+
+format:
+	clang-format -i $(shell git ls-files '*.c' '*.h')
+clean:
+	rm -rf $(BUILD) build-*
+check-gpu deb:
+	@echo "make $@ comes with a later part of Hearth"; exit 69

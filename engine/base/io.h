@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files, behind a hook so that tests can fail, tear or lose the n-th operation (power-cut tests).
+// Paths in messages are shown as given. All calls retry EINTR and handle short reads and writes.
+#ifndef HT_IO_H
+#define HT_IO_H
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/error.h"
+
+struct ht_file; // one open file; not thread-safe except ht_file_read (positioned)
+
+// Process-wide, set before use (tests only). Each returns 0 or -errno; read and write return bytes or -errno.
+struct ht_io_hook {
+    int (*open)(void *user, const char *path, int flags, int mode);
+    int64_t (*read_at)(void *user, int fd, void *data, size_t len_bytes, uint64_t offset);
+    int64_t (*write_at)(void *user, int fd, const void *data, size_t len_bytes, uint64_t offset);
+    int (*fsync)(void *user, int fd);
+    int (*close)(void *user, int fd);
+    int (*rename)(void *user, const char *from, const char *to);
+    int (*unlink)(void *user, const char *path);
+    int (*fsync_dir)(void *user, const char *dir); // makes a rename or unlink in `dir` durable
+    void *user;
+};
+void ht_io_set_hook(const struct ht_io_hook *hook); // NULL = the system's; NULL members too
+
+HT_MUST_USE enum hearth_status ht_file_open_read(struct ht_file **file, const char *path, struct hearth_error *err); // regular files only
+void ht_file_close(struct ht_file **file);
+uint64_t ht_file_size(const struct ht_file *file);
+const char *ht_file_path(const struct ht_file *file);
+// Exactly len bytes at offset; a short file is FORMAT ("file ends at …"), never a partial result.
+HT_MUST_USE enum hearth_status ht_file_read(const struct ht_file *file, void *data, size_t len_bytes, uint64_t offset,
+                                            struct hearth_error *err);
+// (device, inode, size, mtime) as one string of hex, for caches keyed by file identity. `id` has 72 bytes.
+HT_MUST_USE enum hearth_status ht_file_identity(const struct ht_file *file, char id[72], struct hearth_error *err);
+// Writes all or nothing: temporary file beside it, fsync, rename, fsync of the folder.
+HT_MUST_USE enum hearth_status ht_file_replace(const char *path, const void *data, size_t len_bytes, struct hearth_error *err);
+
+#endif

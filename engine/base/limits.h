@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every cap of the engine in one place. A file or a caller that goes beyond one gets LIMIT or FORMAT.
+#ifndef HT_LIMITS_H
+#define HT_LIMITS_H
+
+enum {
+    HT_MAX_GGUF_KEYS = 65536,
+    HT_MAX_GGUF_TENSORS = 65536,
+    HT_MAX_GGUF_KEY_BYTES = 65535,
+    HT_MAX_GGUF_STRING_BYTES = 16 << 20, // one string value (chat templates are the longest)
+    HT_MAX_GGUF_NAME_BYTES = 127,        // tensor names
+    HT_MAX_GGUF_DIMS = 4,
+    HT_MAX_GGUF_SPLITS = 1024,
+    HT_MAX_LAYERS = 512,
+    HT_MAX_HEADS = 1024,
+    HT_MAX_HEAD_DIM = 1024,
+    HT_MAX_EMBD = 1 << 17,
+    HT_MAX_FF = 1 << 19,
+    HT_MAX_VOCAB = 1 << 20,
+    HT_MAX_TOKEN_BYTES = 4096,
+    HT_MAX_CTX = 1 << 22,
+    HT_MAX_SESSIONS = 256,
+    HT_MAX_THREADS = 256,
+    HT_MAX_TEXT_BYTES = 64 << 20, // text given to the tokenizer in one call
+    HT_MAX_STOP_STRINGS = 16,
+    HT_MAX_STOP_BYTES = 256,
+    HT_MAX_LOGIT_BIAS = 300,
+    HT_MAX_PENALTY_WINDOW = 4096,
+    HT_MAX_MESSAGES = 65536,
+    HT_KV_PAGE = 32, // positions in a KV page (docs/design.md, KV)
+};
+
+#endif
