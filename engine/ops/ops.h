@@ -86,11 +86,13 @@ struct ht_embed {
 
 // Per row and group g of `dim` values: y = x * (1 / sqrtf(mean + eps)) * w, mean = sum(x²) / dim.
 // The sum runs in 16 partial chains (value i into chain i mod 16, fma), folded 8, 4, 2, 1 apart (p[i] += p[i+8] …).
+// With `add`: y = y + that (post-norms of the residual stream).
 // x, y (rows, groups, dim); group stride = dim. y may be x. w (dim), shared by the groups. dim % 16 may be anything.
 struct ht_rmsnorm {
     struct ht_ref x, y, w;
     uint32_t x_stride, y_stride, groups, dim;
     float eps;
+    bool add;
     enum ht_rows rows;
 };
 
