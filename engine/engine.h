@@ -22,6 +22,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 struct hearth_engine;
 struct hearth_session;
@@ -227,6 +228,7 @@ enum hearth_status hearth_engine_eval(struct hearth_engine *engine, const struct
 enum hearth_status hearth_gguf_inspect(const char *path, bool json, bool (*write)(void *user, const char *text, size_t len_bytes),
                                        void *user, struct hearth_error *err);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

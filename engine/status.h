@@ -6,6 +6,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 // One list makes the enum, the names and the texts. Numbers are pinned: scripts and logs rely on them.
 #define HEARTH_STATUS_MAP(X)                         \
@@ -41,6 +42,7 @@ struct hearth_error {
 // The short English text of a code ("out of memory"); never NULL. Thread-safe.
 const char *hearth_status_text(enum hearth_status status);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

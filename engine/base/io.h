@@ -33,6 +33,13 @@ HT_MUST_USE enum hearth_status ht_file_read(const struct ht_file *file, void *da
                                             struct hearth_error *err);
 // (device, inode, size, mtime) as one string of hex, for caches keyed by file identity. `id` has 72 bytes.
 HT_MUST_USE enum hearth_status ht_file_identity(const struct ht_file *file, char id[72], struct hearth_error *err);
+// Writing a large file in pieces: ht_file_create opens PATH.tmp (one writer per path at a time), ht_file_write appends,
+// ht_file_commit makes it durable under its name (fsync, rename, fsync of the folder) and closes it. Closing without
+// a commit, also after a failure, removes the temporary. New files are readable by their owner only.
+HT_MUST_USE enum hearth_status ht_file_create(struct ht_file **file, const char *path, struct hearth_error *err);
+HT_MUST_USE enum hearth_status ht_file_write(struct ht_file *file, const void *data, size_t len_bytes,
+                                             struct hearth_error *err);
+HT_MUST_USE enum hearth_status ht_file_commit(struct ht_file **file, struct hearth_error *err); // *file is NULL afterwards
 // Writes all or nothing: temporary file beside it, fsync, rename, fsync of the folder.
 HT_MUST_USE enum hearth_status ht_file_replace(const char *path, const void *data, size_t len_bytes, struct hearth_error *err);
 

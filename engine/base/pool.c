@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+// The thread team. Member 0 is whoever calls ht_pool_run; the others live here from create to destroy.
+//
+// Everything is built from one primitive, the event: a counter that one thread raises and others wait for,
+// first spinning, then asleep in the kernel. Each has a cache line: a barrier of two threads moves two.
+// A barrier: each member raises its own counter, member 0 gathers them all, then raises `release`.
+// A run: member 0 raises `start`, works, and gathers the members' counters once more.
+#include "engine/base/pool.h"
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "engine/base/cpus.h"
+#include "engine/base/limits.h"
+#include "engine/base/mem.h"
+
+enum {
+    SPIN_TURNS = 2000,  // pauses before sleeping: some tens of microseconds
+    YIELD_TURNS = 16,   // instead, where the team is larger than the CPUs it may use
+    STACK_BYTES = 1 << 20,
+};
+
+struct event {
+    _Alignas(HT_MEM_ALIGN) atomic_uint value; // only ever grows (modulo 2^32)
+    atomic_uint sleepers;
+};
+
+struct member {
+    struct event arrived; // raised by this member at each barrier and at the end of each run
+    unsigned epoch;       // {this member} barriers and ends of runs so far
+    unsigned index;       // constant
+    struct ht_pool *pool;
+    pthread_t thread;
+};
+
+struct ht_pool {
+    struct event start, release;
+    unsigned n_members, n_started;
+    int crowded; // more members than CPUs: spinning would only keep the others from running
+    ht_pool_fn *fn; // {written by member 0 before `start`}; NULL ends the members
+    void *arg;
+    struct member members[];
+};
+
+static inline void cpu_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static int reached(unsigned value, unsigned target)
+{
+    return (int)(value - target) >= 0;
+}
+
+// The order "value, sleepers" here and "sleepers, value" in event_wait, all sequentially consistent,
+// rules out that a sleeper is missed; the kernel checks the value again before it lets a thread sleep.
+static void event_raise(struct event *event, unsigned value)
+{
+    atomic_store(&event->value, value);
+    if (atomic_load(&event->sleepers))
+        syscall(SYS_futex, &event->value, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+static void event_wait(struct event *event, unsigned target, int crowded)
+{
+    for (int turn = crowded ? YIELD_TURNS : SPIN_TURNS; turn > 0; turn--) {
+        if (reached(atomic_load_explicit(&event->value, memory_order_acquire), target))
+            return;
+        if (crowded)
+            sched_yield();
+        else
+            cpu_pause();
+    }
+    atomic_fetch_add(&event->sleepers, 1);
+    for (;;) {
+        unsigned value = atomic_load(&event->value);
+        if (reached(value, target))
+            break;
+        syscall(SYS_futex, &event->value, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+    }
+    atomic_fetch_sub(&event->sleepers, 1);
+}
+
+static void gather(struct ht_pool *pool, unsigned epoch)
+{
+    for (unsigned i = 1; i < pool->n_members; i++)
+        event_wait(&pool->members[i].arrived, epoch, pool->crowded);
+}
+
+void ht_pool_barrier(struct ht_pool *pool, unsigned thread)
+{
+    struct member *self = &pool->members[thread];
+    unsigned epoch = ++self->epoch;
+    if (thread) {
+        event_raise(&self->arrived, epoch);
+        event_wait(&pool->release, epoch, pool->crowded);
+    } else {
+        gather(pool, epoch);
+        event_raise(&pool->release, epoch);
+    }
+}
+
+void ht_pool_run(struct ht_pool *pool, ht_pool_fn *fn, void *arg)
+{
+    pool->fn = fn;
+    pool->arg = arg;
+    event_raise(&pool->start, atomic_load_explicit(&pool->start.value, memory_order_relaxed) + 1);
+    fn(arg, 0, pool->n_members);
+    gather(pool, ++pool->members[0].epoch);
+}
+
+static void *member_main(void *arg)
+{
+    struct member *self = arg;
+    struct ht_pool *pool = self->pool;
+    for (unsigned run = 1;; run++) {
+        event_wait(&pool->start, run, pool->crowded);
+        if (!pool->fn)
+            return NULL;
+        pool->fn(pool->arg, self->index, pool->n_members);
+        event_raise(&self->arrived, ++self->epoch);
+    }
+}
+
+void ht_pool_destroy(struct ht_pool **pool)
+{
+    struct ht_pool *p = *pool;
+    *pool = NULL;
+    if (!p)
+        return;
+    p->fn = NULL;
+    event_raise(&p->start, atomic_load(&p->start.value) + 1);
+    for (unsigned i = 1; i < p->n_started; i++)
+        pthread_join(p->members[i].thread, NULL);
+    ht_free(p);
+}
+
+unsigned ht_pool_size(const struct ht_pool *pool)
+{
+    return pool->n_members;
+}
+
+// Starts the members with signals blocked: those belong to the program's own threads. Faults stay open.
+static int start_members(struct ht_pool *pool)
+{
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS};
+    sigset_t blocked, before;
+    sigfillset(&blocked);
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
+        sigdelset(&blocked, faults[i]);
+    pthread_attr_t attr;
+    int code = pthread_attr_init(&attr);
+    if (code)
+        return code;
+    pthread_attr_setstacksize(&attr, STACK_BYTES);
+    pthread_sigmask(SIG_BLOCK, &blocked, &before);
+    for (unsigned i = 1; i < pool->n_members && !code; i++) {
+        pool->members[i].pool = pool;
+        pool->members[i].index = i;
+        code = pthread_create(&pool->members[i].thread, &attr, member_main, &pool->members[i]);
+        pool->n_started += !code;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attr);
+    return code;
+}
+
+enum hearth_status ht_pool_create(struct ht_pool **pool, unsigned n_threads, struct hearth_error *err)
+{
+    *pool = NULL;
+    unsigned n_cpus = ht_cpus_usable();
+    if (!n_threads)
+        n_threads = n_cpus;
+    if (n_threads > HT_MAX_THREADS)
+        return ht_fail(err, HEARTH_LIMIT, "%u threads asked for, at most %d allowed", n_threads,
+                       HT_MAX_THREADS);
+    struct ht_pool *p = ht_calloc(1, sizeof *p + n_threads * sizeof p->members[0]);
+    if (!p)
+        return ht_fail(err, HEARTH_NOMEM, "out of memory for a team of %u threads", n_threads);
+    p->n_members = n_threads;
+    p->n_started = 1;
+    p->crowded = n_threads > n_cpus;
+    int code = start_members(p);
+    if (code) {
+        ht_pool_destroy(&p);
+        return ht_fail(err, HEARTH_NOMEM, "cannot start %u threads (error %d)", n_threads, code);
+    }
+    *pool = p;
+    return HEARTH_OK;
+}

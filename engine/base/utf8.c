@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// Well-formed UTF-8. Pure functions, any thread.
+#include "engine/base/utf8.h"
+
+size_t ht_utf8_char(const void *text, size_t len_bytes)
+{
+    const unsigned char *s = text;
+    if (!len_bytes)
+        return 0;
+    if (s[0] < 0x80)
+        return 1;
+    size_t n = s[0] >= 0xF0 ? 4 : s[0] >= 0xE0 ? 3 : 2;
+    if (s[0] < 0xC2 || s[0] > 0xF4 || n > len_bytes)
+        return 0;
+    // The second byte's range excludes overlong forms, surrogates and what lies above U+10FFFF.
+    unsigned low = s[0] == 0xE0 ? 0xA0 : s[0] == 0xF0 ? 0x90 : 0x80;
+    unsigned high = s[0] == 0xED ? 0x9F : s[0] == 0xF4 ? 0x8F : 0xBF;
+    if (s[1] < low || s[1] > high)
+        return 0;
+    for (size_t i = 2; i < n; i++)
+        if ((s[i] & 0xC0) != 0x80)
+            return 0;
+    return n;
+}
+
+_Bool ht_utf8_valid(const void *text, size_t len_bytes)
+{
+    const unsigned char *s = text;
+    for (size_t i = 0, n; i < len_bytes; i += n) {
+        n = ht_utf8_char(s + i, len_bytes - i);
+        if (!n)
+            return 0;
+    }
+    return 1;
+}

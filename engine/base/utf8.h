@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one rule for well-formed UTF-8 (RFC 3629: no surrogates, no overlong forms, at most U+10FFFF).
+#ifndef HT_UTF8_H
+#define HT_UTF8_H
+#include <stddef.h>
+
+// Bytes [1..4] of the well-formed character at `text`, or 0 if there is none in the len_bytes left.
+size_t ht_utf8_char(const void *text, size_t len_bytes);
+_Bool ht_utf8_valid(const void *text, size_t len_bytes);
+
+#endif
