@@ -24,7 +24,10 @@ LDFLAGS_ALL = -pthread $(SAN) $(LDFLAGS)
 ARCH := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 
 # ---- outside libraries (tools/setup installs them); the TLS pair is built statically into HEARTH_DEPS
-HEARTH_DEPS ?= $(shell tools/setup --print-deps 2>/dev/null)
+# (without it the distribution's own, older pair is linked; hearthd then answers on loopback only)
+ifeq ($(origin HEARTH_DEPS),undefined)
+HEARTH_DEPS := $(shell tools/setup --print-deps)
+endif
 PKG := pkg-config
 ENGINE_PKGS   := libpcre2-8 libutf8proc jansson
 FIRMWARE_PKGS := libprotobuf-c sqlite3 jansson libqrencode libargon2
@@ -32,8 +35,12 @@ TOOLS_PKGS    := libprotobuf-c jansson libqrencode libedit
 ENGINE_LIBS    = $(shell $(PKG) --libs $(ENGINE_PKGS)) -lm -ldl
 SYSTEMD_LIBS  := $(shell $(PKG) --exists libsystemd 2>/dev/null && $(PKG) --libs libsystemd)
 SYSTEMD_FLAGS := $(if $(SYSTEMD_LIBS),-DHEARTH_HAVE_SYSTEMD)
-LWS_LIBS       = -L$(HEARTH_DEPS)/lib -lwebsockets -lmbedtls -lmbedx509 -lmbedcrypto
-LWS_FLAGS      = -isystem $(HEARTH_DEPS)/include
+ifneq ($(HEARTH_DEPS),)
+LWS_LIBS  := $(patsubst %,$(HEARTH_DEPS)/lib/lib%.a,websockets mbedtls mbedx509 mbedcrypto)
+LWS_FLAGS := -isystem $(HEARTH_DEPS)/include
+else
+LWS_LIBS   = $(shell $(PKG) --libs libwebsockets) -lmbedtls -lmbedx509 -lmbedcrypto
+endif
 
 # ---- sources
 ENGINE_SRC   := $(sort $(wildcard engine/*.c engine/*/*.c))
