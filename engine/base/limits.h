@@ -22,6 +22,8 @@ enum {
     HT_MAX_SESSIONS = 256,
     HT_MAX_THREADS = 256,
     HT_MAX_TEXT_BYTES = 64 << 20, // text given to the tokenizer in one call
+    HT_MAX_STRETCH_BYTES = 8 << 20, // of it without a place to split (tokens merge over all of it at once)
+    HT_MAX_SPECIAL_BYTES = 256,   // a control or user-defined token's spelling
     HT_MAX_STOP_STRINGS = 16,
     HT_MAX_STOP_BYTES = 256,
     HT_MAX_LOGIT_BIAS = 300,

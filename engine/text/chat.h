@@ -41,9 +41,11 @@ struct ht_chat {
 
 // `name` (what --template was given) wins: a built-in name, or "none"/"raw" for completion mode; NULL = use
 // `jinja`, the file's template (NULL or empty: completion mode). NOT_FOUND for an unknown name, UNSUPPORTED for
-// a template that is not recognised (the message names --template). `tokenizer` gives the spellings of BOS and EOS; NULL = "<s>", "</s>".
-HT_MUST_USE enum hearth_status ht_chat_init(struct ht_chat *chat, const char *name, const char *jinja, size_t jinja_len_bytes,
-                                            const struct ht_tokenizer *tokenizer, struct hearth_error *err);
+// a template that is not recognised (the message names --template). `tokenizer` gives the spellings of BOS and
+// EOS; NULL = "<s>", "</s>".
+HT_MUST_USE enum hearth_status ht_chat_init(struct ht_chat *chat, const char *name, const char *jinja,
+                                            size_t jinja_len_bytes, const struct ht_tokenizer *tokenizer,
+                                            struct hearth_error *err);
 
 // "chatml", or "none" in completion mode; never NULL.
 const char *ht_chat_name(const struct ht_chat *chat);
@@ -59,9 +61,9 @@ size_t ht_chat_max_segments(size_t n_messages);
 // Renders the messages. With `generation` the text ends where the assistant speaks next, and the last message
 // must not be the assistant's; without it the last turn is closed (training). `turn` of a segment is the
 // message's index; of a default system text and of the text before any message 0, of the generation prompt
-// n_messages. INVALID for an order of roles that the format cannot express (two system turns, a system turn
-// after the first message, assistant first, two turns of one role in a row), a system text where the format
-// has no place for one, no user message; UNSUPPORTED in completion mode.
+// n_messages. INVALID for no message, two system turns or one after the first message, and for what the format
+// cannot express: a system text where it has no place for one; assistant first or two turns of one role in a
+// row where turns must alternate. UNSUPPORTED in completion mode, LIMIT when `capacity` is too small.
 HT_MUST_USE enum hearth_status ht_chat_render(const struct ht_chat *chat, const struct ht_chat_message *messages,
                                               size_t n_messages, bool generation, struct ht_segment *segments,
                                               size_t capacity, size_t *n_segments, struct hearth_error *err);

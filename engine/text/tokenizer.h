@@ -6,7 +6,9 @@
 // (type 3) are recognised in template bytes only, so nobody can type one; user-defined tokens (type 4)
 // everywhere. Splitting and merging run across segment borders as if the text were one string. Ids equal
 // those of the `tokenizers` and `sentencepiece` libraries for every valid UTF-8 text; invalid bytes pass
-// through byte tokens. Time is n log n at worst, memory is proportional to the longest stretch that can merge.
+// through byte tokens. A byte for which a byte-level vocabulary has no token (SmolLM2 lacks some control
+// characters) is left out, as `tokenizers` does, and counted. Time is n log n at worst, memory is proportional
+// to the longest stretch without a place to split.
 #ifndef HT_TOKENIZER_H
 #define HT_TOKENIZER_H
 #include <stdbool.h>
@@ -54,8 +56,8 @@ struct ht_tokenizer;
 
 // FORMAT or LIMIT name what is wrong with the vocabulary and which entry; UNSUPPORTED names an unknown
 // tokenizer model or pre-tokenizer. On failure *tokenizer is NULL.
-HT_MUST_USE enum hearth_status ht_tokenizer_create(struct ht_tokenizer **tokenizer, const struct ht_vocab_source *source,
-                                                   struct hearth_error *err);
+HT_MUST_USE enum hearth_status ht_tokenizer_create(struct ht_tokenizer **tokenizer,
+                                                   const struct ht_vocab_source *source, struct hearth_error *err);
 void ht_tokenizer_destroy(struct ht_tokenizer **tokenizer);
 
 // ---------------------------------------------------------------- encode
@@ -83,6 +85,8 @@ struct ht_token {
 struct ht_tokens {
     struct ht_token *items;
     size_t n, capacity;
+    size_t n_dropped_bytes; // bytes for which the vocabulary has no token; a neighbour's range covers them
+    uint64_t n_steps;       // work done: characters looked at, look-ups, heap moves (tests bound it)
 };
 void ht_tokens_free(struct ht_tokens *tokens);
 
@@ -92,10 +96,10 @@ enum ht_encode_flags {
 };
 
 // Appends the tokens of the concatenated segments; ranges are contiguous and cover every byte. LIMIT beyond
-// HT_MAX_TEXT_BYTES; UNSUPPORTED when the vocabulary has no token for a byte of the text (and none for
-// "unknown"). On failure the list is as it was.
-HT_MUST_USE enum hearth_status ht_tokenizer_encode(const struct ht_tokenizer *tokenizer, const struct ht_segment *segments,
-                                                   size_t n_segments, unsigned flags, struct ht_tokens *tokens,
+// HT_MAX_TEXT_BYTES, or HT_MAX_STRETCH_BYTES without a place to split. On failure the list is as it was.
+HT_MUST_USE enum hearth_status ht_tokenizer_encode(const struct ht_tokenizer *tokenizer,
+                                                   const struct ht_segment *segments, size_t n_segments,
+                                                   unsigned flags, struct ht_tokens *tokens,
                                                    struct hearth_error *err);
 
 // ---------------------------------------------------------------- decode
@@ -105,10 +109,11 @@ HT_MUST_USE enum hearth_status ht_tokenizer_encode(const struct ht_tokenizer *to
 struct ht_text ht_tokenizer_piece(const struct ht_tokenizer *tokenizer, int64_t id, bool special);
 
 // All bytes of ids, the space prefix taken away again. Writes at most `capacity`, *len_bytes = bytes needed.
-// INVALID for an id outside the vocabulary. decode(encode(x)) = x (SentencePiece: "▁" in x comes back as a space).
-HT_MUST_USE enum hearth_status ht_tokenizer_decode(const struct ht_tokenizer *tokenizer, const int32_t *ids, size_t n_ids,
-                                                   bool special, char *text, size_t capacity, size_t *len_bytes,
-                                                   struct hearth_error *err);
+// INVALID for an id outside the vocabulary. decode(encode(x)) = x, but for dropped bytes, and with SentencePiece
+// "▁" (U+2581) in x comes back as a space: that model does not tell the two apart.
+HT_MUST_USE enum hearth_status ht_tokenizer_decode(const struct ht_tokenizer *tokenizer, const int32_t *ids,
+                                                   size_t n_ids, bool special, char *text, size_t capacity,
+                                                   size_t *len_bytes, struct hearth_error *err);
 
 // Streaming: gives out whole UTF-8 characters and holds back an unfinished one (at most 3 bytes). Bytes that
 // can never become a character are given out as U+FFFD, so that what comes out is always valid UTF-8.
@@ -119,8 +124,8 @@ struct ht_stream_decoder {
     unsigned char held[4];
     unsigned n_held;
 };
-// `at_text_start`: the first id begins a text (a model that adds a space prefix: take it away again). An
-// answer continues its prompt, so pass false there.
+// `at_text_start`: the first id begins a text, or follows a control token (a model that adds a space prefix:
+// take it away again). An answer that goes on in the middle of the prompt's text: false.
 void ht_stream_decoder_init(struct ht_stream_decoder *decoder, const struct ht_tokenizer *tokenizer, bool special,
                             bool at_text_start);
 // Writes what id completes; returns the bytes written. `text` must hold ht_tokenizer_max_piece_bytes().
