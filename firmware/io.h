@@ -19,7 +19,8 @@ struct hd_io {
     int (*fsync)(void *user, int fd);
     int (*close)(void *user, int fd);
     int64_t (*size)(void *user, int fd);
-    int (*lock)(void *user, int fd); // one process only; -EAGAIN when another one holds it
+    // For this open file only; -EAGAIN when another one holds part of the range.
+    int (*lock)(void *user, int fd, uint64_t start, uint64_t len_bytes);
     int (*rename)(void *user, const char *from, const char *to);
     int (*unlink)(void *user, const char *path);
     int (*exists)(void *user, const char *path);   // 1, 0 or -errno

@@ -151,13 +151,12 @@ enum hearth_status hd_store_response_get(struct hd_store *store, const struct hd
                                          struct hd_id *conversation, struct hearth_error *err);
 void hd_turn_free(struct hd_turn *turn); // wipes
 
-// ---- deletion: marked (on disk), keys destroyed, rows removed; a crash in between is completed at the next
-// start. Answers that are being written belong to the caller: cancel them first (ids tell which).
+// ---- deletion: one transaction removes the rows and notes their keys, then the keys are destroyed, and only
+// then is success said. A crash in between is completed at the next start. When the first step succeeded and
+// the second failed the answer is IO, the texts are no longer shown, and hd_store_tick, a later deletion or
+// the next start completes it. Answers that are being written belong to the caller, who cancels them:
+// `deleted` names the turns (on IO too).
 
-struct hd_deleted {
-    struct hd_id *turns; // malloc'ed; free with hd_deleted_free
-    size_t n_turns;
-};
 // A user's turn goes with the answers to it. An answer or a system turn goes alone.
 enum hearth_status hd_store_turn_delete(struct hd_store *store, const struct hd_id *person,
                                         const struct hd_id *turn, struct hd_deleted *deleted,

@@ -48,7 +48,7 @@ size_t hd_utf8_cut(const char *text, size_t len_bytes, size_t max_bytes);
 // Fills err (NULL allowed) and returns code.
 enum hearth_status hd_fail(struct hearth_error *err, enum hearth_status code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-// Like hd_fail with IO, or LIMIT never: "<what> <path>: <strerror>"; code is negative or positive errno.
+// Fills err with IO (NOMEM for ENOMEM): "<what> <path>: <strerror>"; code is an errno, negative or positive.
 enum hearth_status hd_fail_errno(struct hearth_error *err, int code, const char *what, const char *path);
 
 enum hd_log_level { HD_LOG_ERROR, HD_LOG_WARN, HD_LOG_INFO, HD_LOG_DEBUG };

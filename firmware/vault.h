@@ -40,9 +40,10 @@ enum {
 enum hearth_status hd_vault_open(struct hd_vault **vault, const char *dir, bool may_create,
                                  struct hearth_error *err);
 void hd_vault_close(struct hd_vault **vault); // wipes; NULL allowed
-// A torn last append was found (a crash); the store cuts it once it knows that no row needs the lost keys.
-bool hd_vault_has_torn_tail(const struct hd_vault *vault);
-enum hearth_status hd_vault_cut_tail(struct hd_vault *vault, struct hearth_error *err);
+// Bytes of turns.keys that are no authentic record (a torn append after a crash, or damage); the store
+// repairs, which drops them, once it knows that no row needs the lost keys.
+size_t hd_vault_damaged_bytes(const struct hd_vault *vault);
+enum hearth_status hd_vault_repair(struct hd_vault *vault, struct hearth_error *err);
 
 size_t hd_vault_count(const struct hd_vault *vault);
 uint64_t hd_vault_generation(const struct hd_vault *vault); // counts deletions
@@ -53,8 +54,8 @@ bool hd_vault_has(const struct hd_vault *vault, const struct hd_id *id);
 enum hearth_status hd_vault_add(struct hd_vault *vault, const struct hd_key_spec *specs, size_t n,
                                 struct hearth_error *err);
 // Rewrites the key file without these keys, under the next generation, and returns when that is on disk.
-// Ids without a key are skipped. When it fails, all or none of them are gone (hd_vault_has tells), and calling it
-// again is right: success is said only when the new file is on disk.
+// Ids without a key are skipped. When it fails, all or none of them are gone (hd_vault_has tells), and
+// calling it again is right: success is said only when the new file is on disk.
 enum hearth_status hd_vault_destroy(struct hd_vault *vault, const struct hd_id *ids, size_t n,
                                     struct hearth_error *err);
 
