@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// Dialogs over the page. The browser's own <dialog> keeps the focus inside and gives it back.
+import { useEffect, useRef, useState } from "preact/hooks";
+import { html } from "./html.js";
+import { Icon } from "./icons.js";
+import { Settings } from "./settings.js";
+
+function Modal({ title, onClose, children, wide }) {
+    const dialog = useRef(null);
+    useEffect(() => {
+        dialog.current.showModal();
+        return () => dialog.current?.close();
+    }, []);
+    return html`<dialog ref=${dialog} class=${wide ? "wide" : ""} aria-labelledby="dialog-title" onClose=${onClose}
+        onClick=${(e) => e.target === dialog.current && onClose()}>
+        <div class="sheet">
+            <header><h2 id="dialog-title">${title}</h2>
+                <button type="button" class="icon-button" aria-label="Close" onClick=${onClose}><${Icon} name="close" /></button>
+            </header>
+            ${children}
+        </div>
+    </dialog>`;
+}
+
+function Confirm({ hearth, dialog, onClose }) {
+    const run = () => {
+        onClose();
+        dialog.run();
+    };
+    return html`<${Modal} title=${dialog.title} onClose=${onClose}>
+        <p>${dialog.text}</p>
+        <div class="buttons">
+            <button type="button" class="button" autofocus onClick=${onClose}>Cancel</button>
+            <button type="button" class="button danger" onClick=${run}>${dialog.action}</button>
+        </div>
+    <//>`;
+}
+
+function Conversation({ hearth, state, dialog, onClose }) {
+    const old = state.heads.find((h) => h.id === dialog.id)?.title ?? "";
+    const [title, setTitle] = useState(old);
+    const save = (event) => {
+        event.preventDefault();
+        onClose();
+        if (title.trim() !== old) hearth.rename(dialog.id, title);
+    };
+    const remove = () => hearth.set({
+        dialog: {
+            kind: "confirm",
+            title: "Delete this conversation?",
+            text: `“${old || "New conversation"}” is erased from the box, with everything said in it. This cannot be undone.`,
+            action: "Delete",
+            run: () => hearth.removeConversation(dialog.id),
+        },
+    });
+    return html`<${Modal} title="Conversation" onClose=${onClose}>
+        <form onSubmit=${save}>
+            <label class="labelled">Name
+                <input type="text" value=${title} maxlength="200" autofocus required onInput=${(e) => setTitle(e.target.value)} />
+            </label>
+            <div class="buttons">
+                <button type="button" class="button danger-text" onClick=${remove}><${Icon} name="trash" />Delete</button>
+                <button type="submit" class="button primary" disabled=${!title.trim()}>Save name</button>
+            </div>
+        </form>
+    <//>`;
+}
+
+export function Dialogs({ hearth, state }) {
+    const { dialog } = state;
+    if (!dialog) return null;
+    const onClose = () => hearth.state.dialog === dialog && hearth.set({ dialog: null });
+    if (dialog.kind === "settings") {
+        return html`<${Modal} key="settings" title="Settings" wide onClose=${onClose}><${Settings} hearth=${hearth} state=${state} /><//>`;
+    }
+    const View = dialog.kind === "confirm" ? Confirm : Conversation;
+    return html`<${View} key=${dialog.kind} hearth=${hearth} state=${state} dialog=${dialog} onClose=${onClose} />`;
+}

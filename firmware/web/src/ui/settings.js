@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// Settings: what answers, light and dark, the box's certificate, signing this device out.
+import { useEffect, useState } from "preact/hooks";
+import { bytes } from "../words.js";
+import { html } from "./html.js";
+
+const THEMES = [["auto", "Like the device"], ["light", "Light"], ["dark", "Dark"]];
+
+function Facts({ status, me }) {
+    if (!status) return html`<p class="faint">Asking the box…</p>`;
+    const { model } = status;
+    const rows = [
+        ["Model", model ? `${model.name} (${bytes(model.sizeBytes)}, ${model.contextTokens} tokens of context)` : "none loaded"],
+        ["Runs on", status.device],
+        ["Memory", bytes(status.rssBytes)],
+        ["You are", me?.person ?? ""],
+        ["Devices now", String(status.connectedDevices)],
+        ["Version", status.version],
+    ];
+    return html`<dl class="facts">${rows.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+}
+
+function ModelChoice({ hearth, models, onChosen }) {
+    const [busy, setBusy] = useState(false);
+    const choose = async (event) => {
+        setBusy(true);
+        await hearth.useModel(event.target.value);
+        setBusy(false);
+        onChosen();
+    };
+    return html`<label class="labelled">Model that answers
+        <select disabled=${busy} onChange=${choose}>
+            ${models.map((m) => html`<option value=${m.name} selected=${m.loaded}>${m.name}</option>`)}
+        </select>
+    </label>`;
+}
+
+function Theme({ hearth, state }) {
+    return html`<fieldset class="segments"><legend>Appearance</legend>
+        ${THEMES.map(([value, words]) => html`<label class=${state.theme === value ? "on" : ""}>
+            <input type="radio" name="theme" value=${value} checked=${state.theme === value}
+                onChange=${() => hearth.setTheme(value)} />${words}</label>`)}
+    </fieldset>`;
+}
+
+export function Settings({ hearth, state }) {
+    const [status, setStatus] = useState(null);
+    const [models, setModels] = useState([]);
+    const admin = state.me?.scopes.includes("admin");
+    const load = async () => {
+        setStatus(await hearth.getStatus());
+        if (admin) setModels((await hearth.listModels())?.models ?? []);
+    };
+    useEffect(() => {
+        load();
+    }, []);
+    const signOut = () => hearth.set({
+        dialog: {
+            kind: "confirm",
+            title: "Sign this device out?",
+            text: "Your conversations stay on the box. To come back, this device needs a new pairing link.",
+            action: "Sign out",
+            run: () => hearth.signOut(),
+        },
+    });
+    return html`
+        <section><h3>The box</h3><${Facts} status=${status} me=${state.me} />
+            ${models.length > 1 && html`<${ModelChoice} hearth=${hearth} models=${models} onChosen=${load} />`}
+        </section>
+        <section><${Theme} hearth=${hearth} state=${state} /></section>
+        <section><h3>Trust this box</h3>
+            <p>Install the box's own certificate once on each device, and browsers stop warning about it.</p>
+            <div class="buttons start">
+                <a class="button" href="/hearth-ca.crt" download>Certificate (.crt)</a>
+                <a class="button" href="/hearth-ca.mobileconfig" download>iPhone and iPad</a>
+            </div>
+        </section>
+        <section><h3>This device</h3>
+            <div class="buttons start"><button type="button" class="button danger-text" onClick=${signOut}>Sign out</button></div>
+        </section>`;
+}
