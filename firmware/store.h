@@ -157,6 +157,10 @@ void hd_turn_free(struct hd_turn *turn); // wipes
 // the next start completes it. Answers that are being written belong to the caller, who cancels them:
 // `deleted` names the turns (on IO too).
 
+struct hd_deleted {
+    struct hd_id *turns; // malloc'ed; free with hd_deleted_free
+    size_t n_turns;
+};
 // A user's turn goes with the answers to it. An answer or a system turn goes alone.
 enum hearth_status hd_store_turn_delete(struct hd_store *store, const struct hd_id *person,
                                         const struct hd_id *turn, struct hd_deleted *deleted,
