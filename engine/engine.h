@@ -35,41 +35,44 @@ const char *hearth_version(void);
 enum hearth_kv_type { HEARTH_KV_DEFAULT = 0, HEARTH_KV_F32 = 1, HEARTH_KV_F16 = 2, HEARTH_KV_Q8 = 3 };
 
 struct hearth_engine_params {
-    const char *model_path;   // GGUF file; of a split model, its first part
-    const char *device;       // "auto" (or NULL), "cpu", "cuda[:i]", "vulkan[:i]"; absent: UNSUPPORTED
-    unsigned n_threads;       // 0 = the cores this process may use
-    unsigned n_ctx;           // KV positions of all sessions together; 0 = what the model was trained for, if it fits in free memory
-    unsigned max_sessions;    // sessions that may exist at once [1..256]; 0 = 1
-    enum hearth_kv_type kv;   // DEFAULT = F16, or F32 with `exact`
-    bool exact;               // contract F: float32 activations, one fma chain per output (slow, for reference)
-    bool vocab_only;          // tokenizer and chat template only: sessions cannot be created
-    const char *chat_template; // NULL = the file's; else a name from hearth_chat_template_names ("chatml") or "raw"
-    const char *cpu_isa;      // NULL = best the CPU has; "ref", "avx2", "avx512vnni" … for tests
+    const char *model_path; // GGUF file; of a split model, its first part
+    const char *device;     // "auto" (or NULL), "cpu", "cuda[:i]", "vulkan[:i]"; absent: UNSUPPORTED
+    unsigned n_threads;     // 0 = the cores this process may use
+    // KV positions of all sessions together; 0 = what the model was trained for, if it fits in free memory.
+    unsigned n_ctx;
+    unsigned max_sessions;  // sessions that may exist at once [1..256]; 0 = 1
+    enum hearth_kv_type kv; // DEFAULT = F16, or F32 with `exact`
+    bool exact;             // contract F: float32 activations, one fma chain per output (slow, for reference)
+    bool vocab_only;        // tokenizer and chat template only: sessions cannot be created
+    // NULL = the file's; else a name from hearth_chat_template_names ("chatml"), or "raw" for completion
+    // mode.
+    const char *chat_template;
+    const char *cpu_isa; // NULL = best the CPU has; "ref", "avx2", "avx512vnni" … for tests
     // Called during loading with the share that is done, in [0, 1]. Return false to cancel. May be NULL.
     bool (*progress)(void *user, double done);
     void *progress_user;
 };
 
 struct hearth_engine_info {
-    char name[128];           // general.name, or the file's name
-    char architecture[32];    // "llama"
-    char file_type[16];       // most used weight type, "Q4_1"
-    char device[96];          // "cpu avx512vnni, 2 threads"
-    char chat_template[32];   // "chatml", or "none": completion mode
-    char numerics_id[33];     // hex; bit claims hold within one id (docs/design.md)
+    char name[128];         // general.name, or the file's name
+    char architecture[32];  // "llama"
+    char file_type[16];     // most used weight type, "Q4_1"
+    char device[96];        // "cpu avx512vnni, 2 threads"
+    char chat_template[32]; // "chatml", or "none": completion mode
+    char numerics_id[33];   // hex; bit claims hold within one id (docs/design.md)
     unsigned n_layers, n_embd, n_heads, n_kv_heads, n_vocab;
-    unsigned n_ctx_train;     // what the model was trained for
-    unsigned n_ctx;           // KV positions planned
+    unsigned n_ctx_train; // what the model was trained for
+    unsigned n_ctx;       // KV positions planned
     uint64_t n_params;
-    uint64_t weight_bytes;    // as held by the device
-    uint64_t kv_bytes;        // the KV pool
-    uint64_t scratch_bytes;   // activations and step buffers
+    uint64_t weight_bytes;  // as held by the device
+    uint64_t kv_bytes;      // the KV pool
+    uint64_t scratch_bytes; // activations and step buffers
     uint64_t file_bytes;
 };
 
 // Opens the model. On failure *engine is NULL and nothing is left behind.
-enum hearth_status hearth_engine_open(struct hearth_engine **engine, const struct hearth_engine_params *params,
-                                      struct hearth_error *err);
+enum hearth_status hearth_engine_open(struct hearth_engine **engine,
+                                      const struct hearth_engine_params *params, struct hearth_error *err);
 // Destroys its sessions too.
 void hearth_engine_close(struct hearth_engine **engine);
 void hearth_engine_get_info(const struct hearth_engine *engine, struct hearth_engine_info *info);
@@ -77,7 +80,7 @@ void hearth_engine_get_info(const struct hearth_engine *engine, struct hearth_en
 // What a model needs, from its header alone. Filled for `doctor --fit` and before loading.
 struct hearth_fit {
     uint64_t weight_bytes, kv_bytes_per_position, scratch_bytes;
-    uint64_t available_bytes; // free memory of the device now
+    uint64_t available_bytes;        // free memory of the device now
     unsigned n_ctx_train, n_ctx_fit; // n_ctx_fit: positions that fit, 0 if not even the weights do
 };
 enum hearth_status hearth_engine_fit(const struct hearth_engine_params *params, struct hearth_fit *fit,
@@ -87,21 +90,26 @@ enum hearth_status hearth_engine_fit(const struct hearth_engine_params *params, 
 // every session that is answering; calls their `on_event`. *n_busy = requests that still want steps.
 // A failing request ends with HEARTH_EVENT_FAILED; the step itself fails only if the engine is unusable
 // (DEVICE_LOST). Allocates nothing.
-enum hearth_status hearth_engine_step(struct hearth_engine *engine, unsigned *n_busy, struct hearth_error *err);
+enum hearth_status hearth_engine_step(struct hearth_engine *engine, unsigned *n_busy,
+                                      struct hearth_error *err);
 
 // ---------------------------------------------------------------- text
 
 enum hearth_tokenize_flags {
-    HEARTH_TOKENIZE_SPECIAL = 1, // control tokens spelt in the text become their ids (never for people's text)
-    HEARTH_TOKENIZE_BOS = 2,     // begin with BOS where the model wants one
+    HEARTH_TOKENIZE_SPECIAL =
+        1,                   // control tokens spelt in the text become their ids (never for people's text)
+    HEARTH_TOKENIZE_BOS = 2, // begin with BOS where the model wants one
 };
 
 // Writes at most `capacity` ids; *n_ids = how many the text has (also when that is more: LIMIT, ids cut).
-enum hearth_status hearth_tokenize(const struct hearth_engine *engine, const char *text, size_t len_bytes, unsigned flags,
-                                   int32_t *ids, size_t capacity, size_t *n_ids, struct hearth_error *err);
-// The bytes of ids (control tokens are spelt out only with `special`). *len_bytes = bytes needed; no NUL is added.
-enum hearth_status hearth_detokenize(const struct hearth_engine *engine, const int32_t *ids, size_t n_ids, bool special,
-                                     char *text, size_t capacity, size_t *len_bytes, struct hearth_error *err);
+enum hearth_status hearth_tokenize(const struct hearth_engine *engine, const char *text, size_t len_bytes,
+                                   unsigned flags, int32_t *ids, size_t capacity, size_t *n_ids,
+                                   struct hearth_error *err);
+// The bytes of ids (control tokens are spelt out only with `special`). *len_bytes = bytes needed; no NUL is
+// added.
+enum hearth_status hearth_detokenize(const struct hearth_engine *engine, const int32_t *ids, size_t n_ids,
+                                     bool special, char *text, size_t capacity, size_t *len_bytes,
+                                     struct hearth_error *err);
 
 enum hearth_role { HEARTH_ROLE_SYSTEM = 1, HEARTH_ROLE_USER = 2, HEARTH_ROLE_ASSISTANT = 3 };
 
@@ -109,25 +117,32 @@ struct hearth_message {
     enum hearth_role role;
     const char *text;
     size_t len_bytes;
+    // An assistant's turn that this model and template made: its ids (hearth_session_last_ids) are taken as
+    // they are instead of tokenizing the text again, so that the KV cache still fits. NULL = tokenize the
+    // text.
+    const int32_t *ids;
+    size_t n_ids;
 };
 
 // Renders messages with the model's chat template and tokenizes: template bytes may hold control tokens,
 // people's text never does. `ids`, `capacity`, `n_ids` as in hearth_tokenize. The prompt ends where the
 // assistant speaks next. UNSUPPORTED in completion mode.
-enum hearth_status hearth_chat_tokenize(const struct hearth_engine *engine, const struct hearth_message *messages,
-                                        size_t n_messages, int32_t *ids, size_t capacity, size_t *n_ids,
+enum hearth_status hearth_chat_tokenize(const struct hearth_engine *engine,
+                                        const struct hearth_message *messages, size_t n_messages,
+                                        int32_t *ids, size_t capacity, size_t *n_ids,
                                         struct hearth_error *err);
 // NULL-terminated list of built-in template names.
 const char *const *hearth_chat_template_names(void);
 
 // ---------------------------------------------------------------- sessions and requests
 
-// NULL params: an empty session. Sessions share the engine's KV pool, page by page, as they grow.
+// An empty session. Sessions share the engine's KV pool, page by page, as they grow.
 enum hearth_status hearth_session_create(struct hearth_engine *engine, struct hearth_session **session,
                                          struct hearth_error *err);
 void hearth_session_destroy(struct hearth_session **session);
 // Forgets everything from position n_keep on; 0 empties the session. INVALID while a request runs.
-enum hearth_status hearth_session_truncate(struct hearth_session *session, unsigned n_keep, struct hearth_error *err);
+enum hearth_status hearth_session_truncate(struct hearth_session *session, unsigned n_keep,
+                                           struct hearth_error *err);
 unsigned hearth_session_length(const struct hearth_session *session); // positions in the KV cache
 
 struct hearth_logit_bias {
@@ -135,23 +150,25 @@ struct hearth_logit_bias {
     float bias; // added to the logit
 };
 
-// Zero-initialise, then hearth_sampling_default. Order: bias, penalties, top-k, temperature, top-p, min-p, draw.
+// Zero-initialise, then hearth_sampling_default. Order: bias, penalties, top-k, temperature, top-p, min-p,
+// draw.
 struct hearth_sampling {
-    float temperature;       // 0 = greedy
-    uint32_t top_k;          // 0 = off
-    float top_p, min_p;      // 1 and 0 = off
-    float repeat_penalty;    // 1 = off
+    float temperature;                         // 0 = greedy
+    uint32_t top_k;                            // 0 = off
+    float top_p, min_p;                        // 1 and 0 = off
+    float repeat_penalty;                      // 1 = off
     float presence_penalty, frequency_penalty; // 0 = off
-    uint32_t penalty_last_n; // tokens looked back on, at most 4096
-    uint64_t seed;           // the same seed gives the same answer; no seed is special
+    uint32_t penalty_last_n;                   // tokens looked back on, at most 4096
+    uint64_t seed;                             // the same seed gives the same answer; no seed is special
     const struct hearth_logit_bias *logit_bias;
-    size_t n_logit_bias;     // at most 300
+    size_t n_logit_bias; // at most 300
 };
-void hearth_sampling_default(struct hearth_sampling *sampling); // temperature 0.7, top_k 40, top_p 0.95, min_p 0.05
+void hearth_sampling_default(
+    struct hearth_sampling *sampling); // temperature 0.7, top_k 40, top_p 0.95, min_p 0.05
 
 enum hearth_stop_reason {
-    HEARTH_STOP_NONE = 0,      // still running
-    HEARTH_STOP_END,           // the model ended its turn
+    HEARTH_STOP_NONE = 0, // still running
+    HEARTH_STOP_END,      // the model ended its turn
     HEARTH_STOP_STRING,
     HEARTH_STOP_MAX_TOKENS,
     HEARTH_STOP_CONTEXT_FULL,
@@ -176,7 +193,7 @@ enum hearth_event_type {
 
 struct hearth_event {
     enum hearth_event_type type;
-    const char *text;        // valid during the callback only
+    const char *text; // valid during the callback only
     size_t len_bytes;
     unsigned prompt_done, prompt_total;
     const struct hearth_usage *usage; // DONE and FAILED
@@ -188,7 +205,7 @@ struct hearth_request {
     // prompt and only what differs is computed (usage.cached_tokens tells).
     const struct hearth_message *messages;
     size_t n_messages;
-    const int32_t *ids;      // used when messages is NULL
+    const int32_t *ids; // used when messages is NULL
     size_t n_ids;
     struct hearth_sampling sampling;
     unsigned max_tokens;     // 0 = until the end or the context is full
@@ -207,7 +224,8 @@ enum hearth_status hearth_session_submit(struct hearth_session *session, const s
                                          struct hearth_error *err);
 // Ask the running request to end with HEARTH_STOP_CANCELLED at the next step. Any thread. No-op when idle.
 void hearth_session_cancel(struct hearth_session *session);
-// The ids of the last answer (at most `capacity`), without its end token: kept so that a turn is never re-tokenized.
+// The ids of the last answer (at most `capacity`), without its end token: kept so that a turn is never
+// re-tokenized.
 size_t hearth_session_last_ids(const struct hearth_session *session, int32_t *ids, size_t capacity);
 
 // Appends ids to sessions in one batch and returns logits, without sampling: for scoring and tests. Each
@@ -218,14 +236,15 @@ struct hearth_span {
     size_t n_ids;
     float *logits;
 };
-enum hearth_status hearth_engine_eval(struct hearth_engine *engine, const struct hearth_span *spans, size_t n_spans,
-                                      struct hearth_error *err);
+enum hearth_status hearth_engine_eval(struct hearth_engine *engine, const struct hearth_span *spans,
+                                      size_t n_spans, struct hearth_error *err);
 
 // ---------------------------------------------------------------- files
 
 // Writes what a GGUF file holds (keys, tensors, split parts) as JSON or text through `write`, which returns
 // false to stop. Reads the header only.
-enum hearth_status hearth_gguf_inspect(const char *path, bool json, bool (*write)(void *user, const char *text, size_t len_bytes),
+enum hearth_status hearth_gguf_inspect(const char *path, bool json,
+                                       bool (*write)(void *user, const char *text, size_t len_bytes),
                                        void *user, struct hearth_error *err);
 
 #pragma GCC visibility pop

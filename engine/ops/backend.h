@@ -15,8 +15,9 @@ struct ht_device_params {
 };
 
 struct ht_caps {
-    char name[96];          // "cpu avx512vnni, 2 threads"
-    char numerics[64];      // what bit-equality depends on beside the build: "cpu/2" (kernel version); never the thread count
+    char name[96]; // "cpu avx512vnni, 2 threads"
+    // What bit-equality depends on beside the build: "cpu/2" (kernel version). Never the thread count.
+    char numerics[64];
     uint64_t memory_bytes, free_bytes;
     uint32_t row_buckets[8]; // ascending; plans are made for these row counts
     uint32_t n_row_buckets;
@@ -34,46 +35,51 @@ struct ht_kv_params {
 
 struct ht_device_ops {
     const char *name; // "cpu"
-    enum hearth_status (*open)(struct ht_device **out, const struct ht_device_params *params, struct hearth_error *err);
+    enum hearth_status (*open)(struct ht_device **out, const struct ht_device_params *params,
+                               struct hearth_error *err);
     void (*close)(struct ht_device **device); // after everything made from it is destroyed
     void (*caps)(const struct ht_device *device, struct ht_caps *caps);
     const struct ht_ops *(*ops)(const struct ht_device *device);
     bool (*supports_weight)(const struct ht_device *device, enum ht_type type);
 
     // Buffers: bytes, zeroed. write and read take byte offsets; read waits for submitted work.
-    enum hearth_status (*buf_create)(struct ht_device *device, size_t size_bytes, struct ht_buf **out, struct hearth_error *err);
+    enum hearth_status (*buf_create)(struct ht_device *device, size_t size_bytes, struct ht_buf **out,
+                                     struct hearth_error *err);
     void (*buf_destroy)(struct ht_device *device, struct ht_buf **buf);
-    enum hearth_status (*buf_write)(struct ht_device *device, struct ht_buf *buf, size_t offset, const void *data,
-                                    size_t len_bytes, struct hearth_error *err);
-    enum hearth_status (*buf_read)(struct ht_device *device, struct ht_buf *buf, size_t offset, void *data, size_t len_bytes,
-                                   struct hearth_error *err);
+    enum hearth_status (*buf_write)(struct ht_device *device, struct ht_buf *buf, size_t offset,
+                                    const void *data, size_t len_bytes, struct hearth_error *err);
+    enum hearth_status (*buf_read)(struct ht_device *device, struct ht_buf *buf, size_t offset, void *data,
+                                   size_t len_bytes, struct hearth_error *err);
     // Host memory of the buffer if the device shares it (CPU), else NULL: read after wait only.
     void *(*buf_host)(struct ht_buf *buf);
 
     // Weights: filled row range by row range with GGUF blocks, repacked on the way; every row once.
     enum hearth_status (*weight_create)(struct ht_device *device, const struct ht_weight_params *params,
                                         struct ht_weight **out, struct hearth_error *err);
-    enum hearth_status (*weight_write)(struct ht_device *device, struct ht_weight *w, uint32_t first_row, uint32_t n_rows,
-                                       const void *blocks, struct hearth_error *err);
+    enum hearth_status (*weight_write)(struct ht_device *device, struct ht_weight *w, uint32_t first_row,
+                                       uint32_t n_rows, const void *blocks, struct hearth_error *err);
     // Row `row` again as its GGUF bytes (bit-equal to what was written).
-    enum hearth_status (*weight_unpack_row)(struct ht_device *device, const struct ht_weight *w, uint32_t row, void *blocks,
-                                            struct hearth_error *err);
-    size_t (*weight_size)(const struct ht_device *device, const struct ht_weight_params *params); // device bytes
+    enum hearth_status (*weight_unpack_row)(struct ht_device *device, const struct ht_weight *w, uint32_t row,
+                                            void *blocks, struct hearth_error *err);
+    size_t (*weight_size)(const struct ht_device *device,
+                          const struct ht_weight_params *params); // device bytes
     void (*weight_destroy)(struct ht_device *device, struct ht_weight **w);
 
     // KV pool: n_pages pages of 32 positions, all layers of a page together.
-    enum hearth_status (*kv_create)(struct ht_device *device, const struct ht_kv_params *params, struct ht_kv **out,
-                                    struct hearth_error *err);
+    enum hearth_status (*kv_create)(struct ht_device *device, const struct ht_kv_params *params,
+                                    struct ht_kv **out, struct hearth_error *err);
     void (*kv_destroy)(struct ht_device *device, struct ht_kv **kv);
-    size_t (*kv_page_size)(const struct ht_device *device, const struct ht_kv_params *params); // bytes of one page, all layers
+    size_t (*kv_page_size)(const struct ht_device *device,
+                           const struct ht_kv_params *params); // bytes of one page, all layers
     enum hearth_status (*kv_page_copy)(struct ht_device *device, struct ht_kv *kv, uint32_t to, uint32_t from,
                                        struct hearth_error *err);
 
     // Plans. Recorded once; `submit` replays with the step's values; `wait` returns when all is done.
-    enum hearth_status (*plan_begin)(struct ht_device *device, const struct ht_step_shape *shape, struct ht_plan **out,
-                                     struct hearth_error *err);
-    enum hearth_status (*plan_end)(struct ht_plan *plan, struct hearth_error *err); // all memory it needs is taken here
-    size_t (*plan_scratch)(const struct ht_plan *plan);                             // bytes taken, after plan_end
+    enum hearth_status (*plan_begin)(struct ht_device *device, const struct ht_step_shape *shape,
+                                     struct ht_plan **out, struct hearth_error *err);
+    enum hearth_status (*plan_end)(struct ht_plan *plan,
+                                   struct hearth_error *err); // all memory it needs is taken here
+    size_t (*plan_scratch)(const struct ht_plan *plan);       // bytes taken, after plan_end
     void (*plan_destroy)(struct ht_plan **plan);
     enum hearth_status (*submit)(struct ht_plan *plan, const struct ht_step *step, struct hearth_error *err);
     enum hearth_status (*wait)(struct ht_device *device, uint64_t timeout_ms, struct hearth_error *err);
@@ -81,7 +87,7 @@ struct ht_device_ops {
 };
 
 // Picks by name: "auto", "cpu", "cuda[:i]", "vulkan[:i]". UNSUPPORTED names the back end that is absent.
-HT_MUST_USE enum hearth_status ht_backend_find(const char *name, const struct ht_device_ops **ops, unsigned *index,
-                                               struct hearth_error *err);
+HT_MUST_USE enum hearth_status ht_backend_find(const char *name, const struct ht_device_ops **ops,
+                                               unsigned *index, struct hearth_error *err);
 
 #endif

@@ -59,17 +59,17 @@ struct ht_step {
     unsigned char *base;
     size_t size_bytes;
     struct ht_step_shape shape;
-    uint32_t *counts;            // [4]: n_rows R, n_outs O, n_seqs, 0
-    int32_t *ids;                // [rows] token ids
-    int32_t *pos;                // [rows] positions in the session, ascending within a session
-    int32_t *seq;                // [rows] row → session slot; rows of a session are consecutive
-    int32_t *adapter;            // [rows] row → adapter slot, -1 = none
-    int32_t *out_row;            // [outs] output row → row
-    uint32_t *page;              // [seqs][pages] physical page of each 32 positions of a session
-    struct ht_sampler *sampler;  // [outs]
-    int32_t *history;            // [outs][HT_MAX_PENALTY_WINDOW] ids, newest first
-    int32_t *bias_token;         // [outs][HT_MAX_LOGIT_BIAS]
-    float *bias_value;           // [outs][HT_MAX_LOGIT_BIAS]
+    uint32_t *counts;           // [4]: n_rows R, n_outs O, n_seqs, 0
+    int32_t *ids;               // [rows] token ids
+    int32_t *pos;               // [rows] positions in the session, ascending within a session
+    int32_t *seq;               // [rows] row → session slot; rows of a session are consecutive
+    int32_t *adapter;           // [rows] row → adapter slot, -1 = none
+    int32_t *out_row;           // [outs] output row → row
+    uint32_t *page;             // [seqs][pages] physical page of each 32 positions of a session
+    struct ht_sampler *sampler; // [outs]
+    int32_t *history;           // [outs][HT_MAX_PENALTY_WINDOW] ids, newest first
+    int32_t *bias_token;        // [outs][HT_MAX_LOGIT_BIAS]
+    float *bias_value;          // [outs][HT_MAX_LOGIT_BIAS]
 };
 // Sets the pointers for `shape` into base; returns the size needed (base NULL: only that). 0 on overflow.
 size_t ht_step_layout(struct ht_step *step, const struct ht_step_shape *shape, void *base);
@@ -198,12 +198,13 @@ struct ht_sample {
 
 // ---------------------------------------------------------------- the table
 
-#define HT_OPS_MAP(X)                                                                                       \
+#define HT_OPS_MAP(X)                                                                                        \
     X(embed) X(rmsnorm) X(matmul) X(rope) X(kv_store) X(attention) X(glu) X(gather) X(softcap) X(sample)
 
 struct ht_ops {
-#define HT_OP_MEMBER(name) \
-    enum hearth_status (*name)(struct ht_plan * plan, const struct ht_##name *params, struct hearth_error *err);
+#define HT_OP_MEMBER(name)                                                                                   \
+    enum hearth_status (*name)(struct ht_plan * plan, const struct ht_##name *params,                        \
+                               struct hearth_error *err);
     HT_OPS_MAP(HT_OP_MEMBER)
 #undef HT_OP_MEMBER
 };

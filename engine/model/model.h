@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// A model in a device's memory: hyper-parameters, packed weights, small vectors. Read-only once loaded.
+#ifndef HT_MODEL_H
+#define HT_MODEL_H
+#include "engine/gguf/gguf.h"
+#include "engine/model/arch.h"
+#include "engine/ops/backend.h"
+
+struct ht_hparams {
+    const struct ht_arch *arch;
+    unsigned features; // enum ht_feature that this file has
+    uint32_t n_layers, n_embd, n_ff, n_vocab, n_heads, n_kv_heads, k_dim, v_dim, n_rot, n_ctx_train;
+    float norm_eps, embd_scale, attn_scale, final_softcap;
+    float rope_base, rope_base_local, rope_divisor; // divisor: linear position scaling of the global layers
+    uint32_t window, window_period;                 // window 0 = none
+};
+
+// True if layer sees only the window (and turns with the local base).
+static inline bool ht_layer_is_local(const struct ht_hparams *hp, uint32_t layer)
+{
+    return hp->window && layer % hp->window_period < hp->window_period - 1;
+}
+uint32_t ht_dim_size(const struct ht_hparams *hp, enum ht_dim dim);
+
+// Reads and checks the hyper-parameters; every key "<arch>.*" that is not understood is refused by name.
+HT_MUST_USE enum hearth_status ht_hparams_read(struct ht_hparams *hp, struct ht_gguf *gguf,
+                                               struct hearth_error *err);
+
+struct ht_layer {
+    struct ht_weight *matrix[HT_N_MATRICES];
+    struct ht_ref vector[HT_N_VECTORS]; // buf NULL = the family has none
+};
+
+struct ht_model {
+    struct ht_hparams hp;
+    const struct ht_device_ops *dev;
+    struct ht_device *device;
+    struct ht_weight *token_embd, *output; // output == token_embd when tied
+    struct ht_layer *layers;               // [n_layers]
+    struct ht_buf *vectors;                // norms, biases, rope frequencies
+    struct ht_ref output_norm, rope_freq, rope_freq_local;
+    uint64_t weight_bytes, n_params;
+};
+
+// What the weights take on the device, from the header alone.
+HT_MUST_USE enum hearth_status ht_model_measure(const struct ht_hparams *hp, const struct ht_gguf *gguf,
+                                                const struct ht_device_ops *dev, struct ht_device *device,
+                                                uint64_t *weight_bytes, struct hearth_error *err);
+// Checks every tensor against the family, then reads and packs them. A tensor that is not understood is
+// refused. progress may be NULL; it returns false to cancel.
+HT_MUST_USE enum hearth_status ht_model_load(struct ht_model *model, const struct ht_hparams *hp,
+                                             struct ht_gguf *gguf, const struct ht_device_ops *dev,
+                                             struct ht_device *device,
+                                             bool (*progress)(void *user, double done), void *user,
+                                             struct hearth_error *err);
+void ht_model_unload(struct ht_model *model); // a zeroed or half-loaded model too
+
+#endif

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// The engine's state and its sessions: what engine.c opens and the scheduler steps. Engine thread only, but
+// for the cancel flag.
+#ifndef HT_SESSION_H
+#define HT_SESSION_H
+#include <stdatomic.h>
+
+#include "engine/engine.h"
+#include "engine/model/answer.h"
+#include "engine/model/context.h"
+#include "engine/text/chat.h"
+#include "engine/text/tokenizer.h"
+
+enum ht_phase { HT_IDLE = 0, HT_PROMPT, HT_DECODE };
+
+struct hearth_session {
+    struct hearth_engine *engine;
+    uint32_t slot;     // row of the page table, index in engine->sessions
+    int32_t *tokens;   // [engine->session_limit]: what the cache holds, then what it will hold
+    uint32_t n_tokens; // known ids
+    uint32_t n_cached; // positions in the KV cache, <= n_tokens
+    uint32_t *pages;   // [max pages] physical pages
+    uint32_t n_pages;
+
+    // ---- the running request
+    enum ht_phase phase;
+    atomic_bool cancel; // any thread
+    struct hearth_sampling sampling;
+    struct hearth_logit_bias bias[HT_MAX_LOGIT_BIAS];
+    struct ht_answer answer;
+    uint32_t n_prompt; // tokens[0 .. n_prompt) are the prompt, then the answer
+    uint32_t max_tokens;
+    bool ignore_end;
+    void (*on_event)(void *user, const struct hearth_event *event);
+    void *user;
+    struct hearth_usage usage;
+    double submit_s, prompt_start_s, first_token_s; // monotonic seconds; 0 = not yet
+    // ---- what this step does with it
+    uint32_t step_rows, step_out; // rows taken; output row + 1, or 0
+};
+
+struct hearth_engine {
+    const struct ht_device_ops *dev;
+    struct ht_device *device;
+    struct ht_model model;
+    struct ht_context ctx;
+    struct ht_tokenizer *tokenizer;
+    struct ht_chat chat;
+    struct hearth_engine_info info;
+    bool vocab_only;
+    bool lost;              // sticky: the device is gone
+    uint32_t session_limit; // positions one session may hold
+    uint32_t max_sessions;
+    struct hearth_session **sessions; // [max_sessions], NULL = free
+    uint32_t next;                    // who goes first in the next step
+    int32_t *prompt;                  // [session_limit] ids of a prompt that is being taken in
+    int32_t *drawn;                   // [max_outs] tokens of a step
+};
+
+double ht_now_s(void); // monotonic
+
+// Makes sure the cache has pages for positions [0, n). CONTEXT if the pool is used up.
+HT_MUST_USE enum hearth_status ht_session_reserve(struct hearth_session *s, uint32_t n,
+                                                  struct hearth_error *err);
+// Drops cache and ids from position n on.
+void ht_session_cut(struct hearth_session *s, uint32_t n);
+// Adds a row to the step block; the caller has reserved its page. Returns the row.
+uint32_t ht_step_add_row(struct hearth_engine *engine, struct hearth_session *s, int32_t id, uint32_t pos);
+// Copies the page table of `s` into the step block.
+void ht_step_set_pages(struct hearth_engine *engine, const struct hearth_session *s);
+// The device failed: marks the engine.
+enum hearth_status ht_engine_check(struct hearth_engine *engine, enum hearth_status status);
+
+#endif
