@@ -13,6 +13,20 @@ static int is_control(const unsigned char *s, size_t n)
     return n == 1 ? s[0] < 0x20 || s[0] == 0x7F : n == 2 && s[0] == 0xC2 && s[1] < 0xA0;
 }
 
+const char *ht_shown_path(const char *path)
+{
+    enum { SHOWN_BYTES = 100 };
+    size_t len = strlen(path);
+    if (len <= SHOWN_BYTES)
+        return path;
+    const char *tail = path + len - SHOWN_BYTES, *slash = strchr(tail, '/');
+    if (slash && slash[1])
+        return slash + 1;
+    while ((*tail & 0xC0) == 0x80) // a character's middle
+        tail++;
+    return tail;
+}
+
 enum hearth_status ht_failv(struct hearth_error *err, enum hearth_status code, const char *format,
                             va_list args)
 {

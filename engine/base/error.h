@@ -12,6 +12,9 @@ enum hearth_status ht_fail(struct hearth_error *err, enum hearth_status code, co
     __attribute__((format(printf, 3, 4)));
 enum hearth_status ht_failv(struct hearth_error *err, enum hearth_status code, const char *format, va_list args);
 
+// A path as messages show it: whole, or its last folders and name, so that the cause still fits beside it.
+const char *ht_shown_path(const char *path);
+
 #define HT_TRY(expression)                               \
     do {                                                 \
         enum hearth_status ht_try_status = (expression); \

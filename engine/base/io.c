@@ -107,7 +107,7 @@ static enum hearth_status fail_errno(struct hearth_error *err, const char *path,
         status = HEARTH_NOT_FOUND;
     else if (code == ENOMEM)
         status = HEARTH_NOMEM;
-    return ht_fail(err, status, "%s: cannot %s: %s", path, what, strerror_r(code, buffer, sizeof buffer));
+    return ht_fail(err, status, "%s: cannot %s: %s", ht_shown_path(path), what, strerror_r(code, buffer, sizeof buffer));
 }
 
 static struct ht_file *file_new(const char *path)
@@ -126,7 +126,7 @@ enum hearth_status ht_file_open_read(struct ht_file **file, const char *path, st
     *file = NULL;
     struct ht_file *f = file_new(path);
     if (!f)
-        return ht_fail(err, HEARTH_NOMEM, "%s: out of memory", path);
+        return ht_fail(err, HEARTH_NOMEM, "%s: out of memory", ht_shown_path(path));
     struct stat stat;
     enum hearth_status status = HEARTH_OK;
     int fd = io_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0); // a FIFO must not make us wait
@@ -138,7 +138,7 @@ enum hearth_status ht_file_open_read(struct ht_file **file, const char *path, st
     if (fstat(fd, &stat))
         status = fail_errno(err, path, "look at", errno);
     else if (!S_ISREG(stat.st_mode))
-        status = ht_fail(err, HEARTH_INVALID, "%s: not a regular file", path);
+        status = ht_fail(err, HEARTH_INVALID, "%s: not a regular file", ht_shown_path(path));
     else
         f->size = (uint64_t)stat.st_size;
 done:
@@ -178,7 +178,7 @@ enum hearth_status ht_file_read(const struct ht_file *file, void *data, size_t l
     unsigned char *to = data;
     uint64_t end;
     if (__builtin_add_overflow(offset, len_bytes, &end) || end > INT64_MAX)
-        return ht_fail(err, HEARTH_FORMAT, "%s: nothing can stand at offset %llu", file->path,
+        return ht_fail(err, HEARTH_FORMAT, "%s: nothing can stand at offset %llu", ht_shown_path(file->path),
                        (unsigned long long)offset);
     for (uint64_t at = offset; at < end;) {
         size_t want = end - at > PIECE_BYTES ? PIECE_BYTES : (size_t)(end - at);
@@ -188,8 +188,9 @@ enum hearth_status ht_file_read(const struct ht_file *file, void *data, size_t l
         if (n < 0)
             return fail_errno(err, file->path, "read", (int)-n);
         if (n == 0 || (uint64_t)n > want)
-            return ht_fail(err, HEARTH_FORMAT, "%s: file ends at %llu, %zu bytes wanted at %llu", file->path,
-                           (unsigned long long)at, len_bytes, (unsigned long long)offset);
+            return ht_fail(err, HEARTH_FORMAT, "%s: file ends at %llu, %zu bytes wanted at %llu",
+                           ht_shown_path(file->path), (unsigned long long)at, len_bytes,
+                           (unsigned long long)offset);
         to += n;
         at += (uint64_t)n;
     }
@@ -217,7 +218,7 @@ enum hearth_status ht_file_create(struct ht_file **file, const char *path, struc
         f->temporary = ht_calloc(len, 1);
     if (!f || !f->temporary) {
         ht_file_close(&f);
-        return ht_fail(err, HEARTH_NOMEM, "%s: out of memory", path);
+        return ht_fail(err, HEARTH_NOMEM, "%s: out of memory", ht_shown_path(path));
     }
     snprintf(f->temporary, len, "%s.tmp", path);
     io_unlink(f->temporary); // left by a crash; O_EXCL below makes sure that nothing is followed or shared

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files, behind a hook so that tests can fail, tear or lose the n-th operation (power-cut tests).
-// Paths in messages are shown as given. All calls retry EINTR and handle short reads and writes.
+// Messages show paths as given, long ones by their end. All calls retry EINTR and handle short reads and writes.
 #ifndef HT_IO_H
 #define HT_IO_H
 #include <stddef.h>

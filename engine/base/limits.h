@@ -9,6 +9,7 @@ enum {
     HT_MAX_GGUF_KEY_BYTES = 65535,
     HT_MAX_GGUF_STRING_BYTES = 16 << 20, // one string value (chat templates are the longest)
     HT_MAX_GGUF_NAME_BYTES = 127,        // tensor names
+    HT_MAX_GGUF_HEADER_BYTES = 256 << 20, // keys and tensor table of one part
     HT_MAX_GGUF_DIMS = 4,
     HT_MAX_GGUF_SPLITS = 1024,
     HT_MAX_LAYERS = 512,

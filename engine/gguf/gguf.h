@@ -43,7 +43,7 @@ HT_MUST_USE enum hearth_status ht_gguf_open_any(struct ht_gguf **gguf, const cha
 void ht_gguf_close(struct ht_gguf **gguf);
 
 const char *ht_gguf_path(const struct ht_gguf *gguf); // of the first part
-const char *ht_gguf_shown(const struct ht_gguf *gguf); // the path as messages show it: a long one is cut in front
+const char *ht_gguf_shown(const struct ht_gguf *gguf); // ht_shown_path of it, for messages
 unsigned ht_gguf_n_parts(const struct ht_gguf *gguf);
 const char *ht_gguf_part_path(const struct ht_gguf *gguf, unsigned part);
 uint64_t ht_gguf_part_bytes(const struct ht_gguf *gguf, unsigned part);
