@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// The engine thread: owns the engine and its sessions, takes jobs from a bounded queue and tells what happens through a
+// bounded ring of notes. Functions are for the loop thread unless they say otherwise.
+//
+// The loop never waits for the engine. The engine thread waits only when the ring is full, for the loop to empty it.
+#ifndef HD_WORKER_H
+#define HD_WORKER_H
+#include "firmware/config.h"
+#include "firmware/store.h"
+
+struct hd_worker;
+
+struct hd_worker_params {
+    const struct hd_config *config; // must outlive the worker
+    void (*wake)(void *user);       // engine thread: notes are waiting
+    void *user;
+};
+enum hearth_status hd_worker_start(struct hd_worker **worker, const struct hd_worker_params *params, struct hearth_error *err);
+// Drops what waits, cancels what runs and joins the thread. Notes not taken by then are lost.
+void hd_worker_stop(struct hd_worker **worker);
+
+// ---- jobs
+
+struct hd_job_message {
+    enum hearth_role role;
+    char *text; // malloc'ed, wiped when the job is freed
+    size_t len_bytes;
+    int32_t *ids; // malloc'ed: of an answer that the loaded model made, else NULL
+    size_t n_ids;
+};
+
+struct hd_job {
+    struct hd_id response, conversation;
+    struct hd_job_message *messages; // malloc'ed
+    size_t n_messages;
+    struct hearth_sampling sampling; // logit_bias is malloc'ed
+    char *stops[16];                 // malloc'ed
+    size_t n_stops;
+    unsigned max_tokens;
+    bool drop_old;
+};
+void hd_job_free(struct hd_job *job); // NULL allowed
+
+// Takes the job over when OK. BUSY: HD_MAX_QUEUE jobs wait. UNSUPPORTED: no model; the text says why.
+enum hearth_status hd_worker_submit(struct hd_worker *worker, struct hd_job *job, struct hearth_error *err);
+void hd_worker_cancel(struct hd_worker *worker, const struct hd_id *response); // waiting or running
+void hd_worker_cancel_all(struct hd_worker *worker);
+// The conversation is gone: its cache is emptied as soon as it does not run.
+void hd_worker_forget(struct hd_worker *worker, const struct hd_id *conversation);
+
+// ---- the model
+
+// Checks the file in a child process, then loads it in place of the present model once no answer is being written. If
+// it cannot be loaded the present one comes back. Ends in a note of type HD_NOTE_MODEL with `tag`.
+// BUSY while another load waits.
+enum hearth_status hd_worker_load(struct hd_worker *worker, const char *path, uint64_t tag, struct hearth_error *err);
+
+struct hd_worker_state {
+    bool loaded, loading;
+    char path[HD_PATH_BYTES];              // of the loaded model
+    struct hearth_engine_info info;        // valid when loaded
+    int64_t since_ms;                      // when it was loaded
+    char problem[HEARTH_ERROR_TEXT_BYTES]; // why nothing is loaded; "" when loaded or loading for the first time
+    unsigned queued, active;
+};
+void hd_worker_state(struct hd_worker *worker, struct hd_worker_state *state); // any thread
+
+// ---- notes
+
+enum hd_note_type {
+    HD_NOTE_STARTED = 1, // the prompt was taken: dropped_turns
+    HD_NOTE_PROMPT,      // prompt_done of prompt_total
+    HD_NOTE_TEXT,
+    HD_NOTE_DONE,        // usage, token_ids
+    HD_NOTE_FAILED,      // error; usage if it had started
+    HD_NOTE_MODEL,       // tag; error.code is OK when it is loaded
+};
+struct hd_note {
+    enum hd_note_type type;
+    struct hd_id response;
+    char *text; // malloc'ed, NUL-terminated
+    size_t len_bytes;
+    unsigned dropped_turns, prompt_done, prompt_total;
+    struct hearth_usage usage;
+    int32_t *token_ids; // malloc'ed
+    size_t n_tokens;
+    struct hearth_error error;
+    uint64_t tag;
+};
+bool hd_worker_next(struct hd_worker *worker, struct hd_note *note); // false: none waits
+void hd_note_free(struct hd_note *note);                             // wipes its text
+
+#endif
