@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+// Talking to hearthd's admin socket. Main thread.
+#include "tools/admin.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tools/cli.h"
+#include "tools/paths.h"
+
+enum { MAX_REQUEST_BYTES = 65536 };
+
+struct admin {
+    FILE *stream; // for reading; requests are written to its descriptor
+    char *line;
+    size_t capacity;
+};
+
+static int connect_path(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof address.sun_path)
+        return -1;
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address)) {
+        int saved = errno;
+        close(fd);
+        errno = saved;
+        fd = -1;
+    }
+    return fd;
+}
+
+// HEARTH_ADMIN_SOCKET, then the runtime folder, the state folder, the service's folder.
+static int connect_any(void)
+{
+    char path[PATHS_MAX];
+    const char *named = getenv("HEARTH_ADMIN_SOCKET");
+    if (named && named[0])
+        return connect_path(named);
+    int fd = -1, denied = 0;
+    if (paths_get(path, PATHS_RUNTIME, "admin.sock"))
+        fd = connect_path(path);
+    denied |= errno == EACCES;
+    if (fd < 0 && paths_get(path, PATHS_STATE, "admin.sock"))
+        fd = connect_path(path);
+    denied |= fd < 0 && errno == EACCES;
+    if (fd < 0)
+        fd = connect_path("/run/hearth/admin.sock");
+    if (fd < 0 && denied)
+        errno = EACCES;
+    return fd;
+}
+
+struct admin *admin_connect(void)
+{
+    struct admin *admin = calloc(1, sizeof *admin);
+    int fd = admin ? connect_any() : -1;
+    if (fd >= 0)
+        admin->stream = fdopen(fd, "r");
+    if (fd < 0 || !admin->stream) {
+        int saved = errno;
+        if (fd >= 0)
+            close(fd);
+        free(admin);
+        errno = saved;
+        return NULL;
+    }
+    return admin;
+}
+
+struct admin *admin_open(int *code)
+{
+    struct admin *admin = admin_connect();
+    if (!admin && errno == EACCES)
+        *code = cli_fail(CLI_NOPERM, "hearthd's admin socket belongs to another user");
+    else if (!admin)
+        *code = cli_fail(CLI_UNAVAILABLE, "hearthd is not running here (start it with: hearthd)");
+    return admin;
+}
+
+void admin_close(struct admin **admin)
+{
+    if (!*admin)
+        return;
+    fclose((*admin)->stream);
+    free((*admin)->line);
+    free(*admin);
+    *admin = NULL;
+}
+
+// "invalid" … of docs/admin.md
+static int exit_code(const char *code)
+{
+    static const struct {
+        const char *name;
+        int code;
+    } table[] = {
+        {"invalid", CLI_USAGE},   {"not_found", CLI_FAILED},    {"exists", CLI_FAILED}, {"limit", CLI_DATAERR},
+        {"busy", CLI_TEMPFAIL},   {"unavailable", CLI_UNAVAILABLE}, {"storage", CLI_IOERR}, {"internal", CLI_SOFTWARE},
+        {"unknown_command", CLI_UNAVAILABLE},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (!strcmp(table[i].name, code))
+            return table[i].code;
+    return CLI_FAILED;
+}
+
+json_t *admin_next(struct admin *admin, int *code)
+{
+    ssize_t n = getline(&admin->line, &admin->capacity, admin->stream);
+    json_t *answer = n > 0 ? json_loadb(admin->line, (size_t)n, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    if (!json_is_object(answer)) {
+        json_decref(answer);
+        *code = cli_fail(CLI_TEMPFAIL, n > 0 ? "hearthd's answer is no JSON object" : "hearthd closed the connection");
+        return NULL;
+    }
+    if (!json_is_true(json_object_get(answer, "ok"))) {
+        *code = cli_fail(exit_code(admin_text(answer, "code")), "%s", admin_text(answer, "error"));
+        json_decref(answer);
+        return NULL;
+    }
+    return answer;
+}
+
+static bool send_all(int fd, const char *data, size_t len_bytes)
+{
+    while (len_bytes) {
+        ssize_t n = send(fd, data, len_bytes, MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return false;
+        data += n;
+        len_bytes -= (size_t)n;
+    }
+    return true;
+}
+
+json_t *admin_call(struct admin *admin, json_t *request, int *code)
+{
+    char *text = request ? json_dumps(request, JSON_COMPACT) : NULL;
+    json_decref(request);
+    int fd = fileno(admin->stream);
+    if (!text || strlen(text) >= MAX_REQUEST_BYTES) {
+        *code = cli_fail(text ? CLI_USAGE : CLI_OSERR, text ? "the request is too long" : "the request is no valid UTF-8");
+        free(text);
+        return NULL;
+    }
+    bool sent = send_all(fd, text, strlen(text)) && send_all(fd, "\n", 1);
+    free(text);
+    if (!sent) {
+        *code = cli_fail(CLI_TEMPFAIL, "hearthd closed the connection");
+        return NULL;
+    }
+    return admin_next(admin, code);
+}
+
+json_t *admin_ask(json_t *request, int *code)
+{
+    struct admin *admin = admin_open(code);
+    if (!admin) {
+        json_decref(request);
+        return NULL;
+    }
+    json_t *answer = admin_call(admin, request, code);
+    admin_close(&admin);
+    return answer;
+}
+
+const char *admin_text(const json_t *object, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    return text ? text : "";
+}
+
+json_int_t admin_number(const json_t *object, const char *key)
+{
+    return json_integer_value(json_object_get(object, key));
+}
+
+int admin_print_json(json_t *answer)
+{
+    json_object_del(answer, "ok");
+    json_object_del(answer, "more");
+    json_dumpf(answer, stdout, JSON_COMPACT);
+    fputc('\n', stdout);
+    return cli_finish(CLI_OK);
+}
+
+const char *admin_time(json_int_t unix_ms, char text[32])
+{
+    time_t seconds = (time_t)(unix_ms / 1000);
+    struct tm local;
+    if (!unix_ms || !localtime_r(&seconds, &local) || !strftime(text, 32, "%Y-%m-%d %H:%M", &local))
+        snprintf(text, 32, "never");
+    return text;
+}
+
+void admin_print_clean(const char *text)
+{
+    for (; *text; text++)
+        fputc(((unsigned char)*text < ' ' && *text != '\n' && *text != '\t') || *text == 127 ? '?' : *text, stdout);
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// The client of hearthd's admin socket (docs/admin.md): one JSON line out, JSON lines back. Main thread.
+#ifndef HEARTH_TOOLS_ADMIN_H
+#define HEARTH_TOOLS_ADMIN_H
+#include <jansson.h>
+#include <stdbool.h>
+
+struct admin; // a connection
+
+// NULL without a word if no hearthd listens.
+struct admin *admin_connect(void);
+// The same, with a line on stderr and *code set when it fails.
+struct admin *admin_open(int *code);
+void admin_close(struct admin **admin);
+
+// Sends `request` (the reference is taken; NULL = out of memory) and returns the answer, NULL with one line on stderr
+// and *code set when it fails or says "ok":false.
+json_t *admin_call(struct admin *admin, json_t *request, int *code);
+// The next line of an answer that said "more":true; as admin_call.
+json_t *admin_next(struct admin *admin, int *code);
+
+// Connects, calls, closes.
+json_t *admin_ask(json_t *request, int *code);
+
+// Values of an answer, with a default where a field is missing or of another kind.
+const char *admin_text(const json_t *object, const char *key);
+json_int_t admin_number(const json_t *object, const char *key);
+
+// Prints an answer as one JSON line, without its "ok" and "more". An exit code.
+int admin_print_json(json_t *answer);
+// "2026-11-22 14:03", local time; "never" for 0.
+const char *admin_time(json_int_t unix_ms, char text[32]);
+// Text of other people on a terminal: control characters become '?'.
+void admin_print_clean(const char *text);
+
+#endif

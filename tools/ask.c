@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+// Questions from a terminal or a pipe. The signal handler only sets a flag; whoever answers looks at it between
+// steps. Main thread.
+#include "tools/ask.h"
+
+#include <errno.h>
+#include <histedit.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tools/cli.h"
+
+enum { HISTORY_LINES = 500 };
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number)
+{
+    (void)number;
+    interrupted = 1;
+}
+
+static void set_handler(void (*handler)(int))
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = handler; // no SA_RESTART: a blocking read returns
+    sigaction(SIGINT, &action, NULL);
+}
+
+void ask_watch_interrupt(void)
+{
+    interrupted = 0;
+    set_handler(on_interrupt);
+}
+
+void ask_ignore_interrupt(void)
+{
+    set_handler(SIG_IGN);
+}
+
+bool ask_interrupted(void)
+{
+    return interrupted != 0;
+}
+
+char *ask_read_all(FILE *stream, const char *where, size_t max_bytes, size_t *len_bytes, int *code)
+{
+    size_t capacity = 65536, len = 0;
+    char *text = malloc(capacity + 1);
+    *len_bytes = 0;
+    while (text) {
+        size_t n = fread(text + len, 1, capacity - len, stream);
+        len += n;
+        if (len < capacity || len > max_bytes)
+            break;
+        capacity *= 2;
+        char *larger = realloc(text, capacity + 1);
+        if (!larger)
+            free(text);
+        text = larger;
+    }
+    if (!text) {
+        *code = cli_fail(CLI_OSERR, "out of memory while reading %s", where);
+        return NULL;
+    }
+    if (ferror(stream) || len > max_bytes) {
+        *code = ferror(stream) ? cli_fail(CLI_IOERR, "cannot read %s: %s", where, strerror(errno))
+                               : cli_fail(CLI_DATAERR, "%s holds more than %zu bytes", where, max_bytes);
+        free(text);
+        return NULL;
+    }
+    text[len] = 0;
+    *len_bytes = len;
+    return text;
+}
+
+static int ask_pipe(const struct ask *ask)
+{
+    char *line = NULL;
+    size_t capacity = 0;
+    ssize_t n;
+    int code = CLI_OK;
+    ask_watch_interrupt();
+    while (!code && !ask_interrupted() && (n = getline(&line, &capacity, stdin)) >= 0) {
+        while (n && (line[n - 1] == '\n' || line[n - 1] == '\r'))
+            line[--n] = 0;
+        if (n)
+            code = ask->answer(ask->user, line, (size_t)n);
+    }
+    if (!code && ferror(stdin) && !ask_interrupted())
+        code = cli_fail(CLI_IOERR, "cannot read stdin: %s", strerror(errno));
+    free(line);
+    return ask_interrupted() ? CLI_INTERRUPTED : code;
+}
+
+static char *prompt_text(EditLine *editor)
+{
+    (void)editor;
+    static char text[] = "> ";
+    return text;
+}
+
+static void print_commands(void)
+{
+    fputs("/help   this list\n/reset  forget this conversation and begin a new one\n/quit   leave (or Ctrl-D)\n"
+          "Ctrl-C  stop the answer\n",
+          stdout);
+}
+
+// True if the line was a command; *leave is set by /quit.
+static bool take_command(const struct ask *ask, const char *line, bool *leave)
+{
+    if (!strcmp(line, "/help"))
+        print_commands();
+    else if (!strcmp(line, "/reset"))
+        ask->reset(ask->user);
+    else if (!strcmp(line, "/quit") || !strcmp(line, "/exit"))
+        *leave = true;
+    else if (line[0] == '/' && !strchr(line, ' '))
+        printf("no command %s (see /help)\n", line);
+    else
+        return false;
+    return true;
+}
+
+// One question typed by hand; NULL at the end of input. The text belongs to the editor.
+static const char *read_line(EditLine *editor, int *len)
+{
+    for (;;) {
+        ask_watch_interrupt();
+        const char *line = el_gets(editor, len);
+        if (line && *len > 0)
+            return line;
+        if (!ask_interrupted())
+            return NULL; // end of input
+        fputc('\n', stdout);
+        el_reset(editor);
+    }
+}
+
+static int ask_terminal(const struct ask *ask, EditLine *editor, History *past)
+{
+    HistEvent event;
+    bool leave = false;
+    int code = CLI_OK, len;
+    while (!leave && (!code || code == CLI_INTERRUPTED)) {
+        const char *line = read_line(editor, &len);
+        if (!line)
+            break;
+        char *text = strndup(line, (size_t)len);
+        if (!text)
+            return cli_fail(CLI_OSERR, "out of memory");
+        text[strcspn(text, "\r\n")] = 0;
+        if (text[0]) {
+            history(past, &event, H_ENTER, text);
+            if (!take_command(ask, text, &leave)) {
+                ask_watch_interrupt();
+                code = ask->answer(ask->user, text, strlen(text));
+            }
+        }
+        free(text);
+    }
+    return code == CLI_INTERRUPTED ? CLI_OK : code;
+}
+
+int ask_loop(const struct ask *ask)
+{
+    if (!cli_is_tty(stdin))
+        return ask_pipe(ask);
+    EditLine *editor = el_init("hearth", stdin, stdout, stderr);
+    History *past = history_init();
+    HistEvent event;
+    if (!editor || !past) {
+        if (editor)
+            el_end(editor);
+        return cli_fail(CLI_OSERR, "cannot set the terminal up");
+    }
+    history(past, &event, H_SETSIZE, HISTORY_LINES);
+    el_set(editor, EL_PROMPT, prompt_text);
+    el_set(editor, EL_EDITOR, "emacs");
+    el_set(editor, EL_HIST, history, past);
+    printf("%s\n", ask->welcome);
+    int code = ask_terminal(ask, editor, past);
+    fputc('\n', stdout);
+    history_end(past);
+    el_end(editor);
+    return code;
+}

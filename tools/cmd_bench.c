@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+// hearth bench: speed and memory of a model on this machine, medians of several repeats. Main thread; the
+// bandwidth test starts threads of its own.
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/bandwidth.h"
+#include "tools/hearth.h"
+#include "tools/machine.h"
+#include "tools/models.h"
+#include "tools/progress.h"
+
+enum { SHORT_PROMPT = 16, MAX_CLIENTS = 64, MAX_REPEAT = 100 };
+static const double GIB = 1024.0 * 1024.0 * 1024.0;
+
+struct bench {
+    struct hearth_engine *engine;
+    struct hearth_engine_info info;
+    struct hearth_session *sessions[MAX_CLIENTS];
+    uint64_t n_prompt, n_gen, n_clients, n_repeat;
+    uint64_t random; // state of the id generator: the same ids in every run
+    double first_token_ms, prefill, decode, clients;
+};
+
+struct outcome {
+    struct hearth_usage usage;
+    struct hearth_error error;
+    bool ended, failed;
+};
+
+static void on_event(void *user, const struct hearth_event *event)
+{
+    struct outcome *outcome = user;
+    if (event->type != HEARTH_EVENT_DONE && event->type != HEARTH_EVENT_FAILED)
+        return;
+    outcome->ended = true;
+    outcome->failed = event->type == HEARTH_EVENT_FAILED;
+    if (event->usage)
+        outcome->usage = *event->usage;
+    if (event->error)
+        outcome->error = *event->error;
+}
+
+// Valid ids in no order (a linear congruential generator: reproducible, different at each call).
+static void fill_ids(struct bench *bench, int32_t *ids, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        bench->random = bench->random * 6364136223846793005u + 1442695040888963407u;
+        ids[i] = (int32_t)((bench->random >> 33) % bench->info.n_vocab);
+    }
+}
+
+// One request in each of the first n sessions, run to the end. Outcomes are filled; an exit code.
+static int run_requests(struct bench *bench, size_t n, size_t n_prompt, unsigned n_gen, struct outcome *outcomes)
+{
+    struct hearth_error err = {0};
+    int32_t *ids = malloc(n_prompt * sizeof *ids);
+    if (!ids)
+        return cli_fail(CLI_OSERR, "out of memory");
+    for (size_t i = 0; i < n; i++) {
+        outcomes[i] = (struct outcome){0};
+        fill_ids(bench, ids, n_prompt);
+        struct hearth_request request = {
+            .ids = ids, .n_ids = n_prompt, .max_tokens = n_gen, .ignore_end = true, .on_event = on_event, .user = &outcomes[i]};
+        hearth_sampling_default(&request.sampling);
+        request.sampling.temperature = 0;
+        if (hearth_session_truncate(bench->sessions[i], 0, &err) || hearth_session_submit(bench->sessions[i], &request, &err)) {
+            free(ids);
+            return cli_fail_status(&err);
+        }
+    }
+    free(ids);
+    for (unsigned n_busy = 1; n_busy;)
+        if (hearth_engine_step(bench->engine, &n_busy, &err))
+            return cli_fail_status(&err);
+    for (size_t i = 0; i < n; i++)
+        if (!outcomes[i].ended || outcomes[i].failed)
+            return cli_fail_status(&outcomes[i].error);
+    return CLI_OK;
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, size_t n)
+{
+    qsort(values, n, sizeof *values, compare);
+    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+static double per_second(double count, double ms)
+{
+    return ms > 0 ? count * 1000 / ms : 0;
+}
+
+// From the start of the process, model file included, to the first token of a short prompt.
+static int measure_first_token(struct bench *bench)
+{
+    struct outcome outcome;
+    int code = run_requests(bench, 1, SHORT_PROMPT, 1, &outcome);
+    bench->first_token_ms = machine_process_age_ms();
+    return code;
+}
+
+static int measure_prefill(struct bench *bench)
+{
+    double values[MAX_REPEAT];
+    struct outcome outcome;
+    for (uint64_t i = 0; i < bench->n_repeat; i++) {
+        int code = run_requests(bench, 1, (size_t)bench->n_prompt, 1, &outcome);
+        if (code)
+            return code;
+        values[i] = per_second((double)bench->n_prompt, outcome.usage.first_token_ms);
+    }
+    bench->prefill = median(values, (size_t)bench->n_repeat);
+    return CLI_OK;
+}
+
+// Tokens after each session's first, over the longest session's time for them.
+static int measure_decode(struct bench *bench, size_t n_sessions, double *result)
+{
+    double values[MAX_REPEAT];
+    struct outcome outcomes[MAX_CLIENTS];
+    for (uint64_t i = 0; i < bench->n_repeat; i++) {
+        int code = run_requests(bench, n_sessions, SHORT_PROMPT, (unsigned)bench->n_gen, outcomes);
+        if (code)
+            return code;
+        double tokens = 0, ms = 0;
+        for (size_t k = 0; k < n_sessions; k++) {
+            tokens += outcomes[k].usage.completion_tokens - 1.0;
+            ms = fmax(ms, outcomes[k].usage.completion_ms);
+        }
+        values[i] = per_second(tokens, ms);
+    }
+    *result = median(values, (size_t)bench->n_repeat);
+    return CLI_OK;
+}
+
+static int measure(struct bench *bench)
+{
+    struct hearth_error err = {0};
+    for (size_t i = 0; i < bench->n_clients; i++)
+        if (hearth_session_create(bench->engine, &bench->sessions[i], &err))
+            return cli_fail_status(&err);
+    int code = measure_first_token(bench);
+    if (!code)
+        code = measure_prefill(bench);
+    if (!code)
+        code = measure_decode(bench, 1, &bench->decode);
+    bench->clients = bench->decode;
+    if (!code && bench->n_clients > 1)
+        code = measure_decode(bench, (size_t)bench->n_clients, &bench->clients);
+    for (size_t i = 0; i < bench->n_clients; i++)
+        hearth_session_destroy(&bench->sessions[i]);
+    return code;
+}
+
+static int print_result(const struct bench *bench, bool as_json, unsigned n_threads, double peak_rss_mib, double copy)
+{
+    char cpu[128];
+    machine_cpu_name(cpu);
+    double bytes = (double)bench->info.weight_bytes * bench->decode / GIB;
+    if (!as_json) {
+        printf("%s, %s\n", bench->info.name, bench->info.file_type);
+        printf("prefill        %10.1f tokens/s (prompt of %llu)\n", bench->prefill, (unsigned long long)bench->n_prompt);
+        printf("decode         %10.1f tokens/s, %.1f GiB/s of weights\n", bench->decode, bytes);
+        printf("%2llu client(s)   %10.1f tokens/s together\n", (unsigned long long)bench->n_clients, bench->clients);
+        printf("memory reads   %10.1f GiB/s\n", copy);
+        printf("first token    %10.1f ms after the start of the process\n", bench->first_token_ms);
+        printf("peak memory    %10.1f MiB\n%s, %u threads, %s\n", peak_rss_mib, bench->info.device, n_threads, cpu);
+        return cli_finish(CLI_OK);
+    }
+    json_t *object = json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:s, s:s}", "prefill_tokens_per_second", bench->prefill,
+                               "decode_tokens_per_second", bench->decode, "clients_tokens_per_second", bench->clients,
+                               "decode_gib_per_second", bytes, "copy_gib_per_second", copy, "first_token_ms",
+                               bench->first_token_ms, "peak_rss_mib", peak_rss_mib, "threads", (int)n_threads, "device",
+                               bench->info.device, "cpu", cpu);
+    if (!object)
+        return cli_fail(CLI_OSERR, "out of memory");
+    json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
+    fputc('\n', stdout);
+    json_decref(object);
+    return cli_finish(CLI_OK);
+}
+
+static int run(const struct cli *cli, struct model_options *options, struct bench *bench)
+{
+    uint64_t per_session = bench->n_gen + (bench->n_clients > 1 ? SHORT_PROMPT : bench->n_prompt) + 64;
+    options->n_ctx = options->n_ctx ? options->n_ctx : bench->n_clients * per_session + bench->n_prompt;
+    options->max_sessions = bench->n_clients;
+    int code = models_open(&bench->engine, cli, options);
+    if (code)
+        return code;
+    hearth_engine_get_info(bench->engine, &bench->info);
+    unsigned n_threads = cli->n_threads ? (unsigned)cli->n_threads : machine_threads();
+    code = measure(bench);
+    double peak_rss_mib = machine_peak_rss_mib(); // before the bandwidth test takes memory of its own
+    hearth_engine_close(&bench->engine);
+    if (code)
+        return code;
+    double copy = bandwidth_read_gib_per_second((size_t)bench->info.weight_bytes, n_threads, (unsigned)bench->n_repeat);
+    return print_result(bench, cli->json, n_threads, peak_rss_mib, copy);
+}
+
+int cmd_bench(int argc, char **argv)
+{
+    struct model_options options = {0};
+    struct bench bench = {.n_prompt = 512, .n_gen = 128, .n_clients = 1, .n_repeat = 3, .random = 42};
+    const struct cli_option table[] = {
+        {"model", 'm', CLI_TEXT, "MODEL", "file, or name of a model (default: the chosen one)", &options.model, 0, 0, NULL},
+        {"prompt", 0, CLI_COUNT, "N", "prompt tokens of the prefill test (512)", &bench.n_prompt, 1, 1 << 20, NULL},
+        {"gen", 0, CLI_COUNT, "N", "tokens generated by the decode tests (128)", &bench.n_gen, 2, 1 << 20, NULL},
+        {"clients", 0, CLI_COUNT, "N", "sessions that decode together (1)", &bench.n_clients, 1, MAX_CLIENTS, NULL},
+        {"repeat", 0, CLI_COUNT, "N", "repeats; medians are told (3)", &bench.n_repeat, 1, MAX_REPEAT, NULL},
+        {"ctx", 0, CLI_COUNT, "N", "context in tokens (default: what the tests need)", &options.n_ctx, 1, 1 << 24, NULL},
+        {"kv", 0, CLI_TEXT, "TYPE", "KV cache: f16, q8 or f32", &options.kv, 0, 0, NULL},
+        {"exact", 0, CLI_FLAG, NULL, "float32 activations and KV", &options.exact, 0, 0, NULL},
+    };
+    struct cli cli = {
+        .name = "bench",
+        .usage = "[-m MODEL] [--prompt N] [--gen N] [--clients N]",
+        .about = "Measures prefill, decode, several clients together, the time to the first token from the start of the\n"
+                 "process, peak memory, and how fast all threads read a buffer as large as the weights.",
+        .example = "hearth bench -m default --json",
+        .options = table,
+        .n_options = sizeof table / sizeof *table,
+    };
+    int code = cli_parse(&cli, argc, argv);
+    return code >= 0 ? code : run(&cli, &options, &bench);
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// hearth models: what lies in the models folder, which one is used. Main thread.
+#include <dirent.h>
+#include <errno.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tools/admin.h"
+#include "tools/hearth.h"
+#include "tools/models.h"
+#include "tools/url.h"
+
+static const uint64_t LIST_CONTEXT = 4096; // the memory told is for a context of this many tokens, or the model's own
+
+static bool is_gguf(const char *name)
+{
+    size_t len = strlen(name);
+    return len > 5 && !strcmp(name + len - 5, ".gguf");
+}
+
+static int by_name(const struct dirent **a, const struct dirent **b)
+{
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+static int only_models(const struct dirent *entry)
+{
+    return is_gguf(entry->d_name) && entry->d_name[0] != '.';
+}
+
+// Weights, KV cache and scratch; 0 if the file is none that this program reads.
+static uint64_t memory_needed(const struct cli *cli, const char *path)
+{
+    struct hearth_fit fit;
+    struct hearth_engine_params params = {.model_path = path, .device = cli->device, .n_threads = (unsigned)cli->n_threads};
+    if (hearth_engine_fit(&params, &fit, NULL))
+        return 0;
+    uint64_t n = fit.n_ctx_train && fit.n_ctx_train < LIST_CONTEXT ? fit.n_ctx_train : LIST_CONTEXT;
+    return fit.weight_bytes + n * fit.kv_bytes_per_position + fit.scratch_bytes;
+}
+
+static bool is_chosen(const char *chosen, const char *file)
+{
+    const struct catalogue_model *known = catalogue_find(chosen);
+    if (known)
+        return !strcmp(known->file, file);
+    size_t len = strlen(chosen);
+    return !strcmp(chosen, file) || (strlen(file) == len + 5 && !strncmp(chosen, file, len));
+}
+
+static int list(const struct cli *cli)
+{
+    char dir[PATHS_MAX], path[PATHS_MAX], size[24], memory[24];
+    struct dirent **entries = NULL;
+    if (!models_dir(dir))
+        return CLI_CONFIG;
+    char *chosen = models_chosen();
+    int n = scandir(dir, &entries, only_models, by_name);
+    json_t *array = json_array();
+    for (int i = 0; i < n; i++) {
+        const char *file = entries[i]->d_name;
+        struct stat st;
+        if (!paths_join(path, dir, file) || stat(path, &st) || !S_ISREG(st.st_mode))
+            continue;
+        uint64_t needed = memory_needed(cli, path);
+        bool used = is_chosen(chosen ? chosen : catalogue[0].name, file);
+        if (cli->json)
+            json_array_append_new(array, json_pack("{s:s%, s:s, s:I, s:I, s:b}", "name", file, strlen(file) - 5, "file", path,
+                                                   "size_bytes", (json_int_t)st.st_size, "memory_bytes", (json_int_t)needed,
+                                                   "used", used));
+        else
+            printf("%c %-40.*s %10s  memory %10s\n", used ? '*' : ' ', (int)strlen(file) - 5, file,
+                   cli_size((uint64_t)st.st_size, size), needed ? cli_size(needed, memory) : "unknown");
+    }
+    if (cli->json) {
+        json_dumpf(array, stdout, JSON_COMPACT);
+        fputc('\n', stdout);
+    } else if (n <= 0) {
+        printf("no models in %s (hearth pull default)\n", dir);
+    }
+    for (int i = 0; i < n; i++)
+        free(entries[i]);
+    free(entries);
+    free(chosen);
+    json_decref(array);
+    return cli_finish(CLI_OK);
+}
+
+// Remembers the choice for `run`; a running hearthd is told.
+static int use(const char *name)
+{
+    char path[PATHS_MAX], config[PATHS_MAX], text[PATHS_MAX + 1];
+    int code = models_find(path, name);
+    if (code)
+        return code;
+    bool in_folder = catalogue_find(name) || !strchr(name, '/');
+    char *whole = in_folder ? strdup(name) : realpath(path, NULL);
+    if (!whole || !paths_get(config, PATHS_CONFIG, "model") || !paths_make_parent(config)) {
+        free(whole);
+        return CLI_CANTCREAT;
+    }
+    int n = snprintf(text, sizeof text, "%s\n", whole);
+    free(whole);
+    if (!paths_replace(config, text, (size_t)n, 0600))
+        return cli_fail(CLI_CANTCREAT, "%s: %s", config, strerror(errno));
+    struct admin *admin = in_folder ? admin_connect() : NULL;
+    if (admin) {
+        char *slash = strrchr(path, '/'), *dot = strrchr(path, '.');
+        if (dot && is_gguf(path))
+            *dot = 0;
+        json_t *answer = admin_call(admin, json_pack("{s:s, s:s}", "cmd", "use-model", "name", slash ? slash + 1 : path), &code);
+        json_decref(answer);
+        admin_close(&admin);
+    }
+    if (!code)
+        printf("%s is used from now on\n", name);
+    return code ? code : cli_finish(CLI_OK);
+}
+
+static int remove_model(const char *name)
+{
+    char path[PATHS_MAX], dir[PATHS_MAX], config[PATHS_MAX];
+    if (!catalogue_find(name) && !url_name_safe(name))
+        return cli_fail(CLI_USAGE, "'%s' is no name of a model in the models folder", name);
+    int code = models_find(path, name);
+    if (code)
+        return code;
+    if (!models_dir(dir) || strncmp(path, dir, strlen(dir)))
+        return cli_fail(CLI_USAGE, "'%s' is no name of a model in the models folder", name);
+    if (unlink(path))
+        return cli_fail(CLI_NOPERM, "%s: %s", path, strerror(errno));
+    char *chosen = models_chosen();
+    if (chosen && is_chosen(chosen, strrchr(path, '/') + 1) && paths_get(config, PATHS_CONFIG, "model"))
+        unlink(config);
+    free(chosen);
+    printf("%s is removed\n", path);
+    return cli_finish(CLI_OK);
+}
+
+int cmd_models(int argc, char **argv)
+{
+    struct cli cli = {
+        .name = "models",
+        .usage = "list | use NAME | rm NAME",
+        .about = "Lists the models of the models folder with the memory they need for 4,096 tokens, chooses the one that\n"
+                 "'run' and hearthd use, or removes one.",
+        .example = "hearth models use gemma3-270m",
+        .min_args = 1,
+        .max_args = 2,
+    };
+    int code = cli_parse(&cli, argc, argv);
+    if (code >= 0)
+        return code;
+    const char *verb = cli.args[0];
+    bool named = cli.n_args == 2;
+    if (!strcmp(verb, "list"))
+        return named ? cli_wrong(&cli, "'list' takes no name") : list(&cli);
+    if (strcmp(verb, "use") && strcmp(verb, "rm"))
+        return cli_wrong(&cli, "'%s' is none of list, use, rm", verb);
+    if (!named)
+        return cli_wrong(&cli, "'%s' wants a name", verb);
+    return verb[0] == 'u' ? use(cli.args[1]) : remove_model(cli.args[1]);
+}

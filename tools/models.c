@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// Finding a model's file by what a person calls it, and opening it. Main thread.
+#include "tools/models.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "tools/progress.h"
+
+enum { NAME_MAX_BYTES = 255 };
+
+bool models_dir(char path[PATHS_MAX])
+{
+    return paths_get(path, PATHS_CACHE, "models");
+}
+
+bool models_catalogue_path(char path[PATHS_MAX], const struct catalogue_model *model)
+{
+    char dir[PATHS_MAX];
+    return models_dir(dir) && paths_join(path, dir, model->file);
+}
+
+char *models_chosen(void)
+{
+    char path[PATHS_MAX];
+    if (!paths_get(path, PATHS_CONFIG, "model"))
+        return NULL;
+    char *name = paths_read(path, PATHS_MAX);
+    if (name)
+        name[strcspn(name, "\r\n")] = 0;
+    if (name && !name[0]) {
+        free(name);
+        name = NULL;
+    }
+    return name;
+}
+
+// A word without a slash: a file of the models folder, with or without ".gguf".
+static bool find_in_folder(char path[PATHS_MAX], const char *name)
+{
+    char dir[PATHS_MAX], file[NAME_MAX_BYTES + 8];
+    if (strchr(name, '/') || strlen(name) > NAME_MAX_BYTES || !models_dir(dir))
+        return false;
+    if (paths_join(path, dir, name) && paths_is_file(path))
+        return true;
+    snprintf(file, sizeof file, "%s.gguf", name);
+    return paths_join(path, dir, file) && paths_is_file(path);
+}
+
+static int find_named(char path[PATHS_MAX], const char *name)
+{
+    const struct catalogue_model *known = catalogue_find(name);
+    if (known) {
+        if (!models_catalogue_path(path, known))
+            return CLI_CONFIG;
+        if (paths_is_file(path))
+            return CLI_OK;
+        return cli_fail(CLI_NOINPUT, "the model '%s' is not here yet: hearth pull %s", name, known->name);
+    }
+    if (find_in_folder(path, name))
+        return CLI_OK;
+    if (strlen(name) >= PATHS_MAX)
+        return cli_fail(CLI_NOINPUT, "the model's path is too long");
+    if (paths_is_dir(name))
+        return cli_fail(CLI_NOINPUT, "%s: is a folder, not a model file", name);
+    memcpy(path, name, strlen(name) + 1);
+    if (!paths_is_file(path))
+        return cli_fail(CLI_NOINPUT, "%s: no such model (see: hearth models list)", name);
+    return CLI_OK;
+}
+
+int models_find(char path[PATHS_MAX], const char *name)
+{
+    if (name)
+        return find_named(path, name);
+    char *chosen = models_chosen();
+    int code = find_named(path, chosen ? chosen : catalogue[0].name);
+    free(chosen);
+    return code;
+}
+
+bool models_kv(const char *text, enum hearth_kv_type *kv)
+{
+    if (!text)
+        *kv = HEARTH_KV_DEFAULT;
+    else if (!strcmp(text, "f32"))
+        *kv = HEARTH_KV_F32;
+    else if (!strcmp(text, "f16"))
+        *kv = HEARTH_KV_F16;
+    else if (!strcmp(text, "q8"))
+        *kv = HEARTH_KV_Q8;
+    else
+        return false;
+    return true;
+}
+
+static bool on_load(void *user, double done)
+{
+    struct progress *bar = user;
+    progress_set(bar, (uint64_t)(done * (double)bar->total));
+    return true;
+}
+
+int models_open(struct hearth_engine **engine, const struct cli *cli, const struct model_options *options)
+{
+    char path[PATHS_MAX];
+    struct progress bar;
+    struct hearth_error err = {0};
+    struct hearth_engine_params params = {
+        .model_path = path,
+        .device = cli->device,
+        .n_threads = (unsigned)cli->n_threads,
+        .n_ctx = (unsigned)options->n_ctx,
+        .max_sessions = (unsigned)options->max_sessions,
+        .exact = options->exact,
+        .vocab_only = options->vocab_only,
+        .chat_template = options->chat_template,
+        .progress = on_load,
+        .progress_user = &bar,
+    };
+    *engine = NULL;
+    if (!models_kv(options->kv, &params.kv))
+        return cli_wrong(cli, "--kv wants f16, q8 or f32, not '%s'", options->kv);
+    int code = models_find(path, options->model);
+    if (code)
+        return code;
+    struct stat st;
+    progress_start(&bar, "loading", 0, stat(path, &st) ? 0 : (uint64_t)st.st_size);
+    enum hearth_status status = hearth_engine_open(engine, &params, &err);
+    progress_end(&bar);
+    return status ? cli_fail_status(&err) : CLI_OK;
+}
