@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the files of the tokenizer share.
+#ifndef HT_TOKENIZER_INTERNAL_H
+#define HT_TOKENIZER_INTERNAL_H
+#include "engine/text/vocab.h"
+
+struct ht_tokenizer {
+    struct ht_vocab vocab;
+};
+
+#endif
