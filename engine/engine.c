@@ -227,7 +227,7 @@ enum hearth_status hearth_engine_open(struct hearth_engine **engine,
                                       const struct hearth_engine_params *params, struct hearth_error *err)
 {
     *engine = NULL;
-    struct plan plan;
+    struct plan plan = {0};
     struct ht_gguf *gguf = NULL;
     HT_TRY(check_params(params, &plan, err));
     HT_TRY(ht_gguf_open(&gguf, params->model_path, err));
@@ -291,7 +291,7 @@ enum hearth_status hearth_engine_fit(const struct hearth_engine_params *params, 
                                      struct hearth_error *err)
 {
     *fit = (struct hearth_fit){0};
-    struct plan plan;
+    struct plan plan = {0};
     struct ht_gguf *gguf = NULL;
     const struct ht_device_ops *dev = NULL;
     struct ht_device *device = NULL;
