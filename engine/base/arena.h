@@ -7,9 +7,10 @@
 struct ht_arena {
     unsigned char *base; // NULL while planning
     size_t size, used, peak;
-    _Bool failed;        // a carve did not fit or overflowed; sticky
+    _Bool failed; // a carve did not fit or overflowed; sticky
 };
-void ht_arena_init(struct ht_arena *arena, void *base, size_t size_bytes); // base NULL = planning, size = SIZE_MAX
+// base NULL = planning, size = SIZE_MAX
+void ht_arena_init(struct ht_arena *arena, void *base, size_t size_bytes);
 // 64-byte aligned, uninitialised; NULL while planning, or when it does not fit (then `failed` is set).
 // Under AddressSanitizer a poisoned gap follows each piece.
 void *ht_arena_take(struct ht_arena *arena, size_t count, size_t size_bytes);

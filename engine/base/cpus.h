@@ -4,8 +4,8 @@
 #define HT_CPUS_H
 
 unsigned ht_cpus_usable(void); // at least 1, at most HT_MAX_THREADS
-// CPUs that the quotas allow, rounded up; 0 = no quota. `self` is the text of /proc/self/cgroup, `root` the folder
-// where control groups are mounted (apart so that tests can make their own).
+// CPUs that the quotas allow, rounded up; 0 = no quota. `self` is the text of /proc/self/cgroup, `root` the
+// folder where control groups are mounted (apart so that tests can make their own).
 unsigned ht_cpus_of_cgroup(const char *self, const char *root);
 
 #endif

@@ -33,8 +33,8 @@ static inline uint16_t ht_f32_f16(float f)
     if (rest > 0x7F800000)
         return (uint16_t)(sign | 0x7E00 | (rest >> 13 & 0x1FF)); // NaN, quiet
     if (rest >= 0x47800000)
-        return (uint16_t)(sign | 0x7C00); // 65536 and more, infinity included
-    if (rest < 0x38800000) {              // below the smallest normal half: round at 2^-24
+        return (uint16_t)(sign | 0x7C00);        // 65536 and more, infinity included
+    if (rest < 0x38800000) {                     // below the smallest normal half: round at 2^-24
         float scaled = ht_bits_f32(rest) + 0.5f; // ulp of [0.5, 1) is 2^-24: the addition rounds
         return (uint16_t)(sign | (ht_f32_bits(scaled) - 0x3F000000));
     }

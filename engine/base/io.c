@@ -20,7 +20,7 @@ enum { PIECE_BYTES = 1 << 30, NEW_FILE_MODE = 0600 }; // one system call moves l
 struct ht_file {
     int fd;
     bool writing;
-    uint64_t size; // as found at open; while writing, the bytes so far
+    uint64_t size;   // as found at open; while writing, the bytes so far
     char *temporary; // of a file being written, else NULL
     char path[];
 };
@@ -107,7 +107,8 @@ static enum hearth_status fail_errno(struct hearth_error *err, const char *path,
         status = HEARTH_NOT_FOUND;
     else if (code == ENOMEM)
         status = HEARTH_NOMEM;
-    return ht_fail(err, status, "%s: cannot %s: %s", ht_shown_path(path), what, strerror_r(code, buffer, sizeof buffer));
+    return ht_fail(err, status, "%s: cannot %s: %s", ht_shown_path(path), what,
+                   strerror_r(code, buffer, sizeof buffer));
 }
 
 static struct ht_file *file_new(const char *path)

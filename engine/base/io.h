@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files, behind a hook so that tests can fail, tear or lose the n-th operation (power-cut tests).
-// Messages show paths as given, long ones by their end. All calls retry EINTR and handle short reads and writes.
+// Messages show paths as given, long ones by their end. All calls retry EINTR and handle short reads and
+// writes.
 #ifndef HT_IO_H
 #define HT_IO_H
 #include <stddef.h>
@@ -24,23 +25,30 @@ struct ht_io_hook {
 };
 void ht_io_set_hook(const struct ht_io_hook *hook); // NULL = the system's; NULL members too
 
-HT_MUST_USE enum hearth_status ht_file_open_read(struct ht_file **file, const char *path, struct hearth_error *err); // regular files only
+// Regular files only.
+HT_MUST_USE enum hearth_status ht_file_open_read(struct ht_file **file, const char *path,
+                                                 struct hearth_error *err);
 void ht_file_close(struct ht_file **file);
 uint64_t ht_file_size(const struct ht_file *file);
 const char *ht_file_path(const struct ht_file *file);
 // Exactly len bytes at offset; a short file is FORMAT ("file ends at …"), never a partial result.
-HT_MUST_USE enum hearth_status ht_file_read(const struct ht_file *file, void *data, size_t len_bytes, uint64_t offset,
-                                            struct hearth_error *err);
+HT_MUST_USE enum hearth_status ht_file_read(const struct ht_file *file, void *data, size_t len_bytes,
+                                            uint64_t offset, struct hearth_error *err);
 // (device, inode, size, mtime) as one string of hex, for caches keyed by file identity. `id` has 72 bytes.
-HT_MUST_USE enum hearth_status ht_file_identity(const struct ht_file *file, char id[72], struct hearth_error *err);
-// Writing a large file in pieces: ht_file_create opens PATH.tmp (one writer per path at a time), ht_file_write appends,
-// ht_file_commit makes it durable under its name (fsync, rename, fsync of the folder) and closes it. Closing without
-// a commit, also after a failure, removes the temporary. New files are readable by their owner only.
-HT_MUST_USE enum hearth_status ht_file_create(struct ht_file **file, const char *path, struct hearth_error *err);
+HT_MUST_USE enum hearth_status ht_file_identity(const struct ht_file *file, char id[72],
+                                                struct hearth_error *err);
+// Writing a large file in pieces: ht_file_create opens PATH.tmp (one writer per path at a time),
+// ht_file_write appends, ht_file_commit makes it durable under its name (fsync, rename, fsync of the folder)
+// and closes it. Closing without a commit, also after a failure, removes the temporary. New files are
+// readable by their owner only.
+HT_MUST_USE enum hearth_status ht_file_create(struct ht_file **file, const char *path,
+                                              struct hearth_error *err);
 HT_MUST_USE enum hearth_status ht_file_write(struct ht_file *file, const void *data, size_t len_bytes,
                                              struct hearth_error *err);
-HT_MUST_USE enum hearth_status ht_file_commit(struct ht_file **file, struct hearth_error *err); // *file is NULL afterwards
+// *file is NULL afterwards, whatever the outcome.
+HT_MUST_USE enum hearth_status ht_file_commit(struct ht_file **file, struct hearth_error *err);
 // Writes all or nothing: temporary file beside it, fsync, rename, fsync of the folder.
-HT_MUST_USE enum hearth_status ht_file_replace(const char *path, const void *data, size_t len_bytes, struct hearth_error *err);
+HT_MUST_USE enum hearth_status ht_file_replace(const char *path, const void *data, size_t len_bytes,
+                                               struct hearth_error *err);
 
 #endif

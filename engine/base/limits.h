@@ -7,8 +7,8 @@ enum {
     HT_MAX_GGUF_KEYS = 65536,
     HT_MAX_GGUF_TENSORS = 65536,
     HT_MAX_GGUF_KEY_BYTES = 65535,
-    HT_MAX_GGUF_STRING_BYTES = 16 << 20, // one string value (chat templates are the longest)
-    HT_MAX_GGUF_NAME_BYTES = 127,        // tensor names
+    HT_MAX_GGUF_STRING_BYTES = 16 << 20,  // one string value (chat templates are the longest)
+    HT_MAX_GGUF_NAME_BYTES = 127,         // tensor names
     HT_MAX_GGUF_HEADER_BYTES = 256 << 20, // keys and tensor table of one part
     HT_MAX_GGUF_DIMS = 4,
     HT_MAX_GGUF_SPLITS = 1024,
@@ -22,9 +22,9 @@ enum {
     HT_MAX_CTX = 1 << 22,
     HT_MAX_SESSIONS = 256,
     HT_MAX_THREADS = 256,
-    HT_MAX_TEXT_BYTES = 64 << 20, // text given to the tokenizer in one call
+    HT_MAX_TEXT_BYTES = 64 << 20,   // text given to the tokenizer in one call
     HT_MAX_STRETCH_BYTES = 8 << 20, // of it without a place to split (tokens merge over all of it at once)
-    HT_MAX_SPECIAL_BYTES = 256,   // a control or user-defined token's spelling
+    HT_MAX_SPECIAL_BYTES = 256,     // a control or user-defined token's spelling
     HT_MAX_STOP_STRINGS = 16,
     HT_MAX_STOP_BYTES = 256,
     HT_MAX_LOGIT_BIAS = 300,

@@ -21,8 +21,8 @@
 #include "engine/base/mem.h"
 
 enum {
-    SPIN_TURNS = 2000,  // pauses before sleeping: some tens of microseconds
-    YIELD_TURNS = 16,   // instead, where the team is larger than the CPUs it may use
+    SPIN_TURNS = 2000, // pauses before sleeping: some tens of microseconds
+    YIELD_TURNS = 16,  // instead, where the team is larger than the CPUs it may use
     STACK_BYTES = 1 << 20,
 };
 
@@ -42,7 +42,7 @@ struct member {
 struct ht_pool {
     struct event start, release;
     unsigned n_members, n_started;
-    int crowded; // more members than CPUs: spinning would only keep the others from running
+    int crowded;    // more members than CPUs: spinning would only keep the others from running
     ht_pool_fn *fn; // {written by member 0 before `start`}; NULL ends the members
     void *arg;
     struct member members[];

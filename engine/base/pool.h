@@ -9,7 +9,8 @@ struct ht_pool;
 typedef void ht_pool_fn(void *arg, unsigned thread, unsigned n_threads);
 
 // n_threads 0 = the CPUs this process may use (affinity mask and cgroup quota), at most HT_MAX_THREADS.
-HT_MUST_USE enum hearth_status ht_pool_create(struct ht_pool **pool, unsigned n_threads, struct hearth_error *err);
+HT_MUST_USE enum hearth_status ht_pool_create(struct ht_pool **pool, unsigned n_threads,
+                                              struct hearth_error *err);
 void ht_pool_destroy(struct ht_pool **pool);
 unsigned ht_pool_size(const struct ht_pool *pool);
 // Runs fn on every member and returns when all are done. One caller at a time.

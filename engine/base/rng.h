@@ -5,7 +5,9 @@
 #define HT_RNG_H
 #include <stdint.h>
 
-struct ht_philox { uint32_t v[4]; };
+struct ht_philox {
+    uint32_t v[4];
+};
 // key = seed; counter = (position, stream): distinct uses take distinct streams.
 struct ht_philox ht_philox(uint64_t key, uint64_t counter_lo, uint64_t counter_hi);
 // 24 random bits as a float in [0, 1).

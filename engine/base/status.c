@@ -5,9 +5,8 @@
 const char *hearth_status_text(enum hearth_status status)
 {
     switch (status) {
-#define STATUS_CASE(name, number, text) \
-    case HEARTH_##name:                 \
-        return text;
+#define STATUS_CASE(name, number, text)                                                                      \
+    case HEARTH_##name: return text;
         HEARTH_STATUS_MAP(STATUS_CASE)
 #undef STATUS_CASE
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Opens a GGUF model, one file or all parts of a split one, and hands out its tensors. The loading thread owns it;
-// only ht_gguf_read may be called from several at once.
+// Opens a GGUF model, one file or all parts of a split one, and hands out its tensors. The loading thread
+// owns it; only ht_gguf_read may be called from several at once.
 #include "engine/gguf/gguf.h"
 
 #include <stdio.h>
@@ -37,8 +37,8 @@ static enum hearth_status split_key(const struct ht_gguf_part *part, const char 
     return HEARTH_OK;
 }
 
-// A later part carries split keys and its own alignment; anything else must repeat the first part's value, since
-// nobody would read it there.
+// A later part carries split keys and its own alignment; anything else must repeat the first part's value,
+// since nobody would read it there.
 static enum hearth_status check_part_keys(const struct ht_gguf *gguf, const struct ht_gguf_part *part,
                                           struct hearth_error *err)
 {
@@ -65,7 +65,8 @@ static enum hearth_status check_part(const struct ht_gguf *gguf, unsigned index,
     HT_TRY(split_key(part, "split.no", UINT64_MAX, &no, err));
     HT_TRY(split_key(part, "split.count", 0, &part_count, err));
     if (no != index)
-        return ht_fail(err, HEARTH_FORMAT, "%s: key split.no does not say part %u (counted from 0)", file, index);
+        return ht_fail(err, HEARTH_FORMAT, "%s: key split.no does not say part %u (counted from 0)", file,
+                       index);
     if (part_count != count)
         return ht_fail(err, HEARTH_FORMAT, "%s: key split.count is not %llu as in the first part", file,
                        (unsigned long long)count);
@@ -73,7 +74,8 @@ static enum hearth_status check_part(const struct ht_gguf *gguf, unsigned index,
 }
 
 // "x-00001-of-00003.gguf" -> the path with part `number` (from 1) in place; path has room for just that.
-static enum hearth_status open_later_parts(struct ht_gguf *gguf, char *path, unsigned count, struct hearth_error *err)
+static enum hearth_status open_later_parts(struct ht_gguf *gguf, char *path, unsigned count,
+                                           struct hearth_error *err)
 {
     char ending[40];
     size_t len = (size_t)snprintf(ending, sizeof ending, "-%05u-of-%05u.gguf", 1u, count);
@@ -82,7 +84,8 @@ static enum hearth_status open_later_parts(struct ht_gguf *gguf, char *path, uns
         return ht_fail(err, HEARTH_FORMAT, "%s: a model of %u parts, but the name does not end in %s",
                        ht_shown_path(path), count, ending);
     for (unsigned i = 1; i < count; i++) {
-        snprintf(ending, sizeof ending, "-%05u-of-%05u.gguf", i + 1, count); // at most 1024: as long as the first
+        // At most 1024 parts: always as long as the first.
+        snprintf(ending, sizeof ending, "-%05u-of-%05u.gguf", i + 1, count);
         memcpy(path + path_len - len, ending, len);
         HT_TRY(open_part(gguf, path, err));
         HT_TRY(check_part(gguf, i, count, err));
@@ -121,8 +124,9 @@ static enum hearth_status open_split(struct ht_gguf *gguf, struct hearth_error *
         HT_TRY(status);
     }
     if (n_tensors != UINT64_MAX && n_tensors != gguf->n_tensors)
-        return ht_fail(err, HEARTH_FORMAT, "%s: key split.tensors.count says %llu, but the parts hold %zu tensors",
-                       file, (unsigned long long)n_tensors, gguf->n_tensors);
+        return ht_fail(err, HEARTH_FORMAT,
+                       "%s: key split.tensors.count says %llu, but the parts hold %zu tensors", file,
+                       (unsigned long long)n_tensors, gguf->n_tensors);
     return HEARTH_OK;
 }
 
@@ -154,7 +158,8 @@ static enum hearth_status order_tensors(struct ht_gguf *gguf, struct hearth_erro
     return HEARTH_OK;
 }
 
-static enum hearth_status open_model(struct ht_gguf **gguf, const char *path, bool any_type, struct hearth_error *err)
+static enum hearth_status open_model(struct ht_gguf **gguf, const char *path, bool any_type,
+                                     struct hearth_error *err)
 {
     *gguf = NULL;
     struct ht_gguf *g = ht_calloc(1, sizeof *g);
@@ -331,13 +336,13 @@ enum hearth_status ht_gguf_refuse_unused_tensors(const struct ht_gguf *gguf, str
     return HEARTH_OK;
 }
 
-enum hearth_status ht_gguf_read(const struct ht_gguf *gguf, const struct ht_gguf_tensor *tensor, uint64_t offset,
-                                size_t len_bytes, void *data, struct hearth_error *err)
+enum hearth_status ht_gguf_read(const struct ht_gguf *gguf, const struct ht_gguf_tensor *tensor,
+                                uint64_t offset, size_t len_bytes, void *data, struct hearth_error *err)
 {
     const struct ht_gguf_part *part = &gguf->parts[tensor->part];
     if (offset > tensor->size_bytes || len_bytes > tensor->size_bytes - offset)
         return ht_fail(err, HEARTH_INVALID, "%s: tensor %s has %llu bytes, %zu asked for at %llu",
-                       ht_shown_path(part->path), tensor->name, (unsigned long long)tensor->size_bytes, len_bytes,
-                       (unsigned long long)offset);
+                       ht_shown_path(part->path), tensor->name, (unsigned long long)tensor->size_bytes,
+                       len_bytes, (unsigned long long)offset);
     return ht_file_read(part->file, data, len_bytes, tensor->offset + offset, err);
 }

@@ -43,7 +43,8 @@ struct ht_gguf {
 // Reads and checks the header of part `index` (its file is open); appends its tensors to gguf->tensors.
 HT_MUST_USE enum hearth_status ht_gguf_parse(struct ht_gguf *gguf, unsigned index, struct hearth_error *err);
 
-const struct ht_gguf_key *ht_gguf_part_key(const struct ht_gguf_part *part, const char *name); // NULL if absent
+// NULL if absent.
+const struct ht_gguf_key *ht_gguf_part_key(const struct ht_gguf_part *part, const char *name);
 // The whole number that a key holds, as sign and magnitude; false if it holds something else.
 bool ht_gguf_key_integer(const struct ht_gguf_key *key, bool *negative, uint64_t *magnitude);
 size_t ht_gguf_kind_bytes(enum ht_gguf_kind kind); // 0 for STRING, ARRAY and numbers that are no kind

@@ -75,7 +75,8 @@ const char *ht_gguf_first_unused_key(const struct ht_gguf *gguf, const char *pre
     return NULL;
 }
 
-enum hearth_status ht_gguf_refuse_unused_keys(const struct ht_gguf *gguf, const char *prefix, struct hearth_error *err)
+enum hearth_status ht_gguf_refuse_unused_keys(const struct ht_gguf *gguf, const char *prefix,
+                                              struct hearth_error *err)
 {
     const char *name = ht_gguf_first_unused_key(gguf, prefix);
     if (name)
@@ -91,32 +92,15 @@ static bool load_integer(enum ht_gguf_kind kind, const unsigned char *p, bool *n
     int64_t value;
     *negative = false;
     switch (kind) {
-    case HT_GGUF_U8:
-        *magnitude = p[0];
-        return true;
-    case HT_GGUF_U16:
-        *magnitude = (uint64_t)p[0] | (uint64_t)p[1] << 8;
-        return true;
-    case HT_GGUF_U32:
-        *magnitude = ht_load_u32(p);
-        return true;
-    case HT_GGUF_U64:
-        *magnitude = ht_load_u64(p);
-        return true;
-    case HT_GGUF_I8:
-        value = (int8_t)p[0];
-        break;
-    case HT_GGUF_I16:
-        value = (int16_t)(p[0] | p[1] << 8);
-        break;
-    case HT_GGUF_I32:
-        value = (int32_t)ht_load_u32(p);
-        break;
-    case HT_GGUF_I64:
-        value = (int64_t)ht_load_u64(p);
-        break;
-    default:
-        return false;
+    case HT_GGUF_U8: *magnitude = p[0]; return true;
+    case HT_GGUF_U16: *magnitude = (uint64_t)p[0] | (uint64_t)p[1] << 8; return true;
+    case HT_GGUF_U32: *magnitude = ht_load_u32(p); return true;
+    case HT_GGUF_U64: *magnitude = ht_load_u64(p); return true;
+    case HT_GGUF_I8: value = (int8_t)p[0]; break;
+    case HT_GGUF_I16: value = (int16_t)(p[0] | p[1] << 8); break;
+    case HT_GGUF_I32: value = (int32_t)ht_load_u32(p); break;
+    case HT_GGUF_I64: value = (int64_t)ht_load_u64(p); break;
+    default: return false;
     }
     *negative = value < 0;
     *magnitude = value < 0 ? -(uint64_t)value : (uint64_t)value;
@@ -139,8 +123,8 @@ bool ht_gguf_key_integer(const struct ht_gguf_key *key, bool *negative, uint64_t
 }
 
 // The entry of a key, or NOT_FOUND.
-static enum hearth_status look_up(const struct ht_gguf *gguf, const char *name, struct ht_gguf_key_entry **entry,
-                                  struct hearth_error *err)
+static enum hearth_status look_up(const struct ht_gguf *gguf, const char *name,
+                                  struct ht_gguf_key_entry **entry, struct hearth_error *err)
 {
     *entry = find(&gguf->parts[0], name);
     if (!*entry)
@@ -148,19 +132,20 @@ static enum hearth_status look_up(const struct ht_gguf *gguf, const char *name, 
     return HEARTH_OK;
 }
 
-static enum hearth_status wrong_kind(const struct ht_gguf *gguf, const struct ht_gguf_key *key, const char *wanted,
-                                     struct hearth_error *err)
+static enum hearth_status wrong_kind(const struct ht_gguf *gguf, const struct ht_gguf_key *key,
+                                     const char *wanted, struct hearth_error *err)
 {
     if (key->kind == HT_GGUF_ARRAY)
         return ht_fail(err, HEARTH_FORMAT, "%s: key %s is an array of %s, %s is wanted", ht_gguf_shown(gguf),
                        key->name, ht_gguf_kind_name(key->array.kind), wanted);
-    return ht_fail(err, HEARTH_FORMAT, "%s: key %s is of type %s, %s is wanted", ht_gguf_shown(gguf), key->name,
-                   ht_gguf_kind_name(key->kind), wanted);
+    return ht_fail(err, HEARTH_FORMAT, "%s: key %s is of type %s, %s is wanted", ht_gguf_shown(gguf),
+                   key->name, ht_gguf_kind_name(key->kind), wanted);
 }
 
 // A whole number in [-min_magnitude, max].
 static enum hearth_status get_integer(const struct ht_gguf *gguf, const char *name, uint64_t min_magnitude,
-                                      uint64_t max, bool *negative, uint64_t *magnitude, struct hearth_error *err)
+                                      uint64_t max, bool *negative, uint64_t *magnitude,
+                                      struct hearth_error *err)
 {
     struct ht_gguf_key_entry *entry;
     HT_TRY(look_up(gguf, name, &entry, err));
@@ -203,7 +188,8 @@ enum hearth_status ht_gguf_get_i64(const struct ht_gguf *gguf, const char *key, 
     return HEARTH_OK;
 }
 
-enum hearth_status ht_gguf_get_f32(const struct ht_gguf *gguf, const char *key, float *value, struct hearth_error *err)
+enum hearth_status ht_gguf_get_f32(const struct ht_gguf *gguf, const char *key, float *value,
+                                   struct hearth_error *err)
 {
     struct ht_gguf_key_entry *entry;
     bool negative;
@@ -223,7 +209,8 @@ enum hearth_status ht_gguf_get_f32(const struct ht_gguf *gguf, const char *key, 
     return HEARTH_OK;
 }
 
-enum hearth_status ht_gguf_get_bool(const struct ht_gguf *gguf, const char *key, bool *value, struct hearth_error *err)
+enum hearth_status ht_gguf_get_bool(const struct ht_gguf *gguf, const char *key, bool *value,
+                                    struct hearth_error *err)
 {
     struct ht_gguf_key_entry *entry;
     HT_TRY(look_up(gguf, key, &entry, err));
@@ -234,8 +221,8 @@ enum hearth_status ht_gguf_get_bool(const struct ht_gguf *gguf, const char *key,
     return HEARTH_OK;
 }
 
-enum hearth_status ht_gguf_get_str(const struct ht_gguf *gguf, const char *key, const char **text, size_t *len_bytes,
-                                   struct hearth_error *err)
+enum hearth_status ht_gguf_get_str(const struct ht_gguf *gguf, const char *key, const char **text,
+                                   size_t *len_bytes, struct hearth_error *err)
 {
     struct ht_gguf_key_entry *entry;
     HT_TRY(look_up(gguf, key, &entry, err));
@@ -244,7 +231,8 @@ enum hearth_status ht_gguf_get_str(const struct ht_gguf *gguf, const char *key, 
     const char *found = (const char *)entry->key.array.data + 8; // behind its length
     size_t len = entry->key.array.size_bytes - 8;
     if (memchr(found, 0, len) || !ht_utf8_valid(found, len))
-        return ht_fail(err, HEARTH_FORMAT, "%s: key %s is not well-formed UTF-8 text", ht_gguf_shown(gguf), key);
+        return ht_fail(err, HEARTH_FORMAT, "%s: key %s is not well-formed UTF-8 text", ht_gguf_shown(gguf),
+                       key);
     *text = found;
     if (len_bytes)
         *len_bytes = len;

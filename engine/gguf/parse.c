@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Parses the header of one GGUF file. Owns the rule that nothing in a file is believed: each count and length is
-// held against the bytes that are left before anything is allocated or read for it. The loading thread.
+// Parses the header of one GGUF file. Owns the rule that nothing in a file is believed: each count and length
+// is held against the bytes that are left before anything is allocated or read for it. The loading thread.
 //
-// The header is read into one buffer that at most doubles as parsing proceeds, so that memory never runs ahead of
-// bytes that were seen, and tensor data is not read. Names and strings are NUL-terminated in place: the byte
-// behind each belongs to a field that has been parsed by then.
+// The header is read into one buffer that at most doubles as parsing proceeds, so that memory never runs
+// ahead of bytes that were seen, and tensor data is not read. Names and strings are NUL-terminated in place:
+// the byte behind each belongs to a field that has been parsed by then.
 #include <stdio.h>
 #include <string.h>
 
@@ -14,8 +14,8 @@
 
 enum {
     FIRST_READ_BYTES = 64 << 10,
-    MIN_KEY_BYTES = 8 + 1 + 4 + 1,              // length, name, type, value
-    MIN_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8,   // length, name, n_dims, one dim, type, offset
+    MIN_KEY_BYTES = 8 + 1 + 4 + 1,            // length, name, type, value
+    MIN_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8, // length, name, n_dims, one dim, type, offset
     MIN_ALIGNMENT = 8,
     DEFAULT_ALIGNMENT = 32,
 };
@@ -32,9 +32,8 @@ struct parser {
     size_t name_at, name_len; // of that key or tensor; length 0 = not known yet
 };
 
-__attribute__((format(printf, 3, 4))) static enum hearth_status reject(const struct parser *p,
-                                                                       enum hearth_status code,
-                                                                       const char *format, ...)
+__attribute__((format(printf, 3, 4))) static enum hearth_status
+reject(const struct parser *p, enum hearth_status code, const char *format, ...)
 {
     char why[120];
     const char *file = ht_shown_path(p->part->path);
@@ -45,10 +44,11 @@ __attribute__((format(printf, 3, 4))) static enum hearth_status reject(const str
     if (!p->stage)
         return ht_fail(p->err, code, "%s: %s", file, why);
     if (!p->name_len)
-        return ht_fail(p->err, code, "%s: %s %llu of %llu: %s", file, p->stage, (unsigned long long)p->index + 1,
-                       (unsigned long long)p->count, why);
+        return ht_fail(p->err, code, "%s: %s %llu of %llu: %s", file, p->stage,
+                       (unsigned long long)p->index + 1, (unsigned long long)p->count, why);
     int shown = p->name_len > 64 ? 64 : (int)p->name_len;
-    return ht_fail(p->err, code, "%s: %s %.*s: %s", file, p->stage, shown, (const char *)p->data + p->name_at, why);
+    return ht_fail(p->err, code, "%s: %s %.*s: %s", file, p->stage, shown, (const char *)p->data + p->name_at,
+                   why);
 }
 
 static uint64_t left(const struct parser *p)
@@ -60,7 +60,8 @@ static uint64_t left(const struct parser *p)
 static enum hearth_status need(struct parser *p, uint64_t n)
 {
     if (n > left(p))
-        return reject(p, HEARTH_FORMAT, "the file ends here, at byte %llu", (unsigned long long)p->file_bytes);
+        return reject(p, HEARTH_FORMAT, "the file ends here, at byte %llu",
+                      (unsigned long long)p->file_bytes);
     uint64_t end = p->pos + n;
     if (end <= p->have)
         return HEARTH_OK;
@@ -99,16 +100,17 @@ static enum hearth_status take_u64(struct parser *p, uint64_t *value)
 }
 
 // A length and that many bytes, which are then in the buffer at *at.
-static enum hearth_status take_string(struct parser *p, uint64_t max_bytes, const char *what, size_t *at, size_t *len)
+static enum hearth_status take_string(struct parser *p, uint64_t max_bytes, const char *what, size_t *at,
+                                      size_t *len)
 {
     uint64_t n;
     HT_TRY(take_u64(p, &n));
     if (n > left(p))
-        return reject(p, HEARTH_FORMAT, "%s of %llu bytes, but the file has %llu left", what, (unsigned long long)n,
-                      (unsigned long long)left(p));
+        return reject(p, HEARTH_FORMAT, "%s of %llu bytes, but the file has %llu left", what,
+                      (unsigned long long)n, (unsigned long long)left(p));
     if (n > max_bytes)
-        return reject(p, HEARTH_LIMIT, "%s of %llu bytes, at most %llu are allowed", what, (unsigned long long)n,
-                      (unsigned long long)max_bytes);
+        return reject(p, HEARTH_LIMIT, "%s of %llu bytes, at most %llu are allowed", what,
+                      (unsigned long long)n, (unsigned long long)max_bytes);
     HT_TRY(need(p, n));
     *at = p->pos;
     *len = (size_t)n;
@@ -234,7 +236,8 @@ static enum hearth_status take_shape(struct parser *p, struct ht_gguf_tensor *te
 {
     HT_TRY(take_u32(p, &tensor->n_dims));
     if (tensor->n_dims < 1 || tensor->n_dims > HT_MAX_GGUF_DIMS)
-        return reject(p, HEARTH_FORMAT, "%u dimensions, 1 to %d are allowed", tensor->n_dims, HT_MAX_GGUF_DIMS);
+        return reject(p, HEARTH_FORMAT, "%u dimensions, 1 to %d are allowed", tensor->n_dims,
+                      HT_MAX_GGUF_DIMS);
     tensor->n_values = 1;
     for (unsigned i = 0; i < HT_MAX_GGUF_DIMS; i++) {
         uint64_t *ne = &tensor->ne[i];
@@ -277,8 +280,8 @@ static enum hearth_status take_tensors(struct parser *p, uint64_t count)
         return reject(p, HEARTH_FORMAT, "%llu tensors claimed, but the file has %llu bytes left",
                       (unsigned long long)count, (unsigned long long)left(p));
     if (count > HT_MAX_GGUF_TENSORS || gguf->n_tensors + count > HT_MAX_GGUF_TENSORS)
-        return reject(p, HEARTH_LIMIT, "%llu tensors, at most %d are allowed in a model", (unsigned long long)count,
-                      HT_MAX_GGUF_TENSORS);
+        return reject(p, HEARTH_LIMIT, "%llu tensors, at most %d are allowed in a model",
+                      (unsigned long long)count, HT_MAX_GGUF_TENSORS);
     p->part->first_tensor = gguf->n_tensors;
     p->part->n_tensors = (size_t)count;
     if (!count)
@@ -324,8 +327,8 @@ static enum hearth_status place_tensors(struct parser *p)
             __builtin_add_overflow(tensor->offset, tensor->size_bytes, &end) || end > p->file_bytes)
             return ht_fail(p->err, HEARTH_FORMAT,
                            "%s: tensor %s: %llu bytes at %llu reach beyond the end of the file at %llu", file,
-                           tensor->name, (unsigned long long)tensor->size_bytes, (unsigned long long)tensor->offset,
-                           (unsigned long long)p->file_bytes);
+                           tensor->name, (unsigned long long)tensor->size_bytes,
+                           (unsigned long long)tensor->offset, (unsigned long long)p->file_bytes);
     }
     uint32_t *order = ht_calloc(part->n_tensors, sizeof *order);
     if (!order)
@@ -337,7 +340,8 @@ static enum hearth_status place_tensors(struct parser *p)
     for (size_t i = 1; i < part->n_tensors && status == HEARTH_OK; i++) {
         const struct ht_gguf_tensor *a = &tensors[order[i - 1]].tensor, *b = &tensors[order[i]].tensor;
         if (a->offset + a->size_bytes > b->offset)
-            status = ht_fail(p->err, HEARTH_FORMAT, "%s: tensor %s overlaps tensor %.64s", file, b->name, a->name);
+            status =
+                ht_fail(p->err, HEARTH_FORMAT, "%s: tensor %s overlaps tensor %.64s", file, b->name, a->name);
     }
     ht_free(order);
     return status;
@@ -379,8 +383,9 @@ static enum hearth_status find_alignment(struct parser *p)
         if (!ht_gguf_key_integer(&key, &negative, &alignment))
             return ht_fail(p->err, HEARTH_FORMAT, "%s: key general.alignment is not a whole number", file);
         if (negative || alignment < MIN_ALIGNMENT || alignment > UINT32_MAX || alignment & (alignment - 1))
-            return ht_fail(p->err, HEARTH_FORMAT, "%s: key general.alignment: %s%llu is not a power of two of at least %d",
-                           file, negative ? "-" : "", (unsigned long long)alignment, MIN_ALIGNMENT);
+            return ht_fail(p->err, HEARTH_FORMAT,
+                           "%s: key general.alignment: %s%llu is not a power of two of at least %d", file,
+                           negative ? "-" : "", (unsigned long long)alignment, MIN_ALIGNMENT);
         p->part->alignment = (uint32_t)alignment;
         entry->used = true;
     }
@@ -401,8 +406,8 @@ static enum hearth_status order_keys(struct parser *p)
     ht_gguf_sort(part->key_order, part->n_keys, compare_keys, part->keys);
     for (size_t i = 1; i < part->n_keys; i++)
         if (!compare_keys(part->keys, part->key_order[i - 1], part->key_order[i]))
-            return ht_fail(p->err, HEARTH_FORMAT, "%s: key %.64s stands there twice", ht_shown_path(part->path),
-                           part->keys[part->key_order[i]].key.name);
+            return ht_fail(p->err, HEARTH_FORMAT, "%s: key %.64s stands there twice",
+                           ht_shown_path(part->path), part->keys[part->key_order[i]].key.name);
     return HEARTH_OK;
 }
 
