@@ -16,10 +16,10 @@ SOVERSION := 0
 
 OPT      ?= -O3 -g
 SAN      ?=
-WARN     := -Wall -Wextra -Werror
+WARN     := -Wall -Wextra -Wvla -Werror
 # -ffp-contract=off: the numeric contracts spell every fma out; a compiler must not add its own.
-CFLAGS_ALL = -std=c11 -D_GNU_SOURCE -fPIC -pthread $(OPT) $(WARN) -ffp-contract=off -fno-math-errno -fvisibility=hidden \
-	-DHEARTH_VERSION='"$(VERSION)"' -I. -I$(BUILD)/gen $(SAN) $(CFLAGS)
+CFLAGS_ALL = -std=c11 -D_GNU_SOURCE -fPIC -pthread $(OPT) $(WARN) -ffp-contract=off -fno-math-errno \
+	-fvisibility=hidden -DHEARTH_VERSION='"$(VERSION)"' -I. -I$(BUILD)/gen $(SAN) $(CFLAGS)
 LDFLAGS_ALL = -pthread $(SAN) $(LDFLAGS)
 ARCH := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 
@@ -41,6 +41,8 @@ LWS_FLAGS := -isystem $(HEARTH_DEPS)/include
 else
 LWS_LIBS   = $(shell $(PKG) --libs libwebsockets) -lmbedtls -lmbedx509 -lmbedcrypto
 endif
+FIRMWARE_LIBS = $(shell $(PKG) --libs $(FIRMWARE_PKGS)) $(SYSTEMD_LIBS) $(LWS_LIBS)
+TOOLS_LIBS    = $(shell $(PKG) --libs $(TOOLS_PKGS)) $(LWS_LIBS)
 
 # ---- sources
 ENGINE_SRC   := $(sort $(wildcard engine/*.c engine/*/*.c))
@@ -53,7 +55,8 @@ ENGINE_OBJ   := $(call obj,$(ENGINE_SRC))
 PROTO_OBJ    := $(BUILD)/gen/hearth/v1/hearth.pb-c.o
 LIB          := $(BUILD)/libhearth.a
 
-.PHONY: all build lib run test test-long test-peers bench install uninstall asan ubsan tsan fuzz tidy format clean check-gpu setup deb
+.PHONY: all build lib setup run test test-long test-peers bench install uninstall asan ubsan tsan fuzz tidy \
+	format clean check-gpu deb
 .DELETE_ON_ERROR:
 .SUFFIXES:
 all build: $(BUILD)/hearth $(BUILD)/hearthd $(BUILD)/libhearth.so.$(SOVERSION)
@@ -65,8 +68,9 @@ ISA_avx512vnni := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma 
 ISA_amx        := $(ISA_avx512vnni) -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16
 ISA_neon       := -march=armv8.2-a+dotprod+fp16
 ISA_i8mm       := -march=armv8.2-a+dotprod+fp16+i8mm
-isa_of = $(if $(filter x86_64,$(ARCH)),$(foreach i,avx2 avx512vnni amx,$(if $(filter %_$(i),$(1)),$(ISA_$(i))))) \
-	$(if $(filter aarch64,$(ARCH)),$(foreach i,neon i8mm,$(if $(filter %_$(i),$(1)),$(ISA_$(i)))))
+ISAS_x86_64  := avx2 avx512vnni amx
+ISAS_aarch64 := neon i8mm
+isa_of = $(foreach i,$(ISAS_$(ARCH)),$(if $(filter %_$(i),$(1)),$(ISA_$(i))))
 
 ifeq ($(V),0)
 say = @printf '  %-5s %s\n' $(1) $(2);
@@ -76,7 +80,7 @@ endif
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(call say,CC,$<)$(CC) $(CFLAGS_ALL) $(call isa_of,$(basename $(notdir $<))) $(OBJ_FLAGS) -MMD -MP -c $< -o $@
+	$(call say,CC,$<)$(CC) $(CFLAGS_ALL) $(call isa_of,$(*F)) $(OBJ_FLAGS) -MMD -MP -c $< -o $@
 $(BUILD)/gen/%.o: $(BUILD)/gen/%.c
 	$(call say,CC,$<)$(CC) $(CFLAGS_ALL) -w -MMD -MP -c $< -o $@
 
@@ -94,18 +98,20 @@ $(PROTO_C): proto/hearth/v1/hearth.proto
 $(LIB): $(ENGINE_OBJ)
 	$(call say,AR,$@)rm -f $@ && ar rcs $@ $^
 $(BUILD)/libhearth.so.$(SOVERSION): $(ENGINE_OBJ) engine/hearth.map
-	$(call say,LD,$@)$(CC) -shared -Wl,-soname,$(@F) -Wl,--version-script=engine/hearth.map -o $@ $(ENGINE_OBJ) $(LDFLAGS_ALL) $(ENGINE_LIBS)
+	$(call say,LD,$@)$(CC) -shared -Wl,-soname,$(@F) -Wl,--version-script=engine/hearth.map -o $@ $(ENGINE_OBJ) \
+		$(LDFLAGS_ALL) $(ENGINE_LIBS)
 
 # ---- the web page: bundled by npm where node >= 20 is there, else a page that says so
-$(BUILD)/gen/web_assets.c: $(shell find firmware/web -type f -not -path '*/node_modules/*' 2>/dev/null) tools/build-web proto/hearth/v1/hearth.proto
+WEB_SRC := $(shell find firmware/web -type f -not -path '*/node_modules/*')
+$(BUILD)/gen/web_assets.c: $(WEB_SRC) tools/build-web proto/hearth/v1/hearth.proto
 	@mkdir -p $(BUILD)/gen
 	$(call say,WEB,firmware/web)tools/build-web $(BUILD)/web $@
 
 # ---- programs
 $(BUILD)/hearthd: $(call obj,$(FIRMWARE_SRC)) $(PROTO_OBJ) $(BUILD)/gen/web_assets.o $(LIB)
-	$(call say,LD,$@)$(CC) -o $@ $^ $(LDFLAGS_ALL) $(shell $(PKG) --libs $(FIRMWARE_PKGS)) $(SYSTEMD_LIBS) $(LWS_LIBS) $(ENGINE_LIBS)
+	$(call say,LD,$@)$(CC) -o $@ $^ $(LDFLAGS_ALL) $(FIRMWARE_LIBS) $(ENGINE_LIBS)
 $(BUILD)/hearth: $(call obj,$(TOOLS_SRC) $(CLIENT_SRC)) $(PROTO_OBJ) $(LIB)
-	$(call say,LD,$@)$(CC) -o $@ $^ $(LDFLAGS_ALL) $(shell $(PKG) --libs $(TOOLS_PKGS)) $(LWS_LIBS) $(ENGINE_LIBS)
+	$(call say,LD,$@)$(CC) -o $@ $^ $(LDFLAGS_ALL) $(TOOLS_LIBS) $(ENGINE_LIBS)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
@@ -120,7 +126,8 @@ run:
 	@tools/run
 
 asan:
-	$(MAKE) BUILD=build-asan OPT='-O1 -g' SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer' test-c
+	$(MAKE) BUILD=build-asan OPT='-O1 -g -fno-omit-frame-pointer' \
+		SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined' test-c
 ubsan: asan
 tsan:
 	$(MAKE) BUILD=build-tsan OPT='-O1 -g' SAN='-fsanitize=thread' test-tsan

@@ -2,15 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the tests and closes with "N passed, N failed, N skipped".
 
-First every C program under BUILD/tests (cmocka, TAP output; a crash, a time-out or a test without a result is a
-failure), then pytest. Only failures are printed in full. A skip must be listed in tests/skips.txt, else the run fails,
-and so does a run in which nothing was executed. A C test that skips itself prints "skip: REASON" first.
+First every C program under BUILD/tests (cmocka, TAP output; a crash, a time-out or a test without a result is
+a failure), then pytest. Only failures are printed in full. A skip must be listed in tests/skips.txt, else the
+run fails, and so does a run in which nothing was executed. A C test that skips itself prints "skip: REASON".
 
   tests/run.py [--build DIR]             C programs and pytest
   tests/run.py --only-c                  C programs alone (sanitizer builds)
   tests/run.py --long                    C programs and the pytest tests marked "long"
   tests/run.py --peers                   tests/peers alone, against the other programs
 """
+
 import argparse
 import fnmatch
 import os
@@ -51,7 +52,9 @@ class Tally:
 
 
 def environment(build):
-    env = dict(os.environ, HEARTH_TEST_BUILD=str(build), CMOCKA_MESSAGE_OUTPUT="TAP", PYTHONDONTWRITEBYTECODE="1")
+    env = dict(
+        os.environ, HEARTH_TEST_BUILD=str(build), CMOCKA_MESSAGE_OUTPUT="TAP", PYTHONDONTWRITEBYTECODE="1"
+    )
     env.setdefault("ASAN_OPTIONS", "detect_leaks=1:detect_stack_use_after_return=1")
     env.setdefault("UBSAN_OPTIONS", "print_stacktrace=1:halt_on_error=1")
     env.setdefault("TSAN_OPTIONS", "halt_on_error=1:second_deadlock_stack=1")
@@ -95,8 +98,15 @@ def run_program(path, name, env):
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hearth-test-") as folder:
         own = dict(env, TMPDIR=folder)
-        process = subprocess.Popen([str(path)], cwd=ROOT, env=own, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            [str(path)],
+            cwd=ROOT,
+            env=own,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         complaint = ""
         try:
             raw, _ = process.communicate(timeout=PROGRAM_TIMEOUT_S)
@@ -126,8 +136,10 @@ def run_c(build, env):
         for source in sorted((ROOT / "tests" / folder).glob("*.c")):
             programs.append((build / "tests" / folder / source.stem, f"{folder}/{source.stem}"))
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 4)) as pool:
-        jobs = [(name, path, pool.submit(run_program, path, name, env) if path.exists() else None)
-                for path, name in programs]
+        jobs = [
+            (name, path, pool.submit(run_program, path, name, env) if path.exists() else None)
+            for path, name in programs
+        ]
         for name, path, job in jobs:
             if job is None:
                 print(f"FAIL {name}: {path} was not built", flush=True)
@@ -160,8 +172,9 @@ def read_junit(path):
 
 
 def venv_python(name):
-    folder = subprocess.run([str(ROOT / "tools/setup"), "--print-venv", name], capture_output=True, text=True,
-                            check=True).stdout.strip()
+    folder = subprocess.run(
+        [str(ROOT / "tools/setup"), "--print-venv", name], capture_output=True, text=True, check=True
+    ).stdout.strip()
     python = Path(folder, "bin/python")
     if not python.exists():
         sys.exit(f"tests/run.py: no Python environment at {folder}: run tools/setup {name}")
@@ -174,9 +187,24 @@ def run_pytest(mode, env):
     marks = "long" if mode == "long" else "not long"
     with tempfile.TemporaryDirectory(prefix="hearth-pytest-") as folder:
         report = Path(folder, "report.xml")
-        command = [str(python), "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-m", marks,
-                   f"--junitxml={report}", "-o", "junit_family=xunit2", *where]
-        process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
+        command = [
+            str(python),
+            "-m",
+            "pytest",
+            "-q",
+            "--tb=short",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            marks,
+            f"--junitxml={report}",
+            "-o",
+            "junit_family=xunit2",
+            *where,
+        ]
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, start_new_session=True
+        )
         try:
             code = process.wait(timeout=PYTEST_TIMEOUT_S[mode])
         except subprocess.TimeoutExpired:
@@ -214,7 +242,9 @@ def judge_skips(skips):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--build", default="build")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--only-c", action="store_true")
