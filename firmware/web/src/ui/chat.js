@@ -13,16 +13,17 @@ const IDEAS = [
     "Write a short poem about an autumn evening.",
 ];
 
-function greeting(hour) {
-    if (hour < 5) return "Still up";
-    if (hour < 12) return "Good morning";
-    return hour < 18 ? "Good afternoon" : "Good evening";
+function greeting(hour, person) {
+    const name = person ? `, ${person}` : "";
+    if (hour < 5) return `Still up${name}?`;
+    if (hour < 12) return `Good morning${name}.`;
+    return hour < 18 ? `Good afternoon${name}.` : `Good evening${name}.`;
 }
 
 function Welcome({ hearth, person }) {
     return html`<div class="welcome">
         <div class="big-flame"><${Flame} lit=${true} /></div>
-        <h2>${greeting(new Date().getHours())}${person ? `, ${person}` : ""}.</h2>
+        <h2>${greeting(new Date().getHours(), person)}</h2>
         <p>The fire is on. What would you like to talk about?</p>
         <div class="ideas">
             ${IDEAS.map((idea) => html`<button type="button" class="idea" onClick=${() => hearth.send(idea)}>${idea}</button>`)}

@@ -38,7 +38,7 @@ export function Composer({ hearth, state }) {
         if (!ready) return;
         setText("");
         hearth.send(text.trim());
-        area.current.focus();
+        if (!onPhone()) area.current.focus();
     };
     const onKeyDown = (event) => {
         if (event.key === "Escape" && busy) hearth.stopAnswer();

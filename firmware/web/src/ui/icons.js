@@ -21,7 +21,8 @@ const PATHS = {
 };
 
 export function Icon({ name }) {
-    return html`<svg class="icon" viewBox="0 0 24 24" aria-hidden="true" focusable="false"><path d=${PATHS[name]} /></svg>`;
+    return html`<svg class="icon icon-${name}" viewBox="0 0 24 24" aria-hidden="true" focusable="false">
+        <path d=${PATHS[name]} /></svg>`;
 }
 
 export function Stop() {

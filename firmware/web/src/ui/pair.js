@@ -48,7 +48,7 @@ function HowTo({ hearth, hint }) {
             <div class="buttons"><button type="submit" class="button primary" disabled=${!link.trim()}>
                 <${Icon} name="link" />Go on</button></div>
         </form>
-        <p class="faint">A browser that warns about the certificate does not know the box yet:
+        <p class="faint">A browser that warns about the certificate does not know the box yet:${" "}
             <a href="/hearth-ca.crt" download>certificate</a>, <a href="/hearth-ca.mobileconfig" download>iPhone and iPad</a>.</p>
     </div>`;
 }

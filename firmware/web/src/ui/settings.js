@@ -4,7 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import { bytes } from "../words.js";
 import { html } from "./html.js";
 
-const THEMES = [["auto", "Like the device"], ["light", "Light"], ["dark", "Dark"]];
+const THEMES = [["auto", "Automatic"], ["light", "Light"], ["dark", "Dark"]];
 
 function Facts({ status, me }) {
     if (!status) return html`<p class="faint">Asking the box…</p>`;
@@ -36,11 +36,11 @@ function ModelChoice({ hearth, models, onChosen }) {
 }
 
 function Theme({ hearth, state }) {
-    return html`<fieldset class="segments"><legend>Appearance</legend>
+    return html`<fieldset><legend>Appearance</legend><div class="segments">
         ${THEMES.map(([value, words]) => html`<label class=${state.theme === value ? "on" : ""}>
             <input type="radio" name="theme" value=${value} checked=${state.theme === value}
                 onChange=${() => hearth.setTheme(value)} />${words}</label>`)}
-    </fieldset>`;
+    </div></fieldset>`;
 }
 
 export function Settings({ hearth, state }) {
