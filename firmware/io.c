@@ -17,53 +17,61 @@
         result = (call);                                                                                     \
     while (result < 0 && errno == EINTR)
 
-static int system_open(void *user, const char *path, int flags, mode_t mode) {
+static int system_open(void *user, const char *path, int flags, mode_t mode)
+{
     (void)user;
     int fd;
     RETRY(fd, open(path, flags | O_CLOEXEC, mode));
     return fd < 0 ? -errno : fd;
 }
 
-static int64_t system_read_at(void *user, int fd, void *data, size_t len_bytes, uint64_t offset) {
+static int64_t system_read_at(void *user, int fd, void *data, size_t len_bytes, uint64_t offset)
+{
     (void)user;
     ssize_t n;
     RETRY(n, pread(fd, data, len_bytes, (off_t)offset));
     return n < 0 ? -errno : n;
 }
 
-static int64_t system_write_at(void *user, int fd, const void *data, size_t len_bytes, uint64_t offset) {
+static int64_t system_write_at(void *user, int fd, const void *data, size_t len_bytes, uint64_t offset)
+{
     (void)user;
     ssize_t n;
     RETRY(n, pwrite(fd, data, len_bytes, (off_t)offset));
     return n < 0 ? -errno : n;
 }
 
-static int system_truncate(void *user, int fd, uint64_t size_bytes) {
+static int system_truncate(void *user, int fd, uint64_t size_bytes)
+{
     (void)user;
     int result;
     RETRY(result, ftruncate(fd, (off_t)size_bytes));
     return result < 0 ? -errno : 0;
 }
 
-static int system_fsync(void *user, int fd) {
+static int system_fsync(void *user, int fd)
+{
     (void)user;
     int result;
     RETRY(result, fsync(fd));
     return result < 0 ? -errno : 0;
 }
 
-static int system_close(void *user, int fd) {
+static int system_close(void *user, int fd)
+{
     (void)user;
     return close(fd) < 0 && errno != EINTR ? -errno : 0;
 }
 
-static int64_t system_size(void *user, int fd) {
+static int64_t system_size(void *user, int fd)
+{
     (void)user;
     struct stat info;
     return fstat(fd, &info) < 0 ? -errno : info.st_size;
 }
 
-static int system_lock(void *user, int fd, uint64_t start, uint64_t len_bytes) {
+static int system_lock(void *user, int fd, uint64_t start, uint64_t len_bytes)
+{
     (void)user;
     struct flock range = {
         .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)start, .l_len = (off_t)len_bytes};
@@ -72,17 +80,20 @@ static int system_lock(void *user, int fd, uint64_t start, uint64_t len_bytes) {
     return errno == EACCES ? -EAGAIN : -errno;
 }
 
-static int system_rename(void *user, const char *from, const char *to) {
+static int system_rename(void *user, const char *from, const char *to)
+{
     (void)user;
     return rename(from, to) < 0 ? -errno : 0;
 }
 
-static int system_unlink(void *user, const char *path) {
+static int system_unlink(void *user, const char *path)
+{
     (void)user;
     return unlink(path) < 0 ? -errno : 0;
 }
 
-static int system_exists(void *user, const char *path) {
+static int system_exists(void *user, const char *path)
+{
     (void)user;
     struct stat info;
     if (stat(path, &info) == 0)
@@ -90,7 +101,8 @@ static int system_exists(void *user, const char *path) {
     return errno == ENOENT ? 0 : -errno;
 }
 
-static int system_fsync_dir(void *user, const char *dir) {
+static int system_fsync_dir(void *user, const char *dir)
+{
     int fd = system_open(user, dir, O_RDONLY | O_DIRECTORY, 0);
     if (fd < 0)
         return fd;
@@ -115,15 +127,18 @@ static const struct hd_io system_io = {
 };
 static const struct hd_io *io_in_use = &system_io;
 
-void hd_io_set(const struct hd_io *io) {
+void hd_io_set(const struct hd_io *io)
+{
     io_in_use = io != NULL ? io : &system_io;
 }
 
-const struct hd_io *hd_io(void) {
+const struct hd_io *hd_io(void)
+{
     return io_in_use;
 }
 
-int hd_io_write_all(int fd, const void *data, size_t len_bytes, uint64_t offset) {
+int hd_io_write_all(int fd, const void *data, size_t len_bytes, uint64_t offset)
+{
     const struct hd_io *io = hd_io();
     const uint8_t *bytes = data;
     while (len_bytes > 0) {
@@ -137,7 +152,8 @@ int hd_io_write_all(int fd, const void *data, size_t len_bytes, uint64_t offset)
     return 0;
 }
 
-int64_t hd_io_read_all(int fd, void *data, size_t len_bytes, uint64_t offset) {
+int64_t hd_io_read_all(int fd, void *data, size_t len_bytes, uint64_t offset)
+{
     const struct hd_io *io = hd_io();
     uint8_t *bytes = data;
     size_t got = 0;
@@ -153,7 +169,8 @@ int64_t hd_io_read_all(int fd, void *data, size_t len_bytes, uint64_t offset) {
 }
 
 // The folder of `path`, malloc'ed.
-static char *folder_of(const char *path) {
+static char *folder_of(const char *path)
+{
     const char *slash = strrchr(path, '/');
     if (slash == NULL)
         return strdup(".");
@@ -161,7 +178,8 @@ static char *folder_of(const char *path) {
 }
 
 static int replace_file(const char *path, const char *fresh, const char *dir, const void *data,
-                        size_t len_bytes) {
+                        size_t len_bytes)
+{
     const struct hd_io *io = hd_io();
     int fd = io->open(io->user, fresh, O_RDWR | O_CREAT | O_TRUNC, 0600);
     if (fd < 0)
@@ -182,7 +200,8 @@ static int replace_file(const char *path, const char *fresh, const char *dir, co
 }
 
 enum hearth_status hd_io_replace(const char *path, const void *data, size_t len_bytes,
-                                 struct hearth_error *err) {
+                                 struct hearth_error *err)
+{
     char *dir = folder_of(path), *fresh = NULL;
     if (dir == NULL || asprintf(&fresh, "%s.new", path) < 0) {
         free(dir);
@@ -195,7 +214,8 @@ enum hearth_status hd_io_replace(const char *path, const void *data, size_t len_
 }
 
 enum hearth_status hd_io_read_file(const char *path, size_t max_bytes, uint8_t **data, size_t *len_bytes,
-                                   struct hearth_error *err) {
+                                   struct hearth_error *err)
+{
     const struct hd_io *io = hd_io();
     *data = NULL;
     *len_bytes = 0;

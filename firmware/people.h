@@ -2,8 +2,8 @@
 // People, their devices, device tokens and one-time pairing secrets; they live in the store's database.
 // Tokens and secrets are random, are returned once and kept only as SHA-256. Server loop thread only.
 //
-// Status → wire: NOT_FOUND from hd_device_authenticate and hd_pair_redeem → CODE_UNAUTHENTICATED (unknown,
-// used up, expired, revoked: one answer); the rest as in store.h.
+// Status → wire: NOT_FOUND from hd_device_authenticate and hd_pair_redeem → CODE_UNAUTHENTICATED
+// (unknown, used up, expired, revoked: one answer); the rest as in store.h.
 #ifndef HD_PEOPLE_H
 #define HD_PEOPLE_H
 #include "firmware/store.h"

@@ -18,16 +18,19 @@
 
 // ---- ids
 
-bool hd_id_equal(const struct hd_id *a, const struct hd_id *b) {
+bool hd_id_equal(const struct hd_id *a, const struct hd_id *b)
+{
     return memcmp(a->b, b->b, HD_ID_BYTES) == 0;
 }
 
-bool hd_id_is_zero(const struct hd_id *id) {
+bool hd_id_is_zero(const struct hd_id *id)
+{
     static const struct hd_id zero;
     return hd_id_equal(id, &zero);
 }
 
-bool hd_id_from(struct hd_id *id, const void *data, size_t len_bytes) {
+bool hd_id_from(struct hd_id *id, const void *data, size_t len_bytes)
+{
     memset(id, 0, sizeof *id);
     if (len_bytes != HD_ID_BYTES)
         return false;
@@ -35,7 +38,8 @@ bool hd_id_from(struct hd_id *id, const void *data, size_t len_bytes) {
     return !hd_id_is_zero(id);
 }
 
-enum hearth_status hd_id_random(struct hd_id *id, struct hearth_error *err) {
+enum hearth_status hd_id_random(struct hd_id *id, struct hearth_error *err)
+{
     do {
         enum hearth_status status = hd_random(id->b, sizeof id->b, err);
         if (status != HEARTH_OK)
@@ -44,7 +48,8 @@ enum hearth_status hd_id_random(struct hd_id *id, struct hearth_error *err) {
     return HEARTH_OK;
 }
 
-void hd_hex(char *out, const void *data, size_t len_bytes) {
+void hd_hex(char *out, const void *data, size_t len_bytes)
+{
     static const char digits[] = "0123456789abcdef";
     const uint8_t *bytes = data;
     for (size_t i = 0; i < len_bytes; i++) {
@@ -54,7 +59,8 @@ void hd_hex(char *out, const void *data, size_t len_bytes) {
     out[2 * len_bytes] = '\0';
 }
 
-static int hex_value(char c) {
+static int hex_value(char c)
+{
     if (c >= '0' && c <= '9')
         return c - '0';
     if (c >= 'a' && c <= 'f')
@@ -64,7 +70,8 @@ static int hex_value(char c) {
     return -1;
 }
 
-bool hd_unhex(void *out, size_t len_bytes, const char *text) {
+bool hd_unhex(void *out, size_t len_bytes, const char *text)
+{
     uint8_t *bytes = out;
     for (size_t i = 0; i < len_bytes; i++) {
         int high = hex_value(text[2 * i]);
@@ -78,7 +85,8 @@ bool hd_unhex(void *out, size_t len_bytes, const char *text) {
 
 // ---- secrets
 
-enum hearth_status hd_random(void *out, size_t len_bytes, struct hearth_error *err) {
+enum hearth_status hd_random(void *out, size_t len_bytes, struct hearth_error *err)
+{
     uint8_t *bytes = out;
     while (len_bytes > 0) {
         ssize_t got = getrandom(bytes, len_bytes, 0);
@@ -92,7 +100,8 @@ enum hearth_status hd_random(void *out, size_t len_bytes, struct hearth_error *e
     return HEARTH_OK;
 }
 
-void hd_sha256(uint8_t out[HD_HASH_BYTES], const void *data, size_t len_bytes) {
+void hd_sha256(uint8_t out[HD_HASH_BYTES], const void *data, size_t len_bytes)
+{
     const mbedtls_md_info_t *info = mbedtls_md_info_from_type(MBEDTLS_MD_SHA256);
     if (info == NULL || mbedtls_md(info, data, len_bytes, out) != 0) {
         hd_log(HD_LOG_ERROR, "SHA-256 does not work in this build of mbedTLS");
@@ -100,26 +109,31 @@ void hd_sha256(uint8_t out[HD_HASH_BYTES], const void *data, size_t len_bytes) {
     }
 }
 
-bool hd_secret_equal(const void *a, const void *b, size_t len_bytes) {
+bool hd_secret_equal(const void *a, const void *b, size_t len_bytes)
+{
     return mbedtls_ct_memcmp(a, b, len_bytes) == 0;
 }
 
-void hd_wipe(void *p, size_t len_bytes) {
+void hd_wipe(void *p, size_t len_bytes)
+{
     if (p != NULL)
         mbedtls_platform_zeroize(p, len_bytes);
 }
 
-void hd_wipe_free(void *p, size_t len_bytes) {
+void hd_wipe_free(void *p, size_t len_bytes)
+{
     hd_wipe(p, len_bytes);
     free(p);
 }
 
-static size_t whole_pages(size_t len_bytes) {
+static size_t whole_pages(size_t len_bytes)
+{
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     return (len_bytes + page - 1) / page * page;
 }
 
-void *hd_secret_alloc(size_t len_bytes) {
+void *hd_secret_alloc(size_t len_bytes)
+{
     size_t size = whole_pages(len_bytes);
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
@@ -131,7 +145,8 @@ void *hd_secret_alloc(size_t len_bytes) {
     return p;
 }
 
-void hd_secret_free(void *p, size_t len_bytes) {
+void hd_secret_free(void *p, size_t len_bytes)
+{
     if (p == NULL)
         return;
     hd_wipe(p, len_bytes);
@@ -142,7 +157,8 @@ void hd_secret_free(void *p, size_t len_bytes) {
 
 static int64_t (*clock_override)(void);
 
-int64_t hd_now_ms(void) {
+int64_t hd_now_ms(void)
+{
     if (clock_override != NULL)
         return clock_override();
     struct timespec now;
@@ -150,14 +166,16 @@ int64_t hd_now_ms(void) {
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-void hd_clock_set(int64_t (*now_ms)(void)) {
+void hd_clock_set(int64_t (*now_ms)(void))
+{
     clock_override = now_ms;
 }
 
 // ---- UTF-8
 
 // Length of the character at text, 0 if it is not well-formed, -1 if it is cut off by the end.
-static int utf8_char(const uint8_t *text, size_t len_bytes) {
+static int utf8_char(const uint8_t *text, size_t len_bytes)
+{
     uint8_t c = text[0];
     if (c < 0x80)
         return c == 0 ? 0 : 1;
@@ -176,7 +194,8 @@ static int utf8_char(const uint8_t *text, size_t len_bytes) {
     return n;
 }
 
-bool hd_utf8_valid(const char *text, size_t len_bytes) {
+bool hd_utf8_valid(const char *text, size_t len_bytes)
+{
     const uint8_t *bytes = (const uint8_t *)text;
     for (size_t i = 0; i < len_bytes;) {
         int n = utf8_char(bytes + i, len_bytes - i);
@@ -187,7 +206,8 @@ bool hd_utf8_valid(const char *text, size_t len_bytes) {
     return true;
 }
 
-size_t hd_utf8_cut(const char *text, size_t len_bytes, size_t max_bytes) {
+size_t hd_utf8_cut(const char *text, size_t len_bytes, size_t max_bytes)
+{
     size_t end = len_bytes < max_bytes ? len_bytes : max_bytes;
     if (end == 0)
         return 0;
@@ -199,7 +219,8 @@ size_t hd_utf8_cut(const char *text, size_t len_bytes, size_t max_bytes) {
 
 // ---- errors and log
 
-enum hearth_status hd_fail(struct hearth_error *err, enum hearth_status code, const char *format, ...) {
+enum hearth_status hd_fail(struct hearth_error *err, enum hearth_status code, const char *format, ...)
+{
     if (err != NULL) {
         va_list args;
         va_start(args, format);
@@ -210,13 +231,15 @@ enum hearth_status hd_fail(struct hearth_error *err, enum hearth_status code, co
     return code;
 }
 
-enum hearth_status hd_fail_errno(struct hearth_error *err, int code, const char *what, const char *path) {
+enum hearth_status hd_fail_errno(struct hearth_error *err, int code, const char *what, const char *path)
+{
     int positive = code < 0 ? -code : code;
     return hd_fail(err, positive == ENOMEM ? HEARTH_NOMEM : HEARTH_IO, "%s %s: %s", what, path,
                    strerror(positive));
 }
 
-static void log_to_stderr(void *user, enum hd_log_level level, const char *line) {
+static void log_to_stderr(void *user, enum hd_log_level level, const char *line)
+{
     (void)user;
     static const char *const names[] = {"error", "warning", "info", "debug"};
     if (level <= HD_LOG_INFO)
@@ -226,12 +249,14 @@ static void log_to_stderr(void *user, enum hd_log_level level, const char *line)
 static void (*log_sink)(void *, enum hd_log_level, const char *) = log_to_stderr;
 static void *log_user;
 
-void hd_log_set(void (*sink)(void *user, enum hd_log_level level, const char *line), void *user) {
+void hd_log_set(void (*sink)(void *user, enum hd_log_level level, const char *line), void *user)
+{
     log_sink = sink != NULL ? sink : log_to_stderr;
     log_user = user;
 }
 
-void hd_log(enum hd_log_level level, const char *format, ...) {
+void hd_log(enum hd_log_level level, const char *format, ...)
+{
     char line[512];
     va_list args;
     va_start(args, format);

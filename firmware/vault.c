@@ -78,39 +78,47 @@ struct hd_vault {
     bool folder_dirty;                    // a rename may not be on disk yet
 };
 
-static void put_u32(uint8_t *p, uint32_t value) {
+static void put_u32(uint8_t *p, uint32_t value)
+{
     for (int i = 0; i < 4; i++)
         p[i] = (uint8_t)(value >> 8 * i);
 }
 
-static void put_u64(uint8_t *p, uint64_t value) {
+static void put_u64(uint8_t *p, uint64_t value)
+{
     for (int i = 0; i < 8; i++)
         p[i] = (uint8_t)(value >> 8 * i);
 }
 
-static uint32_t get_u32(const uint8_t *p) {
+static uint32_t get_u32(const uint8_t *p)
+{
     return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-static uint64_t get_u64(const uint8_t *p) {
+static uint64_t get_u64(const uint8_t *p)
+{
     return get_u32(p) | (uint64_t)get_u32(p + 4) << 32;
 }
 
-static enum hearth_status no_memory(struct hearth_error *err) {
+static enum hearth_status no_memory(struct hearth_error *err)
+{
     return hd_fail(err, HEARTH_NOMEM, "out of memory");
 }
 
-static enum hearth_status cipher_failed(struct hearth_error *err) {
+static enum hearth_status cipher_failed(struct hearth_error *err)
+{
     return hd_fail(err, HEARTH_NOMEM, "AES-GCM failed");
 }
 
 // ---- the index
 
-static uint8_t *record_at(const struct hd_vault *vault, size_t i) {
+static uint8_t *record_at(const struct hd_vault *vault, size_t i)
+{
     return vault->records + i * RECORD_BYTES;
 }
 
-static size_t index_slot(const struct hd_vault *vault, const struct hd_id *id) {
+static size_t index_slot(const struct hd_vault *vault, const struct hd_id *id)
+{
     size_t mask = vault->index_size - 1;
     size_t slot = (size_t)get_u64(id->b) & mask;
     while (vault->index[slot] != 0 && memcmp(record_at(vault, vault->index[slot] - 1) + 8, id->b, 16) != 0)
@@ -118,20 +126,23 @@ static size_t index_slot(const struct hd_vault *vault, const struct hd_id *id) {
     return slot;
 }
 
-static int64_t find_record(const struct hd_vault *vault, const struct hd_id *id) {
+static int64_t find_record(const struct hd_vault *vault, const struct hd_id *id)
+{
     if (vault->index_size == 0)
         return NO_RECORD;
     return (int64_t)vault->index[index_slot(vault, id)] - 1;
 }
 
-static void index_record(struct hd_vault *vault, size_t i) {
+static void index_record(struct hd_vault *vault, size_t i)
+{
     struct hd_id id;
     memcpy(id.b, record_at(vault, i) + 8, sizeof id.b);
     vault->index[index_slot(vault, &id)] = (uint32_t)i + 1;
 }
 
 // Makes room for `n` records in all, in both tables; the index stays at most half full.
-static bool reserve(struct hd_vault *vault, size_t n) {
+static bool reserve(struct hd_vault *vault, size_t n)
+{
     if (n > vault->capacity) {
         size_t capacity = vault->capacity == 0 ? 64 : vault->capacity;
         while (capacity < n)
@@ -159,7 +170,8 @@ static bool reserve(struct hd_vault *vault, size_t n) {
 // ---- wrapping
 
 static void record_aad(uint8_t aad[RECORD_AAD_BYTES], const struct hd_id *file_id, uint64_t generation,
-                       const uint8_t *record) {
+                       const uint8_t *record)
+{
     memcpy(aad, "hearth.key", 10);
     memcpy(aad + 10, file_id->b, 16);
     put_u64(aad + 26, generation);
@@ -168,7 +180,8 @@ static void record_aad(uint8_t aad[RECORD_AAD_BYTES], const struct hd_id *file_i
 
 // record: bytes 0..39 are set; fills the rest.
 static enum hearth_status wrap_key(struct hd_vault *vault, uint64_t generation, uint8_t *record,
-                                   const uint8_t key[KEY_BYTES], struct hearth_error *err) {
+                                   const uint8_t key[KEY_BYTES], struct hearth_error *err)
+{
     enum hearth_status status = hd_random(record + RECORD_NONCE, NONCE_BYTES, err);
     if (status != HEARTH_OK)
         return status;
@@ -182,7 +195,8 @@ static enum hearth_status wrap_key(struct hd_vault *vault, uint64_t generation, 
 }
 
 // Into secrets->text_key; false when the record is not authentic here.
-static bool unwrap_key(struct hd_vault *vault, const uint8_t *record) {
+static bool unwrap_key(struct hd_vault *vault, const uint8_t *record)
+{
     uint8_t aad[RECORD_AAD_BYTES];
     record_aad(aad, &vault->file_id, vault->generation, record);
     return mbedtls_gcm_auth_decrypt(&vault->box, KEY_BYTES, record + RECORD_NONCE, NONCE_BYTES, aad,
@@ -190,12 +204,14 @@ static bool unwrap_key(struct hd_vault *vault, const uint8_t *record) {
                                     vault->secrets->text_key) == 0;
 }
 
-static void forget_text_key(struct hd_vault *vault) {
+static void forget_text_key(struct hd_vault *vault)
+{
     hd_wipe(vault->secrets->text_key, KEY_BYTES);
 }
 
 static enum hearth_status make_header(struct hd_vault *vault, uint64_t generation,
-                                      uint8_t header[HEADER_BYTES], struct hearth_error *err) {
+                                      uint8_t header[HEADER_BYTES], struct hearth_error *err)
+{
     memset(header, 0, HEADER_BYTES);
     memcpy(header, magic, sizeof magic);
     put_u32(header + 8, FILE_VERSION);
@@ -214,14 +230,16 @@ static enum hearth_status make_header(struct hd_vault *vault, uint64_t generatio
 
 // ---- opening
 
-static enum hearth_status create_box_key(struct hd_vault *vault, struct hearth_error *err) {
+static enum hearth_status create_box_key(struct hd_vault *vault, struct hearth_error *err)
+{
     enum hearth_status status = hd_random(vault->secrets->box_key, KEY_BYTES, err);
     if (status == HEARTH_OK)
         status = hd_io_replace(vault->box_path, vault->secrets->box_key, KEY_BYTES, err);
     return status;
 }
 
-static enum hearth_status load_box_key(struct hd_vault *vault, bool may_create, struct hearth_error *err) {
+static enum hearth_status load_box_key(struct hd_vault *vault, bool may_create, struct hearth_error *err)
+{
     uint8_t *data;
     size_t len_bytes;
     enum hearth_status status = hd_io_read_file(vault->box_path, KEY_BYTES, &data, &len_bytes, err);
@@ -244,7 +262,8 @@ static enum hearth_status load_box_key(struct hd_vault *vault, bool may_create, 
 }
 
 static enum hearth_status check_header(struct hd_vault *vault, const uint8_t *data, size_t len_bytes,
-                                       struct hearth_error *err) {
+                                       struct hearth_error *err)
+{
     const char *path = vault->keys_path;
     if (len_bytes < HEADER_BYTES || memcmp(data, magic, sizeof magic) != 0)
         return hd_fail(err, HEARTH_FORMAT, "%s is damaged: no key file header", path);
@@ -262,7 +281,8 @@ static enum hearth_status check_header(struct hd_vault *vault, const uint8_t *da
 }
 
 static enum hearth_status load_records(struct hd_vault *vault, const uint8_t *data, size_t len_bytes,
-                                       struct hearth_error *err) {
+                                       struct hearth_error *err)
+{
     size_t n = len_bytes / RECORD_BYTES;
     if (!reserve(vault, n))
         return no_memory(err);
@@ -285,7 +305,8 @@ static enum hearth_status load_records(struct hd_vault *vault, const uint8_t *da
     return HEARTH_OK;
 }
 
-static enum hearth_status create_keys(struct hd_vault *vault, struct hearth_error *err) {
+static enum hearth_status create_keys(struct hd_vault *vault, struct hearth_error *err)
+{
     uint8_t header[HEADER_BYTES];
     vault->generation = 1;
     enum hearth_status status = hd_id_random(&vault->file_id, err);
@@ -298,7 +319,8 @@ static enum hearth_status create_keys(struct hd_vault *vault, struct hearth_erro
 
 // Opens turns.keys for appending and makes sure that what was read is on disk: a process that died may have
 // left it in the page cache only.
-static enum hearth_status settle_files(struct hd_vault *vault, struct hearth_error *err) {
+static enum hearth_status settle_files(struct hd_vault *vault, struct hearth_error *err)
+{
     const struct hd_io *io = hd_io();
     int removed = io->unlink(io->user, vault->fresh_path); // of a rewrite that did not end
     if (removed < 0 && removed != -ENOENT)
@@ -312,7 +334,8 @@ static enum hearth_status settle_files(struct hd_vault *vault, struct hearth_err
     return result == 0 ? HEARTH_OK : hd_fail_errno(err, result, "cannot sync", vault->keys_path);
 }
 
-static enum hearth_status load(struct hd_vault *vault, bool may_create, struct hearth_error *err) {
+static enum hearth_status load(struct hd_vault *vault, bool may_create, struct hearth_error *err)
+{
     uint8_t *data;
     size_t len_bytes;
     size_t max_bytes = HEADER_BYTES + (size_t)(HD_VAULT_MAX_KEYS + 1) * RECORD_BYTES;
@@ -335,7 +358,8 @@ static enum hearth_status load(struct hd_vault *vault, bool may_create, struct h
 }
 
 enum hearth_status hd_vault_open(struct hd_vault **out, const char *dir, bool may_create,
-                                 struct hearth_error *err) {
+                                 struct hearth_error *err)
+{
     *out = NULL;
     struct hd_vault *vault = calloc(1, sizeof *vault);
     if (vault == NULL)
@@ -357,7 +381,8 @@ enum hearth_status hd_vault_open(struct hd_vault **out, const char *dir, bool ma
     return status;
 }
 
-void hd_vault_close(struct hd_vault **out) {
+void hd_vault_close(struct hd_vault **out)
+{
     struct hd_vault *vault = *out;
     if (vault == NULL)
         return;
@@ -375,30 +400,36 @@ void hd_vault_close(struct hd_vault **out) {
     *out = NULL;
 }
 
-size_t hd_vault_count(const struct hd_vault *vault) {
+size_t hd_vault_count(const struct hd_vault *vault)
+{
     return vault->n_keys;
 }
 
-uint64_t hd_vault_generation(const struct hd_vault *vault) {
+uint64_t hd_vault_generation(const struct hd_vault *vault)
+{
     return vault->generation;
 }
 
-struct hd_id hd_vault_file_id(const struct hd_vault *vault) {
+struct hd_id hd_vault_file_id(const struct hd_vault *vault)
+{
     return vault->file_id;
 }
 
-bool hd_vault_has(const struct hd_vault *vault, const struct hd_id *id) {
+bool hd_vault_has(const struct hd_vault *vault, const struct hd_id *id)
+{
     return find_record(vault, id) != NO_RECORD;
 }
 
-size_t hd_vault_damaged_bytes(const struct hd_vault *vault) {
+size_t hd_vault_damaged_bytes(const struct hd_vault *vault)
+{
     return vault->n_damaged * RECORD_BYTES + vault->tail_bytes;
 }
 
 // ---- adding
 
 // A rename that may not be on disk could be undone by a power cut, and with it all that was appended after.
-static enum hearth_status settle_folder(struct hd_vault *vault, struct hearth_error *err) {
+static enum hearth_status settle_folder(struct hd_vault *vault, struct hearth_error *err)
+{
     if (!vault->folder_dirty)
         return HEARTH_OK;
     int result = hd_io()->fsync_dir(hd_io()->user, vault->dir);
@@ -409,7 +440,8 @@ static enum hearth_status settle_folder(struct hd_vault *vault, struct hearth_er
 }
 
 static enum hearth_status fill_records(struct hd_vault *vault, const struct hd_key_spec *specs, size_t n,
-                                       struct hearth_error *err) {
+                                       struct hearth_error *err)
+{
     enum hearth_status status = HEARTH_OK;
     for (size_t i = 0; i < n && status == HEARTH_OK; i++) {
         uint8_t *record = record_at(vault, vault->n_records + i);
@@ -427,7 +459,8 @@ static enum hearth_status fill_records(struct hd_vault *vault, const struct hd_k
 }
 
 static enum hearth_status check_specs(const struct hd_vault *vault, const struct hd_key_spec *specs, size_t n,
-                                      struct hearth_error *err) {
+                                      struct hearth_error *err)
+{
     if (n == 0 || n > HD_VAULT_MAX_BATCH)
         return hd_fail(err, HEARTH_INVALID, "%zu keys at once: 1 to %d are allowed", n, HD_VAULT_MAX_BATCH);
     if (vault->n_records + n > HD_VAULT_MAX_KEYS)
@@ -445,7 +478,8 @@ static enum hearth_status check_specs(const struct hd_vault *vault, const struct
 }
 
 enum hearth_status hd_vault_add(struct hd_vault *vault, const struct hd_key_spec *specs, size_t n,
-                                struct hearth_error *err) {
+                                struct hearth_error *err)
+{
     enum hearth_status status = check_specs(vault, specs, n, err);
     if (status == HEARTH_OK)
         status = settle_folder(vault, err);
@@ -476,7 +510,8 @@ enum hearth_status hd_vault_add(struct hd_vault *vault, const struct hd_key_spec
 
 // Writes `n` records to the temporary file and puts it in place; on success vault->fd is the new file.
 static enum hearth_status swap_file(struct hd_vault *vault, const uint8_t *image, size_t len_bytes,
-                                    struct hearth_error *err) {
+                                    struct hearth_error *err)
+{
     const struct hd_io *io = hd_io();
     int fd = io->open(io->user, vault->fresh_path, O_RDWR | O_CREAT | O_TRUNC, 0600);
     if (fd < 0)
@@ -499,7 +534,8 @@ static enum hearth_status swap_file(struct hd_vault *vault, const uint8_t *image
 
 // The file anew, under the next generation, with the good records that `drop` (a byte each, NULL = none)
 // spares.
-static enum hearth_status rewrite(struct hd_vault *vault, const uint8_t *drop, struct hearth_error *err) {
+static enum hearth_status rewrite(struct hd_vault *vault, const uint8_t *drop, struct hearth_error *err)
+{
     size_t kept = 0;
     uint8_t *image = malloc(HEADER_BYTES + vault->n_records * RECORD_BYTES);
     if (image == NULL)
@@ -538,7 +574,8 @@ static enum hearth_status rewrite(struct hd_vault *vault, const uint8_t *drop, s
 }
 
 enum hearth_status hd_vault_destroy(struct hd_vault *vault, const struct hd_id *ids, size_t n,
-                                    struct hearth_error *err) {
+                                    struct hearth_error *err)
+{
     uint8_t *drop = calloc(vault->n_records + 1, 1);
     if (drop == NULL)
         return no_memory(err);
@@ -555,7 +592,8 @@ enum hearth_status hd_vault_destroy(struct hd_vault *vault, const struct hd_id *
     return status;
 }
 
-enum hearth_status hd_vault_repair(struct hd_vault *vault, struct hearth_error *err) {
+enum hearth_status hd_vault_repair(struct hd_vault *vault, struct hearth_error *err)
+{
     if (hd_vault_damaged_bytes(vault) == 0)
         return HEARTH_OK;
     size_t good = vault->n_records; // damaged records at the end are cut off, in between they need a rewrite
@@ -578,7 +616,8 @@ enum hearth_status hd_vault_repair(struct hd_vault *vault, struct hearth_error *
 
 // ---- sealing
 
-static size_t put_name(uint8_t *p, const char *name) {
+static size_t put_name(uint8_t *p, const char *name)
+{
     size_t len_bytes = strnlen(name, SEAL_NAME_BYTES);
     p[0] = (uint8_t)len_bytes;
     memcpy(p + 1, name, len_bytes);
@@ -586,7 +625,8 @@ static size_t put_name(uint8_t *p, const char *name) {
 }
 
 static size_t seal_aad(uint8_t aad[SEAL_AAD_BYTES], const uint8_t *head, const struct hd_id *key,
-                       const struct hd_slot *slot) {
+                       const struct hd_slot *slot)
+{
     uint8_t *p = aad;
     memcpy(p, "hearth.seal", 11);
     p += 11;
@@ -605,7 +645,8 @@ static size_t seal_aad(uint8_t aad[SEAL_AAD_BYTES], const uint8_t *head, const s
 
 // A cipher keyed with the text's key; the caller frees it in any case.
 static enum hearth_status text_cipher(struct hd_vault *vault, const struct hd_id *key,
-                                      mbedtls_gcm_context *gcm, struct hearth_error *err) {
+                                      mbedtls_gcm_context *gcm, struct hearth_error *err)
+{
     mbedtls_gcm_init(gcm);
     int64_t record = find_record(vault, key);
     if (record == NO_RECORD)
@@ -618,7 +659,8 @@ static enum hearth_status text_cipher(struct hd_vault *vault, const struct hd_id
 
 enum hearth_status hd_vault_seal(struct hd_vault *vault, const struct hd_id *key, const struct hd_slot *slot,
                                  const void *data, size_t len_bytes, uint8_t **out, size_t *out_len,
-                                 struct hearth_error *err) {
+                                 struct hearth_error *err)
+{
     *out = NULL;
     *out_len = 0;
     if (len_bytes > HD_SEAL_MAX_BYTES)
@@ -652,7 +694,8 @@ enum hearth_status hd_vault_seal(struct hd_vault *vault, const struct hd_id *key
 
 enum hearth_status hd_vault_open_value(struct hd_vault *vault, const struct hd_id *key,
                                        const struct hd_slot *slot, const void *data, size_t len_bytes,
-                                       uint8_t **out, size_t *out_len, struct hearth_error *err) {
+                                       uint8_t **out, size_t *out_len, struct hearth_error *err)
+{
     *out = NULL;
     *out_len = 0;
     const uint8_t *sealed = data;
