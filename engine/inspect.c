@@ -46,6 +46,11 @@ static void put(struct out *out, const char *text, size_t len)
     }
 }
 
+static void put_text(struct out *out, const char *text)
+{
+    put(out, text, strlen(text));
+}
+
 // Numbers and short words of our own; never a name from the file.
 __attribute__((format(printf, 2, 3))) static void putf(struct out *out, const char *format, ...)
 {
@@ -64,13 +69,13 @@ static void put_escaped(struct out *out, const char *text, size_t len)
         unsigned char c = (unsigned char)text[i];
         n = ht_utf8_char(text + i, len - i);
         if (!n)
-            put(out, "\xEF\xBF\xBD", 3);
+            put_text(out, "\xEF\xBF\xBD");
         else if (c == '"' || c == '\\')
             putf(out, "\\%c", c);
         else if (c == '\n')
-            put(out, "\\n", 2);
+            put_text(out, "\\n");
         else if (c == '\t')
-            put(out, "\\t", 2);
+            put_text(out, "\\t");
         else if (c < 0x20 || c == 0x7F)
             putf(out, "\\u%04x", c);
         else if (c == 0xC2 && (unsigned char)text[i + 1] < 0xA0)
@@ -92,9 +97,9 @@ static void put_string(struct out *out, const struct ht_gguf_str *string)
     if (cut)
         for (len = TEXT_STRING_BYTES; len && ((unsigned char)string->text[len] & 0xC0) == 0x80;)
             len--; // to the beginning of a character
-    put(out, "\"", 1);
+    put_text(out, "\"");
     put_escaped(out, string->text, len);
-    put(out, "\"", 1);
+    put_text(out, "\"");
     if (cut)
         putf(out, " ... (%zu bytes)", string->len_bytes);
 }
@@ -103,7 +108,7 @@ static void put_float(struct out *out, float value)
 {
     char text[32];
     if (!isfinite(value)) {
-        put(out, "null", 4);
+        put_text(out, "null");
         return;
     }
     int len = 0;
@@ -139,7 +144,7 @@ static void put_elements(struct out *out, const struct ht_gguf_array *array, uin
     struct ht_gguf_array rest = *array;
     for (uint64_t i = 0; i < n && !out->stopped; i++) {
         if (i)
-            put(out, ", ", 2);
+            put_text(out, ", ");
         put_element(out, &rest, i);
     }
 }
@@ -151,15 +156,15 @@ static void put_value(struct out *out, const struct ht_gguf_key *key)
     if (key->kind != HT_GGUF_ARRAY) {
         put_elements(out, array, 1);
     } else if (array->count <= whole) {
-        put(out, "[", 1);
+        put_text(out, "[");
         put_elements(out, array, array->count);
-        put(out, "]", 1);
+        put_text(out, "]");
     } else if (out->json) {
         putf(out, "{\"count\": %llu, \"first\": [", (unsigned long long)array->count);
         put_elements(out, array, FIRST_VALUES);
-        put(out, "]}", 2);
+        put_text(out, "]}");
     } else {
-        put(out, "[", 1);
+        put_text(out, "[");
         put_elements(out, array, FIRST_VALUES);
         putf(out, ", ...] (%llu values)", (unsigned long long)array->count);
     }
@@ -187,7 +192,7 @@ static void add_up(const struct ht_gguf *gguf, struct totals *totals)
 
 static void json_head(struct out *out, const struct ht_gguf *gguf, const struct totals *totals)
 {
-    put(out, "{\n\"file\": \"", 11);
+    put_text(out, "{\n\"file\": \"");
     put_name(out, ht_gguf_path(gguf));
     putf(out, "\",\n\"version\": %u,\n\"alignment\": %u,\n", ht_gguf_version(gguf), ht_gguf_alignment(gguf));
     putf(out, "\"file_bytes\": %llu,\n", (unsigned long long)ht_gguf_file_bytes(gguf));
@@ -199,7 +204,7 @@ static void json_head(struct out *out, const struct ht_gguf *gguf, const struct 
         put_name(out, ht_gguf_part_path(gguf, i));
         putf(out, "\", \"bytes\": %llu}", (unsigned long long)ht_gguf_part_bytes(gguf, i));
     }
-    put(out, "],\n\"types\": {", 13);
+    put_text(out, "],\n\"types\": {");
     const char *comma = "";
     for (uint32_t type = 0; ht_type_known(type); type++)
         if (totals->tensors[type]) {
@@ -209,12 +214,12 @@ static void json_head(struct out *out, const struct ht_gguf *gguf, const struct 
                  (unsigned long long)totals->bytes[type]);
             comma = ", ";
         }
-    put(out, "},\n", 3);
+    put_text(out, "},\n");
 }
 
 static void json_body(struct out *out, const struct ht_gguf *gguf)
 {
-    put(out, "\"keys\": {", 9);
+    put_text(out, "\"keys\": {");
     for (size_t i = 0; i < ht_gguf_n_keys(gguf) && !out->stopped; i++) {
         const struct ht_gguf_key *key = ht_gguf_key_at(gguf, i);
         putf(out, "%s\n  \"", i ? "," : "");
@@ -222,9 +227,9 @@ static void json_body(struct out *out, const struct ht_gguf *gguf)
         putf(out, "\": {\"type\": \"%s%s\", \"value\": ", key->kind == HT_GGUF_ARRAY ? "array of " : "",
              ht_gguf_kind_name(key->array.kind));
         put_value(out, key);
-        put(out, "}", 1);
+        put_text(out, "}");
     }
-    put(out, "\n},\n\"tensors\": [", 15);
+    put_text(out, "\n},\n\"tensors\": [");
     for (size_t i = 0; i < ht_gguf_n_tensors(gguf) && !out->stopped; i++) {
         const struct ht_gguf_tensor *tensor = ht_gguf_tensor_at(gguf, i);
         putf(out, "%s\n  {\"name\": \"", i ? "," : "");
@@ -235,7 +240,7 @@ static void json_body(struct out *out, const struct ht_gguf *gguf)
         putf(out, "], \"bytes\": %llu, \"offset\": %llu, \"part\": %u}",
              (unsigned long long)tensor->size_bytes, (unsigned long long)tensor->offset, tensor->part);
     }
-    put(out, "\n]\n}\n", 5);
+    put_text(out, "\n]\n}\n");
 }
 
 // ---------------------------------------------------------------- text
@@ -243,7 +248,7 @@ static void json_body(struct out *out, const struct ht_gguf *gguf)
 static void pad(struct out *out, size_t used, size_t width)
 {
     do
-        put(out, " ", 1);
+        put_text(out, " ");
     while (++used < width);
 }
 
@@ -255,16 +260,16 @@ static void text_body(struct out *out, const struct ht_gguf *gguf, const struct 
     putf(out, "\n%zu keys\n", ht_gguf_n_keys(gguf));
     for (size_t i = 0; i < ht_gguf_n_keys(gguf) && !out->stopped; i++) {
         const struct ht_gguf_key *key = ht_gguf_key_at(gguf, i);
-        put(out, "  ", 2);
+        put_text(out, "  ");
         put_name(out, key->name);
         pad(out, strlen(key->name), 44);
         put_value(out, key);
-        put(out, "\n", 1);
+        put_text(out, "\n");
     }
     putf(out, "\n%zu tensors\n", ht_gguf_n_tensors(gguf));
     for (size_t i = 0; i < ht_gguf_n_tensors(gguf) && !out->stopped; i++) {
         const struct ht_gguf_tensor *tensor = ht_gguf_tensor_at(gguf, i);
-        put(out, "  ", 2);
+        put_text(out, "  ");
         put_name(out, tensor->name);
         pad(out, strlen(tensor->name), 44);
         putf(out, "%-8s", ht_type_known(tensor->type)->name);
@@ -274,9 +279,9 @@ static void text_body(struct out *out, const struct ht_gguf *gguf, const struct 
              (unsigned long long)tensor->offset);
         if (ht_gguf_n_parts(gguf) > 1)
             putf(out, " of part %u", tensor->part + 1);
-        put(out, "\n", 1);
+        put_text(out, "\n");
     }
-    put(out, "\n", 1);
+    put_text(out, "\n");
     for (uint32_t type = 0; ht_type_known(type); type++)
         if (totals->tensors[type])
             putf(out, "%-8s %6llu tensors %14llu values %14llu bytes\n", ht_type_known(type)->name,
