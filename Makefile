@@ -133,7 +133,9 @@ tsan:
 	$(MAKE) BUILD=build-tsan OPT='-O1 -g' SAN='-fsanitize=thread' test-tsan
 
 install: build
-	tools/install $(BUILD) '$(DESTDIR)$(PREFIX)' '$(PREFIX)' $(VERSION) $(SOVERSION)
+	@tools/install $(BUILD) '$(DESTDIR)$(PREFIX)' '$(PREFIX)' $(VERSION) $(SOVERSION)
+uninstall:
+	@tools/install --remove '$(DESTDIR)$(PREFIX)' $(VERSION) $(SOVERSION)
 
 format:
 	clang-format -i $(shell git ls-files '*.c' '*.h')
