@@ -47,6 +47,24 @@ bool ask_interrupted(void)
     return interrupted != 0;
 }
 
+bool ask_print(const char *text, size_t len_bytes)
+{
+    if (!cli_is_tty(stdout)) {
+        fwrite(text, 1, len_bytes, stdout);
+        return !fflush(stdout);
+    }
+    for (size_t i = 0; i < len_bytes; i++) {
+        unsigned char c = (unsigned char)text[i], next = i + 1 < len_bytes ? (unsigned char)text[i + 1] : 0;
+        if (c == 0xC2 && next >= 0x80 && next < 0xA0) { // U+0080 to U+009F
+            fputc('?', stdout);
+            i++;
+        } else {
+            fputc((c < ' ' && c != '\n' && c != '\t') || c == 127 ? '?' : c, stdout);
+        }
+    }
+    return !fflush(stdout);
+}
+
 char *ask_read_all(FILE *stream, const char *where, size_t max_bytes, size_t *len_bytes, int *code)
 {
     size_t capacity = 65536, len = 0;

@@ -24,6 +24,10 @@ void ask_watch_interrupt(void);
 void ask_ignore_interrupt(void);
 bool ask_interrupted(void);
 
+// Writes text of a model to stdout at once. On a terminal, control characters (escape sequences) become '?'.
+// False if stdout cannot be written.
+bool ask_print(const char *text, size_t len_bytes);
+
 // All of a stream, at most max bytes; NULL with a line on stderr that names `where`, and *code set. NUL-terminated.
 char *ask_read_all(FILE *stream, const char *where, size_t max_bytes, size_t *len_bytes, int *code);
 

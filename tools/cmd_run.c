@@ -65,11 +65,8 @@ static void on_event(void *user, const struct hearth_event *event)
     case HEARTH_EVENT_TEXT:
         if (!keep(chat, event->text, event->len_bytes))
             hearth_session_cancel(chat->session);
-        if (!chat->cli->json) {
-            fwrite(event->text, 1, event->len_bytes, stdout);
-            if (fflush(stdout))
-                hearth_session_cancel(chat->session);
-        }
+        if (!chat->cli->json && !ask_print(event->text, event->len_bytes))
+            hearth_session_cancel(chat->session);
         break;
     case HEARTH_EVENT_FAILED:
         chat->failed = true;
