@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// Faults on demand and temporary folders, for tests of any part.
+#ifndef CHECK_FAULT_H
+#define CHECK_FAULT_H
+#include <stdbool.h>
+#include <stddef.h>
+
+// Puts a counting allocator behind engine/base/mem.h. The n-th allocation from now on fails (1 = the next), and
+// those after it succeed again; 0 = none fails.
+void fault_memory_begin(unsigned long fail_at);
+// Takes it out again. *n_allocations = how many were asked for. Returns the blocks that were not freed.
+long fault_memory_end(unsigned long *n_allocations);
+size_t fault_memory_peak(void); // most bytes alive at once since begin
+
+// A fresh folder, removed with its files by check_folder_remove. Fails the test if it cannot be made.
+const char *check_folder_make(char path[64]);
+void check_folder_remove(const char *path);
+// folder/name in a static buffer (four calls live at once).
+const char *check_path(const char *folder, const char *name);
+void check_file_write(const char *path, const void *data, size_t len_bytes);
+
+#endif
