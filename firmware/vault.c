@@ -287,6 +287,8 @@ static enum hearth_status load_records(struct hd_vault *vault, const uint8_t *da
     if (!reserve(vault, n))
         return no_memory(err);
     vault->tail_bytes = len_bytes % RECORD_BYTES;
+    if (n == 0)
+        return HEARTH_OK;
     memcpy(vault->records, data, n * RECORD_BYTES);
     for (size_t i = 0; i < n; i++) {
         uint8_t *record = record_at(vault, i);
