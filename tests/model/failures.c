@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every allocation of open, session and request fails once: a clear error, nothing leaked, nothing broken. A step
+// allocates nothing at all. Mutated model files give an error or an answer, never a signal.
+#include "tests/model/model_test.h"
+
+#include <unistd.h>
+
+#include "engine/base/mem.h"
+
+#define MODEL "tests/golden/tiny-qwen2-q4_1.gguf"
+
+// ---- an allocator that counts and fails the n-th
+
+static struct {
+    long count, fail_at, live;
+} heap;
+
+static void *counted_alloc(void *user, size_t size_bytes, size_t align)
+{
+    (void)user;
+    if (++heap.count == heap.fail_at)
+        return NULL;
+    void *p = aligned_alloc(align, (size_bytes + align - 1) / align * align);
+    if (p) {
+        memset(p, 0, size_bytes);
+        heap.live++;
+    }
+    return p;
+}
+
+static void counted_free(void *user, void *p)
+{
+    (void)user;
+    heap.live -= p != NULL;
+    free(p);
+}
+
+static void hook_heap(long fail_at)
+{
+    static const struct ht_mem_hook hook = {.alloc = counted_alloc, .free = counted_free};
+    ht_mem_set_hook(&hook);
+    heap.count = heap.live = 0;
+    heap.fail_at = fail_at;
+}
+
+static void ignore_event(void *user, const struct hearth_event *event)
+{
+    *(int *)user += event->type == HEARTH_EVENT_DONE;
+}
+
+static const int32_t ids[] = {5, 6, 7, 8, 9};
+
+static struct hearth_request small_request(int *n_done)
+{
+    struct hearth_request r = {.ids = ids,
+                               .n_ids = 5,
+                               .max_tokens = 3,
+                               .on_event = ignore_event,
+                               .user = n_done,
+                               .ignore_end = true};
+    hearth_sampling_default(&r.sampling);
+    return r;
+}
+
+// Open, session, messages, steps. Returns the first status that is not OK.
+static enum hearth_status whole_life(struct hearth_error *err)
+{
+    struct hearth_engine *engine;
+    struct hearth_session *session = NULL;
+    struct hearth_engine_params params = {.model_path = MODEL, .device = "cpu", .n_ctx = 64, .n_threads = 1};
+    enum hearth_status status = hearth_engine_open(&engine, &params, err);
+    if (status == HEARTH_OK)
+        status = hearth_session_create(engine, &session, err);
+    int n_done = 0;
+    struct hearth_request request = small_request(&n_done);
+    const struct hearth_message hello = {.role = HEARTH_ROLE_USER, .text = "the thing", .len_bytes = 9};
+    request.messages = &hello;
+    request.n_messages = 1;
+    if (status == HEARTH_OK)
+        status = hearth_session_submit(session, &request, err);
+    for (unsigned busy = 1; status == HEARTH_OK && busy;) {
+        long before = heap.count;
+        status = hearth_engine_step(engine, &busy, err);
+        assert_int_equal(heap.count, before); // a step allocates nothing
+    }
+    if (status == HEARTH_OK)
+        assert_int_equal(n_done, 1);
+    hearth_session_destroy(&session);
+    hearth_engine_close(&engine);
+    assert_null(engine);
+    return status;
+}
+
+static void every_allocation_fails_once(void **state)
+{
+    (void)state;
+    struct hearth_error err;
+    hook_heap(0);
+    assert_int_equal(whole_life(&err), HEARTH_OK);
+    assert_int_equal(heap.live, 0);
+    long n = heap.count;
+    assert_true(n > 20);
+    for (long i = 1; i <= n; i++) {
+        hook_heap(i);
+        enum hearth_status status = whole_life(&err);
+        if (status != HEARTH_NOMEM)
+            fail_msg("allocation %ld of %ld failed, and the answer was %s", i, n, hearth_status_text(status));
+        assert_true(strlen(err.text) > 5);
+        if (heap.live)
+            fail_msg("allocation %ld of %ld failed, and %ld blocks were left behind", i, n, heap.live);
+    }
+    ht_mem_set_hook(NULL);
+}
+
+// ---- mutants
+
+static uint32_t random_state = 12345;
+static uint32_t random_bits(void)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 17;
+    random_state ^= random_state << 5;
+    return random_state;
+}
+
+static void answer_a_little(struct hearth_engine *engine)
+{
+    struct hearth_session *session = NULL;
+    struct hearth_error err;
+    int n_done = 0;
+    struct hearth_request request = small_request(&n_done);
+    if (hearth_session_create(engine, &session, &err) == HEARTH_OK &&
+        hearth_session_submit(session, &request, &err) == HEARTH_OK)
+        for (unsigned busy = 1; busy && hearth_engine_step(engine, &busy, &err) == HEARTH_OK;)
+            ;
+    hearth_session_destroy(&session);
+}
+
+static void mutants_are_refused_or_answer(void **state)
+{
+    (void)state;
+    FILE *f = fopen(MODEL, "rb");
+    assert_non_null(f);
+    static unsigned char original[1 << 18], mutant[1 << 18];
+    size_t n = fread(original, 1, sizeof original, f);
+    fclose(f);
+    char path[] = "/tmp/hearth-mutant-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    int opened = 0, refused = 0;
+    for (int i = 0; i < 1500; i++) {
+        memcpy(mutant, original, n);
+        // Mostly the header, where everything is decided; 1 to 4 bytes; now and then the end is missing.
+        for (uint32_t k = 0, changes = 1 + random_bits() % 4; k < changes; k++)
+            mutant[random_bits() % (random_bits() % 8 ? 9000 : n)] =
+                (unsigned char)(random_bits() % 3 ? random_bits() : 255);
+        size_t length = random_bits() % 16 ? n : random_bits() % n;
+        assert_int_equal(ftruncate(fd, 0), 0);
+        assert_int_equal(pwrite(fd, mutant, length, 0), length);
+        struct hearth_engine *engine;
+        struct hearth_error err = {.text = ""};
+        struct hearth_engine_params params = {
+            .model_path = path, .device = "cpu", .n_ctx = 64, .n_threads = 1};
+        enum hearth_status status = hearth_engine_open(&engine, &params, &err);
+        if (status == HEARTH_OK) {
+            opened++;
+            answer_a_little(engine);
+        } else {
+            refused++;
+            assert_null(engine);
+            assert_true(strlen(err.text) > 5);
+        }
+        hearth_engine_close(&engine);
+    }
+    close(fd);
+    unlink(path);
+    assert_true(opened > 50 && refused > 50); // both ways are really taken
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_allocation_fails_once),
+                                       cmocka_unit_test(mutants_are_refused_or_answer)};
+    return cmocka_run_group_tests_name("failures", tests, NULL, NULL);
+}
