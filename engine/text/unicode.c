@@ -11,7 +11,7 @@ struct range {
     uint32_t first, last;
 };
 
-// Letters and numbers of Unicode 15.0 to 16.0.
+// Letters, numbers and punctuation of Unicode 15.0 to 16.0.
 static const struct range new_letters[] = {
     {0x1C89, 0x1C8A},   {0xA7CB, 0xA7CD},   {0xA7DA, 0xA7DC},   {0x105C0, 0x105F3}, {0x10D4A, 0x10D65},
     {0x10D6F, 0x10D85}, {0x10EC2, 0x10EC4}, {0x1123F, 0x11240}, {0x11380, 0x11389}, {0x1138B, 0x1138B},
@@ -24,6 +24,10 @@ static const struct range new_letters[] = {
 static const struct range new_numbers[] = {
     {0x10D40, 0x10D49}, {0x116D0, 0x116E3}, {0x11BF0, 0x11BF9}, {0x11F50, 0x11F59}, {0x16130, 0x16139},
     {0x16D70, 0x16D79}, {0x1CCF0, 0x1CCF9}, {0x1D2C0, 0x1D2D3}, {0x1E4F0, 0x1E4F9}, {0x1E5F1, 0x1E5FA},
+};
+static const struct range new_punctuation[] = {
+    {0x1B4E, 0x1B4F},   {0x1B7F, 0x1B7F},   {0x10D6E, 0x10D6E}, {0x113D4, 0x113D5}, {0x113D7, 0x113D8},
+    {0x11B00, 0x11B09}, {0x11BE1, 0x11BE1}, {0x11F43, 0x11F4F}, {0x16D6D, 0x16D6F}, {0x1E5FF, 0x1E5FF},
 };
 static const struct range newer_numbers[] = {{0x11DE0, 0x11DE9}, {0x16FF4, 0x16FF6}}; // Unicode 17
 
@@ -51,7 +55,9 @@ static enum ht_uc newer_class(uint32_t c)
 {
     if (CONTAINS(new_letters, c))
         return HT_UC_LETTER;
-    return CONTAINS(new_numbers, c) ? HT_UC_NUMBER : HT_UC_OTHER;
+    if (CONTAINS(new_numbers, c))
+        return HT_UC_NUMBER;
+    return CONTAINS(new_punctuation, c) ? HT_UC_PUNCTUATION : HT_UC_OTHER;
 }
 
 enum ht_uc ht_uc_class(uint32_t c)
