@@ -94,7 +94,7 @@ void check_folder_remove(const char *path)
         die("cannot open the folder", path);
     for (struct dirent *entry; (entry = readdir(dir));)
         if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
-            unlink(check_path(path, entry->d_name));
+            unlinkat(dirfd(dir), entry->d_name, 0);
     closedir(dir);
     if (rmdir(path))
         die("cannot remove the folder", path);
@@ -102,11 +102,17 @@ void check_folder_remove(const char *path)
 
 const char *check_path(const char *folder, const char *name)
 {
-    static char paths[4][512];
-    static unsigned next;
-    char *path = paths[next++ % 4];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
+    static char paths[256][384];
+    for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
+        char path[384];
+        snprintf(path, sizeof path, "%s/%s", folder, name);
+        if (!paths[i][0])
+            memcpy(paths[i], path, sizeof path);
+        if (!strcmp(paths[i], path))
+            return paths[i];
+    }
+    die("too many paths", name);
+    return NULL;
 }
 
 void check_file_write(const char *path, const void *data, size_t len_bytes)

@@ -15,7 +15,7 @@ size_t fault_memory_peak(void); // most bytes alive at once since begin
 // A fresh folder, removed with its files by check_folder_remove. Fails the test if it cannot be made.
 const char *check_folder_make(char path[64]);
 void check_folder_remove(const char *path);
-// folder/name in a static buffer (four calls live at once).
+// folder/name, kept for the rest of the program (at most 256 different ones).
 const char *check_path(const char *folder, const char *name);
 void check_file_write(const char *path, const void *data, size_t len_bytes);
 

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files: exact reads, refusals, atomic replacement under failing and torn operations.
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "engine/base/io.h"
+#include "tests/check/fault.h"
+
+static char folder[64];
+
+static int make_folder(void **state)
+{
+    (void)state;
+    check_folder_make(folder);
+    return 0;
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    ht_io_set_hook(NULL);
+    check_folder_remove(folder);
+    return 0;
+}
+
+static void assert_content(const char *path, const char *want)
+{
+    char got[64] = {0};
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    size_t n = fread(got, 1, sizeof got - 1, file);
+    fclose(file);
+    assert_int_equal(n, strlen(want));
+    assert_string_equal(got, want);
+}
+
+static void reads(void **state)
+{
+    (void)state;
+    struct hearth_error err = {0};
+    struct ht_file *file;
+    char data[8] = {0}, id[72], id2[72];
+    const char *path = check_path(folder, "a");
+    check_file_write(path, "hello world", 11);
+    assert_int_equal(ht_file_open_read(&file, path, &err), HEARTH_OK);
+    assert_int_equal(ht_file_size(file), 11);
+    assert_string_equal(ht_file_path(file), path);
+    assert_int_equal(ht_file_read(file, data, 5, 6, &err), HEARTH_OK);
+    assert_memory_equal(data, "world", 5);
+    assert_int_equal(ht_file_read(file, data, 0, 11, &err), HEARTH_OK);
+    assert_int_equal(ht_file_read(file, data, 6, 6, &err), HEARTH_FORMAT);
+    assert_non_null(strstr(err.text, "a: file ends at 11"));
+    assert_int_equal(ht_file_read(file, data, 1, UINT64_MAX, &err), HEARTH_FORMAT);
+    assert_int_equal(ht_file_read(file, data, 1, INT64_MAX, &err), HEARTH_FORMAT);
+    assert_int_equal(ht_file_identity(file, id, &err), HEARTH_OK);
+    assert_true(strlen(id) > 8 && strlen(id) < 72);
+    check_file_write(path, "hello", 5); // the same file, another size
+    assert_int_equal(ht_file_identity(file, id2, &err), HEARTH_OK);
+    assert_string_not_equal(id, id2);
+    assert_int_equal(ht_file_read(file, data, 5, 6, &err), HEARTH_FORMAT); // it shrank: no signal, an error
+    ht_file_close(&file);
+    assert_null(file);
+    ht_file_close(&file);
+}
+
+static void refuses(void **state)
+{
+    (void)state;
+    struct hearth_error err = {0};
+    struct ht_file *file;
+    assert_int_equal(ht_file_open_read(&file, check_path(folder, "none"), &err), HEARTH_NOT_FOUND);
+    assert_null(file);
+    assert_non_null(strstr(err.text, "none: cannot open"));
+    assert_int_equal(ht_file_open_read(&file, folder, &err), HEARTH_INVALID);
+    const char *fifo = check_path(folder, "fifo"); // opening one would block without a writer
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    assert_int_equal(ht_file_open_read(&file, fifo, &err), HEARTH_INVALID);
+    assert_null(file);
+    fault_memory_begin(1);
+    assert_int_equal(ht_file_open_read(&file, fifo, &err), HEARTH_NOMEM);
+    assert_int_equal(fault_memory_end(NULL), 0);
+}
+
+// ---- a hook that fails, interrupts or shortens the n-th operation
+
+struct fault {
+    int fail_at, calls; // the call that fails, 0 = none
+    int code;           // what it returns; -EINTR and short counts must be survived
+    int short_by_one;   // reads and writes move one byte at a time
+};
+
+static int strikes(struct fault *f)
+{
+    return ++f->calls == f->fail_at;
+}
+
+static int64_t faulty_read(void *user, int fd, void *data, size_t len, uint64_t offset)
+{
+    struct fault *f = user;
+    if (strikes(f))
+        return f->code;
+    return pread(fd, data, f->short_by_one ? 1 : len, (off_t)offset);
+}
+
+static int64_t faulty_write(void *user, int fd, const void *data, size_t len, uint64_t offset)
+{
+    struct fault *f = user;
+    if (strikes(f))
+        return f->code;
+    return pwrite(fd, data, f->short_by_one ? 1 : len, (off_t)offset);
+}
+
+static int faulty_fsync(void *user, int fd)
+{
+    return strikes(user) ? ((struct fault *)user)->code : fsync(fd) ? -errno : 0;
+}
+
+static int faulty_rename(void *user, const char *from, const char *to)
+{
+    return strikes(user) ? ((struct fault *)user)->code : rename(from, to) ? -errno : 0;
+}
+
+static int faulty_fsync_dir(void *user, const char *dir)
+{
+    assert_string_equal(dir, folder);
+    return strikes(user) ? ((struct fault *)user)->code : 0;
+}
+
+static void install(struct fault *fault)
+{
+    struct ht_io_hook hook = {
+        .read_at = faulty_read,
+        .write_at = faulty_write,
+        .fsync = faulty_fsync,
+        .rename = faulty_rename,
+        .fsync_dir = faulty_fsync_dir,
+        .user = fault,
+    };
+    ht_io_set_hook(&hook);
+}
+
+static void short_and_interrupted(void **state)
+{
+    (void)state;
+    struct hearth_error err;
+    struct ht_file *file;
+    struct fault fault = {.fail_at = 3, .code = -EINTR, .short_by_one = 1};
+    const char *path = check_path(folder, "s");
+    char data[11];
+    install(&fault);
+    assert_int_equal(ht_file_replace(path, "hello world", 11, &err), HEARTH_OK);
+    assert_int_equal(fault.calls, 12 + 3); // 11 bytes, one interruption; fsync, rename, fsync of the folder
+    fault.calls = 0;
+    assert_int_equal(ht_file_open_read(&file, path, &err), HEARTH_OK);
+    assert_int_equal(ht_file_read(file, data, 11, 0, &err), HEARTH_OK);
+    assert_memory_equal(data, "hello world", 11);
+    fault = (struct fault){.fail_at = 1, .code = -EIO};
+    assert_int_equal(ht_file_read(file, data, 11, 0, &err), HEARTH_IO);
+    assert_non_null(strstr(err.text, "s: cannot read"));
+    ht_file_close(&file);
+    ht_io_set_hook(NULL);
+}
+
+// Whatever fails, the old file or the new one stands there whole, and no temporary is left.
+static void replaces_all_or_nothing(void **state)
+{
+    (void)state;
+    const char *path = check_path(folder, "r");
+    static const int codes[] = {-ENOSPC, -EIO, 0};
+    for (size_t c = 0; c < 3; c++)
+        for (int n = 1; n <= 4; n++) {
+            if (codes[c] == 0 && n > 1)
+                break; // a write of nothing: only writes count bytes
+            struct hearth_error err = {0};
+            struct fault fault = {.fail_at = n, .code = codes[c]};
+            check_file_write(path, "old", 3);
+            install(&fault);
+            enum hearth_status status = ht_file_replace(path, "new text", 8, &err);
+            ht_io_set_hook(NULL);
+            assert_int_equal(status, HEARTH_IO);
+            assert_non_null(strstr(err.text, "/r"));
+            assert_content(path, n == 4 ? "new text" : "old");
+            assert_int_equal(access(check_path(folder, "r.tmp"), F_OK), -1);
+        }
+    struct fault none = {0};
+    install(&none);
+    assert_int_equal(ht_file_replace(path, "", 0, NULL), HEARTH_OK);
+    ht_io_set_hook(NULL);
+    assert_content(path, "");
+    struct stat stat;
+    assert_int_equal(lstat(path, &stat), 0);
+    assert_int_equal(stat.st_mode & 0777, 0600);
+}
+
+static void streams(void **state)
+{
+    (void)state;
+    struct hearth_error err;
+    struct ht_file *file;
+    const char *path = check_path(folder, "w"), *temporary = check_path(folder, "w.tmp");
+    assert_int_equal(symlink("/nonexistent/target", temporary), 0); // a trap: must not be followed
+    assert_int_equal(ht_file_create(&file, path, &err), HEARTH_OK);
+    assert_int_equal(ht_file_write(file, "one ", 4, &err), HEARTH_OK);
+    assert_int_equal(ht_file_write(file, "two", 3, &err), HEARTH_OK);
+    assert_int_equal(ht_file_size(file), 7);
+    assert_int_equal(access(path, F_OK), -1); // not there before the commit
+    assert_int_equal(ht_file_commit(&file, &err), HEARTH_OK);
+    assert_null(file);
+    assert_content(path, "one two");
+    assert_int_equal(ht_file_create(&file, path, &err), HEARTH_OK);
+    assert_int_equal(ht_file_write(file, "three", 5, &err), HEARTH_OK);
+    ht_file_close(&file); // given up
+    assert_content(path, "one two");
+    assert_int_equal(access(temporary, F_OK), -1);
+    assert_int_equal(ht_file_create(&file, check_path(folder, "no/such"), &err), HEARTH_NOT_FOUND);
+    assert_null(file);
+    for (unsigned long n = 1; n <= 2; n++) {
+        fault_memory_begin(n);
+        assert_int_equal(ht_file_create(&file, path, &err), HEARTH_NOMEM);
+        assert_int_equal(fault_memory_end(NULL), 0);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(reads),
+        cmocka_unit_test(refuses),
+        cmocka_unit_test(short_and_interrupted),
+        cmocka_unit_test(replaces_all_or_nothing),
+        cmocka_unit_test(streams),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
