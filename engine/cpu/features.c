@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// CPUID and XGETBV, asked afresh each time: no global state. Any thread.
+#include "engine/cpu/features.h"
+
+const char *const ht_isa_names[HT_N_ISAS] = {"ref", "avx2", "avx512vnni"};
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <stdint.h>
+
+static uint64_t saved_by_system(void) // XCR0: register states the system saves
+{
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+enum ht_isa ht_isa_best(void)
+{
+    enum { OSXSAVE = 1 << 27, FMA = 1 << 12, F16C = 1 << 29 };                    // leaf 1, ecx
+    enum { AVX2 = 1 << 5, BMI2 = 1 << 8, F = 1 << 16, DQ = 1 << 17, BW = 1 << 30 }; // leaf 7, ebx
+    const uint32_t vl = 1u << 31, vnni = 1 << 11;                                 // leaf 7, ebx and ecx
+    const uint64_t ymm = 6, zmm = 0xE6;
+    uint32_t a, b, c, d, b7, c7;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & (OSXSAVE | FMA | F16C)) != (OSXSAVE | FMA | F16C))
+        return HT_ISA_REF;
+    if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d))
+        return HT_ISA_REF;
+    uint64_t saved = saved_by_system();
+    if ((saved & ymm) != ymm || (b7 & (AVX2 | BMI2)) != (AVX2 | BMI2))
+        return HT_ISA_REF;
+    const uint32_t need = F | DQ | BW | vl;
+    if ((saved & zmm) != zmm || (b7 & need) != need || !(c7 & vnni))
+        return HT_ISA_AVX2;
+    return HT_ISA_AVX512VNNI;
+}
+#else
+enum ht_isa ht_isa_best(void)
+{
+    return HT_ISA_REF;
+}
+#endif

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// Packed weights: create, fill row by row, read rows back. Engine thread; filling is shared out to the team.
+#include <string.h>
+
+#include "engine/base/mem.h"
+#include "engine/cpu/cpu.h"
+
+// Sizes of a weight: false on overflow.
+static bool weight_sizes(const struct ht_weight_params *params, struct ht_weight *w)
+{
+    uint64_t row_bytes;
+    w->layout = ht_layout_of(params->type);
+    if (!w->layout || !ht_row_bytes(params->type, params->k, &row_bytes) || row_bytes > SIZE_MAX / HT_GROUP)
+        return false;
+    w->row_bytes = (size_t)row_bytes;
+    w->group_bytes = ht_round64(w->row_bytes * HT_GROUP);
+    return ht_mul(w->group_bytes, (params->n + HT_GROUP - 1) / HT_GROUP, &w->size_bytes);
+}
+
+size_t ht_cpu_weight_size(const struct ht_device *device, const struct ht_weight_params *params)
+{
+    (void)device;
+    struct ht_weight w = {0};
+    return weight_sizes(params, &w) ? w.size_bytes : SIZE_MAX;
+}
+
+enum hearth_status ht_cpu_weight_create(struct ht_device *device, const struct ht_weight_params *params,
+                                        struct ht_weight **out, struct hearth_error *err)
+{
+    (void)device;
+    *out = NULL;
+    struct ht_weight sizes = {.head.params = *params}, *w;
+    HT_TRY(ht_check_weight_params(params, err));
+    if (!weight_sizes(params, &sizes))
+        return ht_fail(err, HEARTH_LIMIT, "a weight of %u x %u is too large", params->n, params->k);
+    if (!(w = ht_calloc(1, sizeof *w)))
+        return ht_fail(err, HEARTH_NOMEM, "out of memory for a weight");
+    *w = sizes;
+    if (!(w->data = ht_alloc_big(w->size_bytes))) {
+        ht_free(w);
+        return ht_fail(err, HEARTH_NOMEM, "out of memory for a weight of %zu bytes", sizes.size_bytes);
+    }
+    *out = w;
+    return HEARTH_OK;
+}
+
+void ht_cpu_weight_destroy(struct ht_device *device, struct ht_weight **w)
+{
+    (void)device;
+    if (*w) {
+        ht_free_big((*w)->data, (*w)->size_bytes);
+        ht_free(*w);
+    }
+    *w = NULL;
+}
+
+struct pack_job {
+    struct ht_weight *w;
+    const unsigned char *blocks;
+    uint32_t first, last; // rows
+};
+
+static void pack_share(void *arg, unsigned thread, unsigned n_threads)
+{
+    const struct pack_job *job = arg;
+    struct ht_weight *w = job->w;
+    uint32_t first_group = job->first / HT_GROUP, n_groups = (job->last - 1) / HT_GROUP - first_group + 1;
+    struct ht_range share = ht_share(n_groups, thread, n_threads);
+    for (uint32_t g = first_group + share.from; g < first_group + share.to; g++)
+        for (uint32_t r = 0; r < HT_GROUP; r++) {
+            uint32_t row = g * HT_GROUP + r;
+            if (row >= job->first && row < job->last)
+                ht_layout_pack_row(w->layout, job->blocks + w->row_bytes * (row - job->first), w->head.params.k, r,
+                                   ht_weight_group(w, g));
+        }
+}
+
+enum hearth_status ht_cpu_weight_write(struct ht_device *device, struct ht_weight *w, uint32_t first_row, uint32_t n_rows,
+                                       const void *blocks, struct hearth_error *err)
+{
+    if (first_row > w->head.params.n || n_rows > w->head.params.n - first_row)
+        return ht_fail(err, HEARTH_INVALID, "rows %u to %u of a weight of %u", first_row, first_row + n_rows, w->head.params.n);
+    if (!n_rows)
+        return HEARTH_OK;
+    struct pack_job job = {w, blocks, first_row, first_row + n_rows};
+    ht_pool_run(device->pool, pack_share, &job);
+    return HEARTH_OK;
+}
+
+enum hearth_status ht_cpu_weight_unpack_row(struct ht_device *device, const struct ht_weight *w, uint32_t row, void *blocks,
+                                            struct hearth_error *err)
+{
+    (void)device;
+    if (row >= w->head.params.n)
+        return ht_fail(err, HEARTH_INVALID, "row %u of a weight of %u", row, w->head.params.n);
+    ht_layout_unpack_row(w->layout, ht_weight_group(w, row / HT_GROUP), w->head.params.k, row % HT_GROUP, blocks);
+    return HEARTH_OK;
+}

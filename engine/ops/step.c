@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where each array of a step block lies: one pass that counts and, with a base, sets pointers. Any thread.
+#include "engine/base/mem.h"
+#include "engine/ops/ops.h"
+
+enum { STEP_ALIGN = 64 };
+
+struct cursor {
+    unsigned char *base;
+    size_t used;
+    bool failed;
+};
+
+static void *take(struct cursor *cursor, size_t count, size_t size_bytes)
+{
+    size_t bytes, end;
+    if (!ht_mul(count, size_bytes, &bytes) || !ht_add(bytes, STEP_ALIGN - 1, &bytes) ||
+        !ht_add(cursor->used, bytes & ~(size_t)(STEP_ALIGN - 1), &end)) {
+        cursor->failed = true;
+        return NULL;
+    }
+    void *p = cursor->base ? cursor->base + cursor->used : NULL;
+    cursor->used = end;
+    return p;
+}
+
+size_t ht_step_layout(struct ht_step *step, const struct ht_step_shape *shape, void *base)
+{
+    struct cursor c = {.base = base};
+    size_t pages, history, bias;
+    if (!ht_mul(shape->seqs, shape->pages, &pages) || !ht_mul(shape->outs, HT_MAX_PENALTY_WINDOW, &history) ||
+        !ht_mul(shape->outs, HT_MAX_LOGIT_BIAS, &bias))
+        return 0;
+    struct ht_step s = {.base = base, .shape = *shape};
+    s.counts = take(&c, 4, sizeof *s.counts);
+    s.ids = take(&c, shape->rows, sizeof *s.ids);
+    s.pos = take(&c, shape->rows, sizeof *s.pos);
+    s.seq = take(&c, shape->rows, sizeof *s.seq);
+    s.adapter = take(&c, shape->rows, sizeof *s.adapter);
+    s.out_row = take(&c, shape->outs, sizeof *s.out_row);
+    s.page = take(&c, pages, sizeof *s.page);
+    s.sampler = take(&c, shape->outs, sizeof *s.sampler);
+    s.history = take(&c, history, sizeof *s.history);
+    s.bias_token = take(&c, bias, sizeof *s.bias_token);
+    s.bias_value = take(&c, bias, sizeof *s.bias_value);
+    if (c.failed)
+        return 0;
+    s.size_bytes = c.used;
+    *step = s;
+    return c.used;
+}
