@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Chat formats as data: messages in, segments out. Any thread; nothing is allocated.
 //
-// A format is recognised from the template string of the model file (by the marks it contains) or named by the
-// user. Rendering points into the caller's messages, the format's constants and struct ht_chat; every
-// segment says who wrote it, so that the tokenizer recognises control tokens in template bytes only. A template
-// interpreter can take the place of a format later: it only has to yield segments with origins.
+// A format is recognised from the template string of the model file (by the marks it contains) or named by
+// the user. Rendering points into the caller's messages, the format's constants and struct ht_chat; every
+// segment says who wrote it, so that the tokenizer recognises control tokens in template bytes only. A
+// template interpreter can take the place of a format later: it only has to yield segments with origins.
 #ifndef HT_CHAT_H
 #define HT_CHAT_H
 #include <stdbool.h>
@@ -40,9 +40,9 @@ struct ht_chat {
 };
 
 // `name` (what --template was given) wins: a built-in name, or "none"/"raw" for completion mode; NULL = use
-// `jinja`, the file's template (NULL or empty: completion mode). NOT_FOUND for an unknown name, UNSUPPORTED for
-// a template that is not recognised (the message names --template). `tokenizer` gives the spellings of BOS and
-// EOS; NULL = "<s>", "</s>".
+// `jinja`, the file's template (NULL or empty: completion mode). NOT_FOUND for an unknown name, UNSUPPORTED
+// for a template that is not recognised (the message names --template). `tokenizer` gives the spellings of
+// BOS and EOS; NULL = "<s>", "</s>".
 HT_MUST_USE enum hearth_status ht_chat_init(struct ht_chat *chat, const char *name, const char *jinja,
                                             size_t jinja_len_bytes, const struct ht_tokenizer *tokenizer,
                                             struct hearth_error *err);
@@ -51,8 +51,9 @@ HT_MUST_USE enum hearth_status ht_chat_init(struct ht_chat *chat, const char *na
 const char *ht_chat_name(const struct ht_chat *chat);
 // NULL-terminated names of the built-in formats.
 const char *const *ht_chat_names(void);
-// NULL-terminated stop strings that the format needs beside the model's end tokens (at most HT_CHAT_MAX_STOPS).
-// One that is spelt like a control token (ht_tokenizer_find_special) ends the turn as that id.
+// NULL-terminated stop strings that the format needs beside the model's end tokens (at most
+// HT_CHAT_MAX_STOPS). One that is spelt like a control token (ht_tokenizer_find_special) ends the turn as
+// that id.
 const char *const *ht_chat_stops(const struct ht_chat *chat);
 
 // Segments that n_messages can need at most.
@@ -61,11 +62,13 @@ size_t ht_chat_max_segments(size_t n_messages);
 // Renders the messages. With `generation` the text ends where the assistant speaks next, and the last message
 // must not be the assistant's; without it the last turn is closed (training). `turn` of a segment is the
 // message's index; of a default system text and of the text before any message 0, of the generation prompt
-// n_messages. INVALID for no message, two system turns or one after the first message, and for what the format
-// cannot express: a system text where it has no place for one; assistant first or two turns of one role in a
-// row where turns must alternate. UNSUPPORTED in completion mode, LIMIT when `capacity` is too small.
-HT_MUST_USE enum hearth_status ht_chat_render(const struct ht_chat *chat, const struct ht_chat_message *messages,
-                                              size_t n_messages, bool generation, struct ht_segment *segments,
-                                              size_t capacity, size_t *n_segments, struct hearth_error *err);
+// n_messages. INVALID for no message, two system turns or one after the first message, and for what the
+// format cannot express: a system text where it has no place for one; assistant first or two turns of one
+// role in a row where turns must alternate. UNSUPPORTED in completion mode, LIMIT when `capacity` is too
+// small.
+HT_MUST_USE enum hearth_status ht_chat_render(const struct ht_chat *chat,
+                                              const struct ht_chat_message *messages, size_t n_messages,
+                                              bool generation, struct ht_segment *segments, size_t capacity,
+                                              size_t *n_segments, struct hearth_error *err);
 
 #endif

@@ -50,7 +50,8 @@ enum hearth_status ht_tokenizer_decode(const struct ht_tokenizer *tokenizer, con
     *len_bytes = 0;
     for (size_t i = 0; i < n_ids; i++)
         if (!known(v, ids[i]))
-            return ht_fail(err, HEARTH_INVALID, "token id %d is outside the vocabulary of %zu tokens", ids[i], v->n_tokens);
+            return ht_fail(err, HEARTH_INVALID, "token id %d is outside the vocabulary of %zu tokens", ids[i],
+                           v->n_tokens);
     for (size_t i = 0; i < n_ids; i++) {
         struct ht_text piece = next_piece(tokenizer, ids[i], special, &strip);
         if (*len_bytes < capacity) {
@@ -64,10 +65,11 @@ enum hearth_status ht_tokenizer_decode(const struct ht_tokenizer *tokenizer, con
 
 // ---------------------------------------------------------------- streaming
 
-void ht_stream_decoder_init(struct ht_stream_decoder *decoder, const struct ht_tokenizer *tokenizer, bool special,
-                            bool at_text_start)
+void ht_stream_decoder_init(struct ht_stream_decoder *decoder, const struct ht_tokenizer *tokenizer,
+                            bool special, bool at_text_start)
 {
-    *decoder = (struct ht_stream_decoder){.tokenizer = tokenizer, .special = special,
+    *decoder = (struct ht_stream_decoder){.tokenizer = tokenizer,
+                                          .special = special,
                                           .strip_space = at_text_start && tokenizer->vocab.add_space_prefix};
 }
 
@@ -81,7 +83,8 @@ static size_t put_replacement(char *text)
 static bool unfinished(const unsigned char *s, size_t n)
 {
     static const unsigned char fill[2][2] = {{0x80, 0x80}, {0xBF, 0xBF}};
-    for (int i = 0; i < 2 && n < 4; i++) { // some second byte of a lead suits, if any does, at one of its ends
+    for (int i = 0; i < 2 && n < 4;
+         i++) { // some second byte of a lead suits, if any does, at one of its ends
         unsigned char whole[6];
         memcpy(whole, s, n);
         memset(whole + n, fill[i][0], sizeof whole - n);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Merging with a heap. Of equal ranks the leftmost pair goes first, as in `tokenizers` and `sentencepiece`. A heap
-// entry counts only while its symbol is alive and its pair still has that rank; others are skipped.
+// Merging with a heap. Of equal ranks the leftmost pair goes first, as in `tokenizers` and `sentencepiece`. A
+// heap entry counts only while its symbol is alive and its pair still has that rank; others are skipped.
 #include "engine/text/merge.h"
 
 #include "engine/base/limits.h"
@@ -51,7 +51,8 @@ static uint32_t end_of(const struct ht_merge *m, uint32_t symbol)
     return next == HT_NO_SYMBOL ? m->len_bytes : m->symbols[next].start;
 }
 
-static enum hearth_status note_unused(struct ht_merge *m, int32_t id, size_t left_bytes, struct hearth_error *err)
+static enum hearth_status note_unused(struct ht_merge *m, int32_t id, size_t left_bytes,
+                                      struct hearth_error *err)
 {
     if (!m->unused_split)
         m->unused_split = ht_calloc(m->vocab->n_tokens, sizeof *m->unused_split);
@@ -126,11 +127,12 @@ static void unite(struct ht_merge *m, uint32_t left)
         m->symbols[l->next].prev = left;
 }
 
-enum hearth_status ht_merge_run(struct ht_merge *m, const void *text, size_t len_bytes, struct hearth_error *err)
+enum hearth_status ht_merge_run(struct ht_merge *m, const void *text, size_t len_bytes,
+                                struct hearth_error *err)
 {
     if (len_bytes > HT_MAX_STRETCH_BYTES)
-        return ht_fail(err, HEARTH_LIMIT, "the text has %zu bytes without a place to split, more than %d", len_bytes,
-                       HT_MAX_STRETCH_BYTES);
+        return ht_fail(err, HEARTH_LIMIT, "the text has %zu bytes without a place to split, more than %d",
+                       len_bytes, HT_MAX_STRETCH_BYTES);
     m->text = text;
     m->len_bytes = (uint32_t)len_bytes;
     m->n_heap = 0;

@@ -19,9 +19,10 @@ struct ht_merge {
     uint32_t len_bytes;
     struct ht_symbol *symbols; // symbols[0] is the first, if n_symbols > 0
     size_t n_symbols, symbol_capacity;
-    uint64_t *heap;            // rank << 32 | index of the left symbol, smallest on top
+    uint64_t *heap; // rank << 32 | index of the left symbol, smallest on top
     size_t n_heap, heap_capacity;
-    uint16_t *unused_split;    // (n_tokens) bytes of the left part that an unused token was last made of; or NULL
+    uint16_t
+        *unused_split; // (n_tokens) bytes of the left part that an unused token was last made of; or NULL
     size_t n_dropped_bytes;
     uint64_t n_steps;
 };

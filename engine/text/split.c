@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pre-tokenizers as scanners. Each scan_* function takes the text from `at` to `end` and returns where the piece
-// that begins at `at` ends. The pattern it stands for is quoted above it.
+// Pre-tokenizers as scanners. Each scan_* function takes the text from `at` to `end` and returns where the
+// piece that begins at `at` ends. The pattern it stands for is quoted above it.
 #include "engine/text/split.h"
 
 #include <string.h>
@@ -10,7 +10,7 @@
 struct ht_pre_tokenizer {
     const char *names[8]; // NULL after the last; messages and files use any of them
     size_t (*cut)(struct ht_splitter *splitter);
-    unsigned max_digits;  // of one number piece, in the patterns that limit it
+    unsigned max_digits; // of one number piece, in the patterns that limit it
     bool ignores_merges, adds_bos;
 };
 
@@ -161,7 +161,8 @@ static size_t scan_llama3(struct ht_splitter *s, size_t at, size_t end)
     return newlines_or_spaces(s, at, end);
 }
 
-// ---------------------------------------------------------------- one pattern, or patterns one inside the other
+// ---------------------------------------------------------------- one pattern, or patterns one inside the
+// other
 
 static size_t cut_gpt2(struct ht_splitter *s)
 {

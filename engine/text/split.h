@@ -14,14 +14,16 @@ struct ht_pre_tokenizer; // one way to cut
 // By tokenizer.ggml.pre; NULL if the name is unknown. `pre` NULL means "default", or "gpt-2" for the
 // architectures whose files never name one.
 const struct ht_pre_tokenizer *ht_pre_tokenizer_find(const char *pre, const char *architecture);
-bool ht_pre_tokenizer_ignores_merges(const struct ht_pre_tokenizer *pre); // a piece that is a token is taken whole
-bool ht_pre_tokenizer_adds_bos(const struct ht_pre_tokenizer *pre);       // unless the file says otherwise
+bool ht_pre_tokenizer_ignores_merges(
+    const struct ht_pre_tokenizer *pre);                            // a piece that is a token is taken whole
+bool ht_pre_tokenizer_adds_bos(const struct ht_pre_tokenizer *pre); // unless the file says otherwise
 
 struct ht_splitter {
     const struct ht_pre_tokenizer *pre;
     const unsigned char *text;
-    size_t position, outer_end, inner_end, end; // nested cuts: outer_end and inner_end are where the current ones end
-    uint64_t n_steps;                           // characters looked at
+    size_t position, outer_end, inner_end,
+        end;          // nested cuts: outer_end and inner_end are where the current ones end
+    uint64_t n_steps; // characters looked at
 };
 void ht_splitter_init(struct ht_splitter *splitter, const struct ht_pre_tokenizer *pre, const void *text,
                       size_t len_bytes);

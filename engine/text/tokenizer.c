@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Encoding: cut special tokens out, split the rest, merge, and give every token its byte range and origin. The
-// tokenizer itself is read-only; all scratch belongs to the call. Any thread.
+// Encoding: cut special tokens out, split the rest, merge, and give every token its byte range and origin.
+// The tokenizer itself is read-only; all scratch belongs to the call. Any thread.
 #include "engine/text/tokenizer.h"
 
 #include <string.h>
@@ -41,8 +41,8 @@ void ht_tokens_free(struct ht_tokens *tokens)
     *tokens = (struct ht_tokens){0};
 }
 
-// One encode call. `text` is what is matched: the segments one after the other, in SentencePiece with every "▁"
-// as one space. The cursor walks the segments themselves as tokens come out, so that ranges are theirs.
+// One encode call. `text` is what is matched: the segments one after the other, in SentencePiece with every
+// "▁" as one space. The cursor walks the segments themselves as tokens come out, so that ranges are theirs.
 struct encoder {
     const struct ht_vocab *vocab;
     const struct ht_segment *segments;
@@ -53,10 +53,10 @@ struct encoder {
     size_t *text_end;    // per segment: where it ends in `text`
     struct ht_merge merge;
     struct ht_tokens *out;
-    size_t first;        // tokens in `out` before this call
+    size_t first; // tokens in `out` before this call
     // cursor
     size_t segment, offset, position; // position = bytes of the concatenation before (segment, offset)
-    size_t n_virtual;    // bytes at the front of the current stretch that are no text (the space prefix)
+    size_t n_virtual;        // bytes at the front of the current stretch that are no text (the space prefix)
     struct ht_token dropped; // origins of dropped bytes, for the token that takes them over
 };
 
@@ -70,8 +70,9 @@ static enum hearth_status gather(struct encoder *e, struct hearth_error *err)
     size_t total = 0, n = 0;
     for (size_t i = 0; i < e->n_segments; i++) {
         const struct ht_segment *s = &e->segments[i];
-        if ((!s->bytes && s->len_bytes) || (s->origin != HT_ORIGIN_TEMPLATE && s->origin != HT_ORIGIN_SYSTEM &&
-                                            s->origin != HT_ORIGIN_USER && s->origin != HT_ORIGIN_ASSISTANT))
+        if ((!s->bytes && s->len_bytes) ||
+            (s->origin != HT_ORIGIN_TEMPLATE && s->origin != HT_ORIGIN_SYSTEM &&
+             s->origin != HT_ORIGIN_USER && s->origin != HT_ORIGIN_ASSISTANT))
             return ht_fail(err, HEARTH_INVALID, "segment %zu has no text or no origin", i);
         if (s->len_bytes > HT_MAX_TEXT_BYTES - total)
             return ht_fail(err, HEARTH_LIMIT, "the text has more than %d bytes", HT_MAX_TEXT_BYTES);
@@ -169,7 +170,8 @@ static enum hearth_status emit(struct encoder *e, int32_t id, size_t len_bytes, 
 
 // ---------------------------------------------------------------- byte level
 
-static enum hearth_status encode_piece(struct encoder *e, const unsigned char *piece, size_t n, struct hearth_error *err)
+static enum hearth_status encode_piece(struct encoder *e, const unsigned char *piece, size_t n,
+                                       struct hearth_error *err)
 {
     int32_t whole = -1;
     if (ht_pre_tokenizer_ignores_merges(e->vocab->pre))
@@ -189,7 +191,8 @@ static enum hearth_status encode_piece(struct encoder *e, const unsigned char *p
     return HEARTH_OK;
 }
 
-static enum hearth_status encode_byte_level(struct encoder *e, size_t begin, size_t end, struct hearth_error *err)
+static enum hearth_status encode_byte_level(struct encoder *e, size_t begin, size_t end,
+                                            struct hearth_error *err)
 {
     struct ht_splitter splitter;
     size_t start, n;
@@ -203,7 +206,8 @@ static enum hearth_status encode_byte_level(struct encoder *e, size_t begin, siz
 // ---------------------------------------------------------------- SentencePiece
 
 // One symbol that is no token: its bytes, or "unknown" for each run of such symbols.
-static enum hearth_status emit_bytes(struct encoder *e, const unsigned char *bytes, size_t n, struct hearth_error *err)
+static enum hearth_status emit_bytes(struct encoder *e, const unsigned char *bytes, size_t n,
+                                     struct hearth_error *err)
 {
     bool all = true;
     for (size_t i = 0; i < n; i++)
@@ -224,7 +228,8 @@ static enum hearth_status emit_bytes(struct encoder *e, const unsigned char *byt
 }
 
 // A finished symbol. An unused token is taken apart again, the way it was last put together.
-static enum hearth_status emit_symbol(struct encoder *e, const unsigned char *bytes, size_t n, struct hearth_error *err)
+static enum hearth_status emit_symbol(struct encoder *e, const unsigned char *bytes, size_t n,
+                                      struct hearth_error *err)
 {
     // Parts still to do lie behind one another: `n` is the first, stack[] holds the ends of the others.
     size_t stack[HT_MAX_TOKEN_BYTES], depth = 0;
@@ -249,7 +254,8 @@ static enum hearth_status emit_symbol(struct encoder *e, const unsigned char *by
     }
 }
 
-static enum hearth_status encode_stretch(struct encoder *e, const unsigned char *text, size_t n, struct hearth_error *err)
+static enum hearth_status encode_stretch(struct encoder *e, const unsigned char *text, size_t n,
+                                         struct hearth_error *err)
 {
     struct ht_merge *m = &e->merge;
     HT_TRY(ht_merge_run(m, text, n, err));
@@ -261,8 +267,8 @@ static enum hearth_status encode_stretch(struct encoder *e, const unsigned char 
     return HEARTH_OK;
 }
 
-// Where the stretch that begins at `begin` ends: before a space that no token can hold together with what stands
-// on both of its sides. Nothing merges across such a place.
+// Where the stretch that begins at `begin` ends: before a space that no token can hold together with what
+// stands on both of its sides. Nothing merges across such a place.
 static size_t stretch_end(const struct encoder *e, size_t begin, size_t end)
 {
     for (size_t i = begin + 1; i < end; i++) {
@@ -321,10 +327,10 @@ static enum hearth_status encode_text(struct encoder *e, struct hearth_error *er
             segment++;
         size_t control_end = e->control_end[segment];
         e->out->n_steps++;
-        int32_t id = e->vocab->n_specials ? ht_vocab_match_special(e->vocab, e->text + at, e->len_bytes - at,
-                                                                   control_end > at ? control_end - at : 0,
-                                                                   &e->out->n_steps)
-                                          : -1;
+        int32_t id = e->vocab->n_specials
+                         ? ht_vocab_match_special(e->vocab, e->text + at, e->len_bytes - at,
+                                                  control_end > at ? control_end - at : 0, &e->out->n_steps)
+                         : -1;
         if (id < 0) {
             at++;
             continue;
@@ -360,16 +366,22 @@ static enum hearth_status encode(struct encoder *e, unsigned flags, struct heart
     }
     bool has_eos = out->n > e->first && out->items[out->n - 1].id == v->eos;
     if ((flags & HT_ENCODE_EOS) && v->add_eos && !has_eos)
-        HT_TRY(append(e, (struct ht_token){.id = v->eos, .start = (uint32_t)e->position, .end = (uint32_t)e->position}, err));
+        HT_TRY(append(
+            e, (struct ht_token){.id = v->eos, .start = (uint32_t)e->position, .end = (uint32_t)e->position},
+            err));
     return HEARTH_OK;
 }
 
-enum hearth_status ht_tokenizer_encode(const struct ht_tokenizer *tokenizer, const struct ht_segment *segments,
-                                       size_t n_segments, unsigned flags, struct ht_tokens *tokens,
-                                       struct hearth_error *err)
+enum hearth_status ht_tokenizer_encode(const struct ht_tokenizer *tokenizer,
+                                       const struct ht_segment *segments, size_t n_segments, unsigned flags,
+                                       struct ht_tokens *tokens, struct hearth_error *err)
 {
-    struct encoder e = {.vocab = &tokenizer->vocab, .segments = segments, .n_segments = n_segments, .out = tokens,
-                        .first = tokens->n, .merge.vocab = &tokenizer->vocab};
+    struct encoder e = {.vocab = &tokenizer->vocab,
+                        .segments = segments,
+                        .n_segments = n_segments,
+                        .out = tokens,
+                        .first = tokens->n,
+                        .merge.vocab = &tokenizer->vocab};
     enum hearth_status status = encode(&e, flags, err);
     if (status != HEARTH_OK)
         tokens->n = e.first;

@@ -7,8 +7,8 @@
 // everywhere. Splitting and merging run across segment borders as if the text were one string. Ids equal
 // those of the `tokenizers` and `sentencepiece` libraries for every valid UTF-8 text; invalid bytes pass
 // through byte tokens. A byte for which a byte-level vocabulary has no token (SmolLM2 lacks some control
-// characters) is left out, as `tokenizers` does, and counted. Time is n log n at worst, memory is proportional
-// to the longest stretch without a place to split.
+// characters) is left out, as `tokenizers` does, and counted. Time is n log n at worst, memory is
+// proportional to the longest stretch without a place to split.
 #ifndef HT_TOKENIZER_H
 #define HT_TOKENIZER_H
 #include <stdbool.h>
@@ -38,16 +38,16 @@ enum ht_vocab_flag { HT_FLAG_ABSENT = 0, HT_FLAG_NO = 1, HT_FLAG_YES = 2 };
 
 // The tokenizer keys of a model file; read by ht_tokenizer_create only, nothing of it is kept.
 struct ht_vocab_source {
-    const char *file;            // for messages; NULL allowed
-    const char *architecture;    // general.architecture; NULL allowed
-    const char *model;           // tokenizer.ggml.model: "gpt2", "llama"
-    const char *pre;             // tokenizer.ggml.pre; NULL = absent. Only "gpt2" looks at it
+    const char *file;         // for messages; NULL allowed
+    const char *architecture; // general.architecture; NULL allowed
+    const char *model;        // tokenizer.ggml.model: "gpt2", "llama"
+    const char *pre;          // tokenizer.ggml.pre; NULL = absent. Only "gpt2" looks at it
     size_t n_tokens;
     const struct ht_text *tokens; // (n_tokens)
-    const float *scores;         // (n_tokens), or NULL; "llama" needs them
-    const int32_t *types;        // (n_tokens), or NULL = all normal
+    const float *scores;          // (n_tokens), or NULL; "llama" needs them
+    const int32_t *types;         // (n_tokens), or NULL = all normal
     size_t n_merges;
-    const struct ht_text *merges; // (n_merges) "left right"; "gpt2" needs them
+    const struct ht_text *merges;                           // (n_merges) "left right"; "gpt2" needs them
     int64_t bos_id, eos_id, eot_id, eom_id, unk_id, pad_id; // -1 = absent; any other value must be < n_tokens
     enum ht_vocab_flag add_bos, add_eos, add_space_prefix;
 };
@@ -57,7 +57,8 @@ struct ht_tokenizer;
 // FORMAT or LIMIT name what is wrong with the vocabulary and which entry; UNSUPPORTED names an unknown
 // tokenizer model or pre-tokenizer. On failure *tokenizer is NULL.
 HT_MUST_USE enum hearth_status ht_tokenizer_create(struct ht_tokenizer **tokenizer,
-                                                   const struct ht_vocab_source *source, struct hearth_error *err);
+                                                   const struct ht_vocab_source *source,
+                                                   struct hearth_error *err);
 void ht_tokenizer_destroy(struct ht_tokenizer **tokenizer);
 
 // ---------------------------------------------------------------- encode
@@ -68,17 +69,18 @@ enum ht_origin { HT_ORIGIN_TEMPLATE = 1, HT_ORIGIN_SYSTEM = 2, HT_ORIGIN_USER = 
 struct ht_segment {
     const char *bytes; // NULL only when len_bytes is 0
     size_t len_bytes;
-    uint8_t origin;    // one of enum ht_origin
-    bool target;       // to be learned: an assistant's text and the end-of-turn bytes after it
-    uint32_t turn;     // index of the message it belongs to
+    uint8_t origin; // one of enum ht_origin
+    bool target;    // to be learned: an assistant's text and the end-of-turn bytes after it
+    uint32_t turn;  // index of the message it belongs to
 };
 
 struct ht_token {
     int32_t id;
-    uint32_t start, end; // bytes [start, end) of the segments' concatenation; empty for BOS, EOS, a space prefix
-    uint8_t origins;     // bits of every segment it overlaps; 0 for an added BOS or EOS
-    bool target;         // overlaps a target segment
-    uint32_t turn;       // of the segment that holds its last byte
+    uint32_t start,
+        end;         // bytes [start, end) of the segments' concatenation; empty for BOS, EOS, a space prefix
+    uint8_t origins; // bits of every segment it overlaps; 0 for an added BOS or EOS
+    bool target;     // overlaps a target segment
+    uint32_t turn;   // of the segment that holds its last byte
 };
 
 // A list that ht_tokenizer_encode appends to. Zero-initialise; free with ht_tokens_free.
@@ -109,8 +111,8 @@ HT_MUST_USE enum hearth_status ht_tokenizer_encode(const struct ht_tokenizer *to
 struct ht_text ht_tokenizer_piece(const struct ht_tokenizer *tokenizer, int64_t id, bool special);
 
 // All bytes of ids, the space prefix taken away again. Writes at most `capacity`, *len_bytes = bytes needed.
-// INVALID for an id outside the vocabulary. decode(encode(x)) = x, but for dropped bytes, and with SentencePiece
-// "▁" (U+2581) in x comes back as a space: that model does not tell the two apart.
+// INVALID for an id outside the vocabulary. decode(encode(x)) = x, but for dropped bytes, and with
+// SentencePiece "▁" (U+2581) in x comes back as a space: that model does not tell the two apart.
 HT_MUST_USE enum hearth_status ht_tokenizer_decode(const struct ht_tokenizer *tokenizer, const int32_t *ids,
                                                    size_t n_ids, bool special, char *text, size_t capacity,
                                                    size_t *len_bytes, struct hearth_error *err);
@@ -119,15 +121,15 @@ HT_MUST_USE enum hearth_status ht_tokenizer_decode(const struct ht_tokenizer *to
 // can never become a character are given out as U+FFFD, so that what comes out is always valid UTF-8.
 struct ht_stream_decoder {
     const struct ht_tokenizer *tokenizer;
-    bool special;          // spell control tokens out
-    bool strip_space;      // internal: the next text loses the space prefix
+    bool special;     // spell control tokens out
+    bool strip_space; // internal: the next text loses the space prefix
     unsigned char held[4];
     unsigned n_held;
 };
 // `at_text_start`: the first id begins a text, or follows a control token (a model that adds a space prefix:
 // take it away again). An answer that goes on in the middle of the prompt's text: false.
-void ht_stream_decoder_init(struct ht_stream_decoder *decoder, const struct ht_tokenizer *tokenizer, bool special,
-                            bool at_text_start);
+void ht_stream_decoder_init(struct ht_stream_decoder *decoder, const struct ht_tokenizer *tokenizer,
+                            bool special, bool at_text_start);
 // Writes what id completes; returns the bytes written. `text` must hold ht_tokenizer_max_piece_bytes().
 size_t ht_stream_decoder_push(struct ht_stream_decoder *decoder, int64_t id, char *text);
 // At the end: what was held back, as one U+FFFD. `text` has room for 4 bytes.

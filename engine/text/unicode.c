@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Code points and classes. utf8proc has the categories; what newer Unicode versions added stands here, so that
-// ids do not depend on the version of utf8proc that a distribution ships (2.7 and 2.8 know Unicode 14 and 15).
+// Code points and classes. utf8proc has the categories; what newer Unicode versions added stands here, so
+// that ids do not depend on the version of utf8proc that a distribution ships (2.7 and 2.8 know Unicode 14
+// and 15).
 #include "engine/text/unicode.h"
 
 #include <utf8proc.h>
@@ -48,7 +49,8 @@ static bool contains(const struct range *ranges, size_t n, uint32_t c)
 static bool is_space(uint32_t c)
 {
     return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+           c == 0x3000;
 }
 
 static enum ht_uc newer_class(uint32_t c)
@@ -75,24 +77,19 @@ enum ht_uc ht_uc_class(uint32_t c)
     case UTF8PROC_CATEGORY_LL:
     case UTF8PROC_CATEGORY_LT:
     case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO:
-        return HT_UC_LETTER;
+    case UTF8PROC_CATEGORY_LO: return HT_UC_LETTER;
     case UTF8PROC_CATEGORY_ND:
     case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_NO:
-        return HT_UC_NUMBER;
+    case UTF8PROC_CATEGORY_NO: return HT_UC_NUMBER;
     case UTF8PROC_CATEGORY_PC:
     case UTF8PROC_CATEGORY_PD:
     case UTF8PROC_CATEGORY_PS:
     case UTF8PROC_CATEGORY_PE:
     case UTF8PROC_CATEGORY_PI:
     case UTF8PROC_CATEGORY_PF:
-    case UTF8PROC_CATEGORY_PO:
-        return HT_UC_PUNCTUATION;
-    case UTF8PROC_CATEGORY_CN:
-        return newer_class(c);
-    default:
-        return HT_UC_OTHER;
+    case UTF8PROC_CATEGORY_PO: return HT_UC_PUNCTUATION;
+    case UTF8PROC_CATEGORY_CN: return newer_class(c);
+    default: return HT_UC_OTHER;
     }
 }
 
@@ -105,20 +102,12 @@ size_t ht_uc_next(const unsigned char *s, size_t n, uint32_t *code_point)
 {
     size_t length = ht_utf8_char(s, n);
     switch (length) {
-    case 1:
-        *code_point = s[0];
-        return 1;
-    case 2:
-        *code_point = (s[0] & 0x1FU) << 6 | (s[1] & 0x3FU);
-        return 2;
-    case 3:
-        *code_point = (s[0] & 0x0FU) << 12 | (s[1] & 0x3FU) << 6 | (s[2] & 0x3FU);
-        return 3;
+    case 1: *code_point = s[0]; return 1;
+    case 2: *code_point = (s[0] & 0x1FU) << 6 | (s[1] & 0x3FU); return 2;
+    case 3: *code_point = (s[0] & 0x0FU) << 12 | (s[1] & 0x3FU) << 6 | (s[2] & 0x3FU); return 3;
     case 4:
         *code_point = (s[0] & 0x07U) << 18 | (s[1] & 0x3FU) << 12 | (s[2] & 0x3FU) << 6 | (s[3] & 0x3FU);
         return 4;
-    default:
-        *code_point = HT_NOT_UTF8;
-        return 1;
+    default: *code_point = HT_NOT_UTF8; return 1;
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Code points and their classes, as the pre-tokenizers' patterns use them (\p{L}, \p{N}, \p{P}, \s). Any thread.
+// Code points and their classes, as the pre-tokenizers' patterns use them (\p{L}, \p{N}, \p{P}, \s). Any
+// thread.
 #ifndef HT_UNICODE_H
 #define HT_UNICODE_H
 #include <stdbool.h>

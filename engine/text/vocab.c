@@ -11,7 +11,7 @@
 #include "engine/text/unicode.h"
 
 enum {
-    MAX_PROBES = 512,           // a longer walk in a hash means names made to collide
+    MAX_PROBES = 512, // a longer walk in a hash means names made to collide
     MAX_VOCAB_BYTES = 256 << 20,
 };
 
@@ -42,7 +42,8 @@ int32_t ht_vocab_find(const struct ht_vocab *v, const void *bytes, size_t len_by
     for (size_t slot = hash_bytes(bytes, len_bytes) & v->by_bytes_mask; v->by_bytes[slot];
          slot = (slot + 1) & v->by_bytes_mask) {
         uint32_t id = v->by_bytes[slot] - 1;
-        if (v->offset[id + 1] - v->offset[id] == len_bytes && !memcmp(v->bytes + v->offset[id], bytes, len_bytes))
+        if (v->offset[id + 1] - v->offset[id] == len_bytes &&
+            !memcmp(v->bytes + v->offset[id], bytes, len_bytes))
             return (int32_t)id;
     }
     return -1;
@@ -84,7 +85,8 @@ int ht_byte_of_stand_in(uint32_t c)
 
 // Writes a token's raw bytes; false if a byte-level token has a character that stands for no byte (then its
 // spelling is kept and text never becomes it).
-static bool write_token(const struct ht_vocab *v, struct ht_text text, uint8_t type, unsigned char *out, size_t *n_out)
+static bool write_token(const struct ht_vocab *v, struct ht_text text, uint8_t type, unsigned char *out,
+                        size_t *n_out)
 {
     const unsigned char *s = (const unsigned char *)text.bytes;
     bool special = type == HT_TOKEN_CONTROL || type == HT_TOKEN_USER_DEFINED;
@@ -113,7 +115,10 @@ static bool write_token(const struct ht_vocab *v, struct ht_text text, uint8_t t
 
 static int hex_digit(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                  : -1;
 }
 
 // The byte that "<0x41>" names, or -1.
@@ -140,15 +145,37 @@ static bool in_list(struct ht_text t, const char *const *list)
 
 // Spelt like this, a token ends a turn or a text.
 static const char *const end_marks[] = {
-    "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
-    "<EOT>", "<｜end▁of▁sentence｜>", "<end_of_utterance>", NULL,
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<EOT>",
+    "<｜end▁of▁sentence｜>",
+    "<end_of_utterance>",
+    NULL,
 };
 // Spelt like this, it separates turns. Files that call one of these a normal or user-defined token would let
 // anybody type a turn of the conversation.
 static const char *const turn_marks[] = {
-    "<|im_start|>", "<|im_sep|>", "<start_of_turn>", "<|start_header_id|>", "<|end_header_id|>", "<|begin_of_text|>",
-    "<|system|>", "<|user|>", "<|assistant|>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[gMASK]",
-    "<sop>", NULL,
+    "<|im_start|>",
+    "<|im_sep|>",
+    "<start_of_turn>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|begin_of_text|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "[INST]",
+    "[/INST]",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "[gMASK]",
+    "<sop>",
+    NULL,
 };
 
 static bool is_id(const struct ht_vocab_source *s, size_t i)
@@ -165,20 +192,22 @@ static enum hearth_status check_token(const struct ht_vocab_source *s, size_t i,
         return ht_fail(err, HEARTH_LIMIT, "%s: token %zu has %zu bytes, more than %d", ht_vocab_file(s), i,
                        s->tokens[i].len_bytes, HT_MAX_TOKEN_BYTES);
     if (s->types && (s->types[i] < HT_TOKEN_UNDEFINED || s->types[i] > HT_TOKEN_BYTE))
-        return ht_fail(err, HEARTH_FORMAT, "%s: token %zu has the unknown type %d", ht_vocab_file(s), i, s->types[i]);
+        return ht_fail(err, HEARTH_FORMAT, "%s: token %zu has the unknown type %d", ht_vocab_file(s), i,
+                       s->types[i]);
     if (s->scores && !isfinite(s->scores[i]))
         return ht_fail(err, HEARTH_FORMAT, "%s: the score of token %zu is not a number", ht_vocab_file(s), i);
     return HEARTH_OK;
 }
 
 // Type after promotion, bytes and end mark of token i.
-static enum hearth_status add_token(struct ht_vocab *v, const struct ht_vocab_source *s, size_t i, bool *plain,
-                                    struct hearth_error *err)
+static enum hearth_status add_token(struct ht_vocab *v, const struct ht_vocab_source *s, size_t i,
+                                    bool *plain, struct hearth_error *err)
 {
     struct ht_text text = s->tokens[i];
     uint8_t type = s->types && s->types[i] ? (uint8_t)s->types[i] : HT_TOKEN_NORMAL;
     bool end = in_list(text, end_marks);
-    if ((type == HT_TOKEN_NORMAL || type == HT_TOKEN_USER_DEFINED) && (end || in_list(text, turn_marks) || is_id(s, i)))
+    if ((type == HT_TOKEN_NORMAL || type == HT_TOKEN_USER_DEFINED) &&
+        (end || in_list(text, turn_marks) || is_id(s, i)))
         type = HT_TOKEN_CONTROL;
     v->type[i] = type;
     int64_t id = (int64_t)i;
@@ -198,8 +227,8 @@ static enum hearth_status add_token(struct ht_vocab *v, const struct ht_vocab_so
     }
     bool special = type == HT_TOKEN_CONTROL || type == HT_TOKEN_USER_DEFINED;
     if (special && n > HT_MAX_SPECIAL_BYTES)
-        return ht_fail(err, HEARTH_LIMIT, "%s: the special token %zu has %zu bytes, more than %d", ht_vocab_file(s), i,
-                       n, HT_MAX_SPECIAL_BYTES);
+        return ht_fail(err, HEARTH_LIMIT, "%s: the special token %zu has %zu bytes, more than %d",
+                       ht_vocab_file(s), i, n, HT_MAX_SPECIAL_BYTES);
     v->n_specials += special;
     // Text becomes normal and user-defined tokens; an unused one can still be a step on the way to another.
     *plain = *plain && (type == HT_TOKEN_NORMAL || type == HT_TOKEN_USER_DEFINED || type == HT_TOKEN_UNUSED);
@@ -209,7 +238,8 @@ static enum hearth_status add_token(struct ht_vocab *v, const struct ht_vocab_so
     return HEARTH_OK;
 }
 
-static enum hearth_status add_tokens(struct ht_vocab *v, const struct ht_vocab_source *s, struct hearth_error *err)
+static enum hearth_status add_tokens(struct ht_vocab *v, const struct ht_vocab_source *s,
+                                     struct hearth_error *err)
 {
     size_t total = 0, slots = 1;
     for (size_t i = 0; i < s->n_tokens; i++) {
@@ -217,8 +247,8 @@ static enum hearth_status add_tokens(struct ht_vocab *v, const struct ht_vocab_s
         total += s->tokens[i].len_bytes; // at most HT_MAX_VOCAB * HT_MAX_TOKEN_BYTES
     }
     if (total > MAX_VOCAB_BYTES)
-        return ht_fail(err, HEARTH_LIMIT, "%s: the vocabulary has %zu bytes, more than %d", ht_vocab_file(s), total,
-                       MAX_VOCAB_BYTES);
+        return ht_fail(err, HEARTH_LIMIT, "%s: the vocabulary has %zu bytes, more than %d", ht_vocab_file(s),
+                       total, MAX_VOCAB_BYTES);
     while (slots < 2 * s->n_tokens)
         slots *= 2;
     v->by_bytes_mask = slots - 1;
@@ -256,7 +286,8 @@ static int compare_bytes(const void *pa, const void *pb)
     return a->id < b->id ? -1 : 1; // of equal ones the lowest id comes first and is found
 }
 
-static enum hearth_status sort_specials(struct ht_vocab *v, const struct ht_vocab_source *s, struct hearth_error *err)
+static enum hearth_status sort_specials(struct ht_vocab *v, const struct ht_vocab_source *s,
+                                        struct hearth_error *err)
 {
     if (!v->n_specials)
         return HEARTH_OK;
@@ -295,8 +326,8 @@ static uint32_t narrow(const struct ht_vocab *v, uint32_t low, uint32_t high, si
     return low;
 }
 
-int32_t ht_vocab_match_special(const struct ht_vocab *v, const unsigned char *text, size_t n, size_t n_control,
-                               uint64_t *n_steps)
+int32_t ht_vocab_match_special(const struct ht_vocab *v, const unsigned char *text, size_t n,
+                               size_t n_control, uint64_t *n_steps)
 {
     int32_t best = -1;
     uint32_t low = v->first[text[0]], high = v->first[text[0] + 1];
@@ -306,7 +337,8 @@ int32_t ht_vocab_match_special(const struct ht_vocab *v, const unsigned char *te
         int32_t here = -1;
         for (; low < high && ht_vocab_bytes(v, v->specials[low]).len_bytes == depth; low++) {
             bool control = v->type[v->specials[low]] == HT_TOKEN_CONTROL;
-            if ((!control || depth <= n_control) && (here < 0 || (control && v->type[here] != HT_TOKEN_CONTROL)))
+            if ((!control || depth <= n_control) &&
+                (here < 0 || (control && v->type[here] != HT_TOKEN_CONTROL)))
                 here = (int32_t)v->specials[low];
         }
         if (here >= 0)
@@ -353,10 +385,12 @@ static void note_inner_spaces(struct ht_vocab *v, uint32_t id)
     }
 }
 
-static enum hearth_status rank_scores(struct ht_vocab *v, const struct ht_vocab_source *s, struct hearth_error *err)
+static enum hearth_status rank_scores(struct ht_vocab *v, const struct ht_vocab_source *s,
+                                      struct hearth_error *err)
 {
     if (!s->scores)
-        return ht_fail(err, HEARTH_FORMAT, "%s: the vocabulary has no scores (tokenizer.ggml.scores)", ht_vocab_file(s));
+        return ht_fail(err, HEARTH_FORMAT, "%s: the vocabulary has no scores (tokenizer.ggml.scores)",
+                       ht_vocab_file(s));
     float *sorted = ht_calloc(v->n_tokens, sizeof *sorted);
     v->rank = ht_calloc(v->n_tokens, sizeof *v->rank);
     if (!sorted || !v->rank) {
@@ -373,7 +407,8 @@ static enum hearth_status rank_scores(struct ht_vocab *v, const struct ht_vocab_
     ht_free(sorted);
     for (int b = 0; b < 256; b++)
         if (v->byte_id[b] < 0 && v->unk < 0)
-            return ht_fail(err, HEARTH_FORMAT, "%s: the vocabulary has neither a token for byte 0x%02X nor one for unknown text",
+            return ht_fail(err, HEARTH_FORMAT,
+                           "%s: the vocabulary has neither a token for byte 0x%02X nor one for unknown text",
                            ht_vocab_file(s), b);
     return HEARTH_OK;
 }
@@ -385,11 +420,12 @@ static enum hearth_status check_ids(const struct ht_vocab_source *s, struct hear
     const struct {
         const char *name;
         int64_t id;
-    } ids[] = {{"bos", s->bos_id}, {"eos", s->eos_id}, {"eot", s->eot_id},
+    } ids[] = {{"bos", s->bos_id}, {"eos", s->eos_id},     {"eot", s->eot_id},
                {"eom", s->eom_id}, {"unknown", s->unk_id}, {"padding", s->pad_id}};
     for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++)
         if (ids[i].id < -1 || ids[i].id >= (int64_t)s->n_tokens)
-            return ht_fail(err, HEARTH_FORMAT, "%s: the %s token id %lld is outside the vocabulary of %zu tokens",
+            return ht_fail(err, HEARTH_FORMAT,
+                           "%s: the %s token id %lld is outside the vocabulary of %zu tokens",
                            ht_vocab_file(s), ids[i].name, (long long)ids[i].id, s->n_tokens);
     return HEARTH_OK;
 }
@@ -397,17 +433,20 @@ static enum hearth_status check_ids(const struct ht_vocab_source *s, struct hear
 static enum hearth_status build(struct ht_vocab *v, const struct ht_vocab_source *s, struct hearth_error *err)
 {
     if (!s->model)
-        return ht_fail(err, HEARTH_FORMAT, "%s: the file has no tokenizer (tokenizer.ggml.model)", ht_vocab_file(s));
+        return ht_fail(err, HEARTH_FORMAT, "%s: the file has no tokenizer (tokenizer.ggml.model)",
+                       ht_vocab_file(s));
     v->byte_level = !strcmp(s->model, "gpt2");
     if (!v->byte_level && strcmp(s->model, "llama") != 0)
-        return ht_fail(err, HEARTH_UNSUPPORTED, "%s: the tokenizer model '%.64s' is not known", ht_vocab_file(s), s->model);
+        return ht_fail(err, HEARTH_UNSUPPORTED, "%s: the tokenizer model '%.64s' is not known",
+                       ht_vocab_file(s), s->model);
     if (v->byte_level && !(v->pre = ht_pre_tokenizer_find(s->pre, s->architecture)))
-        return ht_fail(err, HEARTH_UNSUPPORTED, "%s: the pre-tokenizer '%.64s' is not known", ht_vocab_file(s), s->pre);
+        return ht_fail(err, HEARTH_UNSUPPORTED, "%s: the pre-tokenizer '%.64s' is not known",
+                       ht_vocab_file(s), s->pre);
     if (!s->n_tokens || !s->tokens)
         return ht_fail(err, HEARTH_FORMAT, "%s: the vocabulary is empty", ht_vocab_file(s));
     if (s->n_tokens > HT_MAX_VOCAB)
-        return ht_fail(err, HEARTH_LIMIT, "%s: the vocabulary has %zu tokens, more than %d", ht_vocab_file(s), s->n_tokens,
-                       HT_MAX_VOCAB);
+        return ht_fail(err, HEARTH_LIMIT, "%s: the vocabulary has %zu tokens, more than %d", ht_vocab_file(s),
+                       s->n_tokens, HT_MAX_VOCAB);
     HT_TRY(check_ids(s, err));
     v->n_tokens = s->n_tokens;
     v->bos = (int32_t)s->bos_id;
@@ -423,7 +462,8 @@ static enum hearth_status build(struct ht_vocab *v, const struct ht_vocab_source
     return v->byte_level ? ht_vocab_build_merges(v, s, err) : rank_scores(v, s, err);
 }
 
-enum hearth_status ht_vocab_build(struct ht_vocab *vocab, const struct ht_vocab_source *source, struct hearth_error *err)
+enum hearth_status ht_vocab_build(struct ht_vocab *vocab, const struct ht_vocab_source *source,
+                                  struct hearth_error *err)
 {
     *vocab = (struct ht_vocab){0};
     enum hearth_status status = build(vocab, source, err);

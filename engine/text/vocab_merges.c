@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The merge list of a byte-level vocabulary: "left right" lines in order of rank. Runs when a model is opened.
+// The merge list of a byte-level vocabulary: "left right" lines in order of rank. Runs when a model is
+// opened.
 #include <string.h>
 
 #include "engine/base/limits.h"
@@ -64,11 +65,13 @@ static enum hearth_status read_merge(struct ht_vocab *v, const struct ht_vocab_s
     struct ht_text line = s->merges[i];
     const char *space = line.bytes && line.len_bytes ? memchr(line.bytes, ' ', line.len_bytes) : NULL;
     if (!space)
-        return ht_fail(err, HEARTH_FORMAT, "%s: merge %zu is not two tokens with a space between", ht_vocab_file(s), i);
+        return ht_fail(err, HEARTH_FORMAT, "%s: merge %zu is not two tokens with a space between",
+                       ht_vocab_file(s), i);
     unsigned char bytes[2 * HT_MAX_TOKEN_BYTES];
     size_t n_left = side_bytes(line.bytes, (size_t)(space - line.bytes), bytes);
     const char *right = space + 1;
-    size_t n_right = n_left ? side_bytes(right, (size_t)(line.bytes + line.len_bytes - right), bytes + n_left) : 0;
+    size_t n_right =
+        n_left ? side_bytes(right, (size_t)(line.bytes + line.len_bytes - right), bytes + n_left) : 0;
     if (!n_right)
         return ht_fail(err, HEARTH_FORMAT, "%s: merge %zu is not two byte-level tokens with a space between",
                        ht_vocab_file(s), i);
@@ -83,12 +86,15 @@ static enum hearth_status read_merge(struct ht_vocab *v, const struct ht_vocab_s
     return HEARTH_OK;
 }
 
-enum hearth_status ht_vocab_build_merges(struct ht_vocab *v, const struct ht_vocab_source *s, struct hearth_error *err)
+enum hearth_status ht_vocab_build_merges(struct ht_vocab *v, const struct ht_vocab_source *s,
+                                         struct hearth_error *err)
 {
     if (!s->n_merges || !s->merges)
-        return ht_fail(err, HEARTH_FORMAT, "%s: the vocabulary has no merges (tokenizer.ggml.merges)", ht_vocab_file(s));
+        return ht_fail(err, HEARTH_FORMAT, "%s: the vocabulary has no merges (tokenizer.ggml.merges)",
+                       ht_vocab_file(s));
     if (s->n_merges > MAX_MERGES)
-        return ht_fail(err, HEARTH_LIMIT, "%s: %zu merges are more than %d", ht_vocab_file(s), s->n_merges, MAX_MERGES);
+        return ht_fail(err, HEARTH_LIMIT, "%s: %zu merges are more than %d", ht_vocab_file(s), s->n_merges,
+                       MAX_MERGES);
     size_t slots = 1;
     while (slots < 2 * s->n_merges)
         slots *= 2;

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+// Renders messages with a chat format. Pure functions over the caller's memory, any thread.
+#include "engine/text/chat.h"
+
+#include <string.h>
+
+#include "engine/base/limits.h"
+#include "engine/text/chat_format.h"
+#include "engine/text/unicode.h"
+
+enum { SEGMENTS_PER_MESSAGE = 16 };
+
+static enum hearth_status copy_mark(char mark[HT_CHAT_MARK_BYTES], struct ht_text spelling,
+                                    struct hearth_error *err)
+{
+    if (spelling.len_bytes >= HT_CHAT_MARK_BYTES)
+        return ht_fail(err, HEARTH_LIMIT, "the model's BOS or EOS token is spelt with more than %d bytes",
+                       HT_CHAT_MARK_BYTES - 1);
+    memcpy(mark, spelling.bytes, spelling.len_bytes);
+    mark[spelling.len_bytes] = '\0';
+    return HEARTH_OK;
+}
+
+static void use_format(struct ht_chat *chat, const struct ht_chat_format *format)
+{
+    chat->format = format;
+    if (format->system) {
+        chat->system_len_bytes = strlen(format->system); // the longest built-in one is far below the cap
+        memcpy(chat->system, format->system, chat->system_len_bytes);
+    }
+}
+
+enum hearth_status ht_chat_init(struct ht_chat *chat, const char *name, const char *jinja,
+                                size_t jinja_len_bytes, const struct ht_tokenizer *tokenizer,
+                                struct hearth_error *err)
+{
+    *chat = (struct ht_chat){.bos = "<s>", .eos = "</s>"};
+    if (tokenizer) {
+        HT_TRY(copy_mark(chat->bos, ht_tokenizer_piece(tokenizer, ht_tokenizer_bos(tokenizer), true), err));
+        HT_TRY(copy_mark(chat->eos, ht_tokenizer_piece(tokenizer, ht_tokenizer_eos(tokenizer), true), err));
+    }
+    if (name && (!strcmp(name, "none") || !strcmp(name, "raw")))
+        return HEARTH_OK;
+    if (name) {
+        const struct ht_chat_format *format = ht_chat_find_format(name);
+        if (!format)
+            return ht_fail(err, HEARTH_NOT_FOUND, "there is no chat template named '%.64s'", name);
+        use_format(chat, format);
+        return HEARTH_OK;
+    }
+    if (!jinja || !jinja_len_bytes)
+        return HEARTH_OK;
+    HT_TRY(ht_chat_recognise(chat, jinja, jinja_len_bytes, err));
+    if (!chat->system_len_bytes)
+        use_format(chat, chat->format);
+    return HEARTH_OK;
+}
+
+const char *ht_chat_name(const struct ht_chat *chat)
+{
+    return chat->format ? chat->format->name : "none";
+}
+
+const char *const *ht_chat_stops(const struct ht_chat *chat)
+{
+    static const char *const none[] = {NULL};
+    return chat->format ? chat->format->stops : none;
+}
+
+size_t ht_chat_max_segments(size_t n_messages)
+{
+    return SEGMENTS_PER_MESSAGE * (n_messages + 2);
+}
+
+// ---------------------------------------------------------------- rendering
+
+struct render {
+    const struct ht_chat *chat;
+    struct ht_segment *segments;
+    size_t capacity, n;
+    uint32_t turn, round;
+};
+
+static void put(struct render *r, const char *bytes, size_t len_bytes, uint8_t origin, bool target)
+{
+    if (!len_bytes)
+        return;
+    if (r->n < r->capacity)
+        r->segments[r->n] = (struct ht_segment){bytes, len_bytes, origin, target, r->turn};
+    r->n++;
+}
+
+static void put_round(struct render *r)
+{
+    static const char digits[] = "0123456789";
+    uint32_t unit = 1;
+    while (r->round / unit >= 10)
+        unit *= 10;
+    for (; unit; unit /= 10)
+        put(r, digits + r->round / unit % 10, 1, HT_ORIGIN_TEMPLATE, false);
+}
+
+// A string of the format, its stand-ins replaced.
+static void put_template(struct render *r, const char *string, bool target)
+{
+    while (string && *string) {
+        size_t n = strcspn(string, HT_BOS HT_EOS HT_ROUND);
+        put(r, string, n, HT_ORIGIN_TEMPLATE, target);
+        string += n;
+        if (*string == HT_BOS[0])
+            put(r, r->chat->bos, strlen(r->chat->bos), HT_ORIGIN_TEMPLATE, target);
+        else if (*string == HT_EOS[0])
+            put(r, r->chat->eos, strlen(r->chat->eos), HT_ORIGIN_TEMPLATE, target);
+        else if (*string == HT_ROUND[0])
+            put_round(r);
+        string += *string != '\0';
+    }
+}
+
+// Without the white space at its ends, as templates trim it: Unicode's, and the separators U+001C to U+001F.
+static struct ht_text trim(struct ht_text text, bool left)
+{
+    size_t first = 0, last = 0; // what stays
+    bool seen = !left;
+    for (size_t i = 0; i < text.len_bytes;) {
+        uint32_t c;
+        i += ht_uc_next((const unsigned char *)text.bytes + i, text.len_bytes - i, &c);
+        if (ht_uc_class(c) != HT_UC_SPACE && (c < 0x1C || c > 0x1F)) {
+            seen = true;
+            last = i;
+        } else if (!seen) {
+            first = last = i;
+        }
+    }
+    return (struct ht_text){text.bytes ? text.bytes + first : NULL, last - first};
+}
+
+static void put_system(struct render *r, struct ht_text text)
+{
+    const struct ht_chat_format *f = r->chat->format;
+    if (f->trims_system)
+        text = trim(text, true);
+    put_template(r, f->system_before, false);
+    put(r, text.bytes, text.len_bytes, HT_ORIGIN_SYSTEM, false);
+    put_template(r, f->system_after, false);
+}
+
+static void put_user(struct render *r, const struct ht_chat_message *message, const struct ht_text *system)
+{
+    const struct ht_chat_format *f = r->chat->format;
+    struct ht_text text = {message->text, message->len_bytes};
+    if (r->round++)
+        put_template(r, f->between, false);
+    put_template(r, f->user_before, false);
+    if (system)
+        put_system(r, *system);
+    if (f->trims)
+        text = trim(text, !(system && f->trims_joined));
+    put(r, text.bytes, text.len_bytes, HT_ORIGIN_USER, false);
+    if (message->input_len_bytes || f->input_always) {
+        put_template(r, f->input_before ? f->input_before : "\n\n", false);
+        put(r, message->input, message->input_len_bytes, HT_ORIGIN_USER, false);
+    }
+    put_template(r, f->user_after, false);
+}
+
+static struct ht_text without_thoughts(struct ht_text text)
+{
+    static const char mark[] = "</think>";
+    size_t n = sizeof mark - 1;
+    for (size_t at = text.len_bytes; at >= n; at--) {
+        if (memcmp(text.bytes + at - n, mark, n) != 0)
+            continue;
+        while (at < text.len_bytes && text.bytes[at] == '\n')
+            at++;
+        return (struct ht_text){text.bytes + at, text.len_bytes - at};
+    }
+    return text;
+}
+
+static void put_assistant(struct render *r, const struct ht_chat_message *message, bool before_last_user,
+                          bool last)
+{
+    const struct ht_chat_format *f = r->chat->format;
+    struct ht_text text = {message->text, message->len_bytes};
+    if (f->trims)
+        text = trim(text, true);
+    if (f->forgets_thoughts && before_last_user)
+        text = without_thoughts(text);
+    put_template(r, f->header, false);
+    put_template(r, f->lead, false);
+    put(r, text.bytes, text.len_bytes, HT_ORIGIN_ASSISTANT, true);
+    put_template(r, last && f->last_end ? f->last_end : f->end, true);
+    put_template(r, f->gap, false);
+}
+
+static const char *role_name(enum ht_role role)
+{
+    return role == HT_ROLE_SYSTEM ? "system" : role == HT_ROLE_USER ? "user" : "assistant";
+}
+
+static enum hearth_status check_messages(const struct ht_chat *chat, const struct ht_chat_message *messages,
+                                         size_t n, bool generation, struct hearth_error *err)
+{
+    const struct ht_chat_format *f = chat->format;
+    if (!f)
+        return ht_fail(
+            err, HEARTH_UNSUPPORTED,
+            "the model has no chat template: it completes plain text; choose one with --template NAME");
+    if (!n)
+        return ht_fail(err, HEARTH_INVALID, "there is no message");
+    if (n > HT_MAX_MESSAGES)
+        return ht_fail(err, HEARTH_LIMIT, "%zu messages are more than %d", n, HT_MAX_MESSAGES);
+    for (size_t i = 0; i < n; i++) {
+        const struct ht_chat_message *m = &messages[i];
+        if (m->role < HT_ROLE_SYSTEM || m->role > HT_ROLE_ASSISTANT || (!m->text && m->len_bytes) ||
+            (!m->input && m->input_len_bytes) || (m->input_len_bytes && m->role != HT_ROLE_USER))
+            return ht_fail(err, HEARTH_INVALID, "message %zu has no valid role or text", i);
+        if (m->role == HT_ROLE_SYSTEM && i)
+            return ht_fail(err, HEARTH_INVALID, "message %zu is a %s: only the first may be", i,
+                           messages[0].role == HT_ROLE_SYSTEM ? "second system message" : "system message");
+        if (m->role == HT_ROLE_SYSTEM && f->place == HT_CHAT_SYSTEM_NONE)
+            return ht_fail(err, HEARTH_INVALID, "the chat template %s has no place for a system message",
+                           f->name);
+        size_t first = messages[0].role == HT_ROLE_SYSTEM;
+        enum ht_role due = (i - first) % 2 ? HT_ROLE_ASSISTANT : HT_ROLE_USER;
+        if (f->alternates && i >= first && m->role != due)
+            return ht_fail(err, HEARTH_INVALID,
+                           "message %zu is the %s's: with the chat template %s it is the %s's turn", i,
+                           role_name(m->role), f->name, role_name(due));
+    }
+    if (f->place == HT_CHAT_SYSTEM_IN_USER && messages[n - 1].role == HT_ROLE_SYSTEM)
+        return ht_fail(err, HEARTH_INVALID,
+                       "with the chat template %s a system message needs a user message after it", f->name);
+    if (generation && messages[n - 1].role == HT_ROLE_ASSISTANT)
+        return ht_fail(err, HEARTH_INVALID,
+                       "the last message is the assistant's: there is nothing to answer");
+    return HEARTH_OK;
+}
+
+// The system text in effect; false if there is none.
+static bool find_system(const struct ht_chat *chat, const struct ht_chat_message *messages, size_t n,
+                        struct ht_text *text)
+{
+    const struct ht_chat_format *f = chat->format;
+    if (messages[0].role == HT_ROLE_SYSTEM) {
+        *text = (struct ht_text){messages[0].text, messages[0].len_bytes};
+        return true;
+    }
+    *text = (struct ht_text){chat->system, chat->system_len_bytes};
+    if (f->system_input && n && messages[0].input_len_bytes)
+        *text = (struct ht_text){f->system_input, strlen(f->system_input)};
+    return text->len_bytes > 0;
+}
+
+enum hearth_status ht_chat_render(const struct ht_chat *chat, const struct ht_chat_message *messages,
+                                  size_t n_messages, bool generation, struct ht_segment *segments,
+                                  size_t capacity, size_t *n_segments, struct hearth_error *err)
+{
+    *n_segments = 0;
+    HT_TRY(check_messages(chat, messages, n_messages, generation, err));
+    const struct ht_chat_format *f = chat->format;
+    struct render r = {.chat = chat, .segments = segments, .capacity = capacity};
+    struct ht_text system;
+    bool has_system = find_system(chat, messages, n_messages, &system);
+    size_t last_user = 0;
+    for (size_t i = 0; i < n_messages; i++)
+        if (messages[i].role == HT_ROLE_USER)
+            last_user = i;
+    put_template(&r, f->begin, false);
+    if (has_system && f->place == HT_CHAT_SYSTEM_FIRST)
+        put_system(&r, system);
+    for (size_t i = messages[0].role == HT_ROLE_SYSTEM; i < n_messages; i++) {
+        r.turn = (uint32_t)i;
+        bool inside = !r.round && has_system && f->place == HT_CHAT_SYSTEM_IN_USER;
+        if (messages[i].role == HT_ROLE_USER)
+            put_user(&r, &messages[i], inside ? &system : NULL);
+        else
+            put_assistant(&r, &messages[i], i < last_user, i + 1 == n_messages);
+    }
+    r.turn = (uint32_t)n_messages;
+    if (generation)
+        put_template(&r, f->header, false);
+    *n_segments = r.n;
+    if (r.n > capacity)
+        return ht_fail(err, HEARTH_LIMIT, "the rendered messages need %zu segments, more than %zu", r.n,
+                       capacity);
+    return HEARTH_OK;
+}
