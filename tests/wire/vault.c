@@ -453,7 +453,7 @@ static void test_power_cut_at_every_operation(void **state)
     (void)state;
     unsigned runs = 0;
     assert_int_equal(sweep(true, NULL, &runs), 0);
-    assert_true(runs > 60 * (SEEDS + 2));
+    assert_true(runs > 40 * (SEEDS + 2));
     print_message("%u power cuts\n", runs);
 }
 
