@@ -123,7 +123,7 @@ static void print_option(char letter, const char *name, const char *argument, co
         snprintf(left, sizeof left, "-%c, --%s%s%s", letter, name, argument ? " " : "", argument ? argument : "");
     else
         snprintf(left, sizeof left, "    --%s%s%s", name, argument ? " " : "", argument ? argument : "");
-    printf("  %-24s %s\n", left, help);
+    printf("  %-29s %s\n", left, help);
 }
 
 static int print_help(const struct cli *cli)
