@@ -157,7 +157,7 @@ enum hearth_status ht_check_kv_params(const struct ht_kv_params *params, struct 
 enum hearth_status ht_check_step_shape(const struct ht_step_shape *shape, struct hearth_error *err)
 {
     REQUIRE(shape->rows && shape->rows <= HT_MAX_CTX, "plan: rows");
-    REQUIRE(shape->outs && shape->outs <= shape->rows, "plan: more outputs than rows");
+    REQUIRE(shape->outs && shape->outs <= HT_MAX_CTX, "plan: outputs");
     REQUIRE(shape->seqs && shape->seqs <= HT_MAX_SESSIONS, "plan: sessions");
     REQUIRE(shape->pages && shape->pages <= HT_MAX_CTX / HT_KV_PAGE, "plan: pages");
     return HEARTH_OK;
@@ -186,8 +186,8 @@ enum hearth_status ht_check_step(const struct ht_plan *plan, const struct ht_ste
 {
     const struct ht_step_shape *want = shape_of(plan), *have = &step->shape;
     REQUIRE(step->base, "step: no memory");
-    REQUIRE(have->rows == want->rows && have->outs == want->outs && have->seqs == want->seqs && have->pages == want->pages,
-            "step: shape differs from the plan's");
+    REQUIRE(have->rows >= want->rows && have->outs >= want->outs && have->seqs >= want->seqs && have->pages >= want->pages,
+            "step: smaller than the plan's shape");
     REQUIRE(step->counts[0] && step->counts[0] <= want->rows, "step: row count");
     REQUIRE(step->counts[1] <= want->outs && step->counts[1] <= step->counts[0], "step: output count");
     REQUIRE(step->counts[2] && step->counts[2] <= want->seqs, "step: session count");
