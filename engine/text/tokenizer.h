@@ -76,11 +76,10 @@ struct ht_segment {
 
 struct ht_token {
     int32_t id;
-    uint32_t start,
-        end;         // bytes [start, end) of the segments' concatenation; empty for BOS, EOS, a space prefix
-    uint8_t origins; // bits of every segment it overlaps; 0 for an added BOS or EOS
-    bool target;     // overlaps a target segment
-    uint32_t turn;   // of the segment that holds its last byte
+    uint32_t start, end; // bytes of the segments' concatenation; none for BOS, EOS, a lone space prefix
+    uint8_t origins;     // bits of every segment it overlaps; 0 for an added BOS or EOS
+    bool target;         // overlaps a target segment
+    uint32_t turn;       // of the segment that holds its last byte
 };
 
 // A list that ht_tokenizer_encode appends to. Zero-initialise; free with ht_tokens_free.

@@ -30,8 +30,7 @@ struct ht_vocab {
     uint32_t *by_pair;            // hash of the pairs: merge + 1
     size_t by_pair_mask;
     uint32_t *rank; // SentencePiece: (n_tokens); the higher the score the lower; equal scores are equal
-    uint8_t inner_space[65536 /
-                        8]; // SentencePiece: bit (a << 8 | b): some token holds a, space, b; a is not a space
+    uint8_t inner_space[8192]; // … bit (a << 8 | b): some token holds a, space, b, where a is no space
     size_t max_plain_bytes, max_bytes; // longest token that text can become; longest of all
     const struct ht_pre_tokenizer *pre;
     int32_t bos, eos, unk; // -1 = none
