@@ -72,6 +72,9 @@ ISAS_x86_64  := avx2 avx512vnni amx
 ISAS_aarch64 := neon i8mm
 isa_of = $(foreach i,$(ISAS_$(ARCH)),$(if $(filter %_$(i),$(1)),$(ISA_$(i))))
 
+# All cores for the two commands of the README, unless make was told a number.
+JOBS = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
+
 ifeq ($(V),0)
 say = @printf '  %-5s %s\n' $(1) $(2);
 else
@@ -120,10 +123,11 @@ include tests/Makefile.inc
 
 setup:
 	tools/setup run
+# stdin and stdout belong to the chat: a pipe's lines are questions, and nothing but answers is printed.
 run:
-	@tools/setup run
-	@$(MAKE) --no-print-directory build
-	@tools/run
+	@tools/setup run >&2
+	@$(MAKE) --no-print-directory $(JOBS) build </dev/null >&2
+	@tools/run $(BUILD)
 
 asan:
 	$(MAKE) BUILD=build-asan OPT='-O1 -g -fno-omit-frame-pointer' \
