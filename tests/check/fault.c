@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The failing allocator and temporary folders. Allocation counts are atomic: pools allocate from one thread, but
-// sanitizer builds watch.
+// The failing allocator and temporary folders. Allocation counts are atomic: pools allocate from one thread,
+// but sanitizer builds watch.
 #include "tests/check/fault.h"
 
 #include <dirent.h>
@@ -81,7 +81,8 @@ static void die(const char *what, const char *path)
 
 const char *check_folder_make(char path[64])
 {
-    snprintf(path, 64, "/tmp/hearth-test-XXXXXX");
+    // In memory where the system has that: tests write thousands of small files.
+    snprintf(path, 64, "%s/hearth-test-XXXXXX", access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
     if (!mkdtemp(path))
         die("cannot make a folder", path);
     return path;

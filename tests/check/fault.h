@@ -5,8 +5,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-// Puts a counting allocator behind engine/base/mem.h. The n-th allocation from now on fails (1 = the next), and
-// those after it succeed again; 0 = none fails.
+// Puts a counting allocator behind engine/base/mem.h. The n-th allocation from now on fails (1 = the next),
+// and those after it succeed again; 0 = none fails.
 void fault_memory_begin(unsigned long fail_at);
 // Takes it out again. *n_allocations = how many were asked for. Returns the blocks that were not freed.
 long fault_memory_end(unsigned long *n_allocations);

@@ -49,7 +49,8 @@ static void bf16_round_trip(void **state)
     }
 }
 
-// Between every two neighbours: the middle goes to the even one, a float's breadth beside it to the nearer one.
+// Between every two neighbours: the middle goes to the even one, a float's breadth beside it to the nearer
+// one.
 static void f16_ties(void **state)
 {
     (void)state;

@@ -152,9 +152,12 @@ static void arena_plans_then_carves(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(allocates),          cmocka_unit_test(allocates_big),
-        cmocka_unit_test(grows),              cmocka_unit_test(hook_fails_each),
-        cmocka_unit_test(checked_arithmetic), cmocka_unit_test(arena_plans_then_carves),
+        cmocka_unit_test(allocates),
+        cmocka_unit_test(allocates_big),
+        cmocka_unit_test(grows),
+        cmocka_unit_test(hook_fails_each),
+        cmocka_unit_test(checked_arithmetic),
+        cmocka_unit_test(arena_plans_then_carves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Philox4x32-10 against the known answers published with the generator (Salmon et al., Random123, kat_vectors).
+// Philox4x32-10 against the known answers published with the generator (Salmon et al., Random123,
+// kat_vectors).
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -24,8 +25,8 @@ static void known_answers(void **state)
     };
     for (size_t i = 0; i < 3; i++) {
         const uint32_t *c = cases[i].counter, *k = cases[i].key;
-        struct ht_philox got = ht_philox(k[0] | (uint64_t)k[1] << 32, c[0] | (uint64_t)c[1] << 32,
-                                         c[2] | (uint64_t)c[3] << 32);
+        struct ht_philox got =
+            ht_philox(k[0] | (uint64_t)k[1] << 32, c[0] | (uint64_t)c[1] << 32, c[2] | (uint64_t)c[3] << 32);
         assert_memory_equal(got.v, cases[i].want, 16);
     }
 }

@@ -38,14 +38,16 @@ static void fail_cleans(void **state)
     struct hearth_error err;
     ht_fail(&err, HEARTH_FORMAT, "a%cb%cc\x7f%s", '\n', 27, "d");
     assert_string_equal(err.text, "a?b?c?d");
-    ht_fail(&err, HEARTH_FORMAT, "%s", "\xC2\x9B"
-                                       "31m"); // a control sequence of terminals, U+009B
+    ht_fail(&err, HEARTH_FORMAT, "%s",
+            "\xC2\x9B"
+            "31m"); // a control sequence of terminals, U+009B
     assert_string_equal(err.text, "?31m");
     ht_fail(&err, HEARTH_FORMAT, "%s", "\xC3\xA9\xFF\xC3");
     assert_string_equal(err.text, "\xC3\xA9??");
 }
 
-// Texts of every length around the limit, of characters of 1 to 4 bytes: always whole characters, never too long.
+// Texts of every length around the limit, of characters of 1 to 4 bytes: always whole characters, never too
+// long.
 static void fail_cuts(void **state)
 {
     (void)state;

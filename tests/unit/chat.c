@@ -260,7 +260,7 @@ static void closed_turns(void **state)
         {"baize-train",
          "The conversation between human and AI assistant.\n[|Human|] Q1\n[|AI|] A1\n[|Human|] ",
          "s48 t11 u2 t8 A2 T11"},
-        {"vicuna0", CURIOUS("human") "\n### Human: Q1\n### Assistant: A1\n### ", "s155 t12 u2 t16 A2 T5"},
+        {"vicuna0", CURIOUS("human") "\n### Human: Q1\n### Assistant: A1\n### ", "s156 t12 u2 t16 A2 T5"},
     };
     for (size_t i = 0; i < N(cases); i++) {
         char text[MAX_TEXT], marks[MAX_TEXT], expected[MAX_TEXT];
