@@ -301,6 +301,26 @@ static enum hearth_status walk_flags(struct hd_config *config, int argc, char *c
     return HEARTH_OK;
 }
 
+// What is wrong here is not the caller's command line: FORMAT.
+static enum hearth_status load_file_and_environment(struct hd_config *config, bool named, struct hearth_error *err)
+{
+    char path[HD_PATH_BYTES], variable[64];
+    struct hearth_error why = {0};
+    snprintf(path, sizeof path, "%s", config->file);
+    enum hearth_status status = hd_config_read_file(config, path, &why);
+    if (status == HEARTH_NOT_FOUND && !named)
+        config->file[0] = 0;
+    else if (status != HEARTH_OK)
+        return hd_fail(err, HEARTH_FORMAT, "%s", why.text);
+    for (size_t i = 0; i < N_SETTINGS; i++) {
+        variable_name(variable, settings[i].key);
+        const char *value = getenv(variable);
+        if (value && set(config, &settings[i], value, variable, &why) != HEARTH_OK)
+            return hd_fail(err, HEARTH_FORMAT, "%s", why.text);
+    }
+    return HEARTH_OK;
+}
+
 enum hearth_status hd_config_load(struct hd_config *config, int argc, char *const *argv, struct hearth_error *err)
 {
     const char *file = getenv("HEARTH_CONFIG");
@@ -314,20 +334,9 @@ enum hearth_status hd_config_load(struct hd_config *config, int argc, char *cons
         return hd_fail(err, HEARTH_INVALID, "--config: path too long");
     if (named)
         snprintf(config->file, sizeof config->file, "%s", file);
-    char path[HD_PATH_BYTES];
-    snprintf(path, sizeof path, "%s", config->file);
-    status = hd_config_read_file(config, path, err);
-    if (status == HEARTH_NOT_FOUND && !named)
-        config->file[0] = 0;
-    else if (status != HEARTH_OK)
-        return status == HEARTH_INVALID ? status : hd_fail(err, HEARTH_INVALID, "the configuration file %s cannot be read", path);
-    for (size_t i = 0; i < N_SETTINGS; i++) {
-        char variable[64];
-        variable_name(variable, settings[i].key);
-        const char *value = getenv(variable);
-        if (value && (status = set(config, &settings[i], value, variable, err)) != HEARTH_OK)
-            return status;
-    }
+    status = load_file_and_environment(config, named, err);
+    if (status != HEARTH_OK)
+        return status;
     status = walk_flags(config, argc, argv, &file, err);
     if (status == HEARTH_OK && (config->tls_cert[0] == 0) != (config->tls_key[0] == 0))
         status = hd_fail(err, HEARTH_INVALID, "tls_cert and tls_key go together");

@@ -37,7 +37,7 @@ struct hd_config {
     char check_model[HD_PATH_BYTES];
 };
 
-// Fills *config from everything. INVALID with one line naming the flag, variable or file line otherwise.
+// Fills *config from everything. INVALID: a flag is wrong; FORMAT: the file or the environment is. The text names it.
 enum hearth_status hd_config_load(struct hd_config *config, int argc, char *const *argv, struct hearth_error *err);
 // One file's lines into *config, over what is there. NOT_FOUND if the file is absent.
 enum hearth_status hd_config_read_file(struct hd_config *config, const char *path, struct hearth_error *err);

@@ -30,6 +30,7 @@ struct hd_response {
     size_t log_bytes;
     char *text; // the answer so far, NUL-terminated
     size_t text_len, text_capacity;
+    size_t saved_len;
     struct follower *followers;
 };
 
@@ -184,6 +185,16 @@ const char *hd_response_text(const struct hd_response *response, size_t *len_byt
     return response->text ? response->text : "";
 }
 
+size_t *hd_response_saved_len(struct hd_response *response)
+{
+    return &response->saved_len;
+}
+
+uint64_t hd_response_last_seq(const struct hd_response *response)
+{
+    return response->last_seq;
+}
+
 size_t hd_responses_count_running(const struct hd_responses *r)
 {
     size_t n = 0;
@@ -220,10 +231,8 @@ bool hd_response_event(struct hd_responses *r, struct hd_response *response, Hea
     hd_blob_ref(blob); // followers are told below, although the log may let go of it first
     while (response->first && response->log_bytes > r->max_log_bytes)
         drop_first(response);
-    for (struct follower *f = response->followers, *next; f; f = next) {
-        next = f->next; // a send may end in dropping this socket
+    for (struct follower *f = response->followers; f; f = f->next)
         r->send(r->user, f->socket, &f->request, blob);
-    }
     hd_blob_unref(blob);
     return true;
 }

@@ -12,7 +12,7 @@
 struct hd_responses;
 struct hd_response;
 
-// Queues one event for a socket. `event` is the caller's: take a reference to keep it.
+// Queues one event for a socket. `event` is the caller's: take a reference to keep it. It must not change who follows.
 typedef void hd_response_send_fn(void *user, void *socket, const struct hd_id *request, struct hd_blob *event);
 
 // NULL when out of memory. max_log_bytes is per response.
@@ -29,6 +29,7 @@ const struct hd_accepted *hd_response_ids(const struct hd_response *response);
 const struct hd_id *hd_response_person(const struct hd_response *response);
 bool hd_response_is_running(const struct hd_response *response);
 const char *hd_response_text(const struct hd_response *response, size_t *len_bytes); // so far
+size_t *hd_response_saved_len(struct hd_response *response); // the caller's note of how much of the text is on disk
 size_t hd_responses_count_running(const struct hd_responses *responses);
 // The i-th of all, for walks that do not open or prune; NULL at the end.
 struct hd_response *hd_response_at(struct hd_responses *responses, size_t i);
@@ -46,6 +47,7 @@ void hd_response_forget(struct hd_responses *responses, struct hd_response *resp
 // Sends what comes after after_seq, then live events, each with `request`. NOMEM: not attached.
 enum hearth_status hd_response_follow(struct hd_responses *responses, struct hd_response *response, void *socket,
                                       const struct hd_id *request, uint64_t after_seq, struct hearth_error *err);
+uint64_t hd_response_last_seq(const struct hd_response *response);
 void hd_responses_drop_socket(struct hd_responses *responses, const void *socket);
 // Forgets answers that ended long ago.
 void hd_responses_prune(struct hd_responses *responses, int64_t now_ms);

@@ -146,7 +146,7 @@ void hd_worker_cancel_all(struct hd_worker *worker)
 void hd_worker_forget(struct hd_worker *worker, const struct hd_id *conversation)
 {
     pthread_mutex_lock(&worker->lock);
-    if (worker->n_forgets < HD_MAX_FORGETS)
+    if (conversation && worker->n_forgets < HD_MAX_FORGETS)
         worker->forgets[worker->n_forgets++] = *conversation;
     else
         worker->forget_all = true;

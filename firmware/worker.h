@@ -45,7 +45,7 @@ void hd_job_free(struct hd_job *job); // NULL allowed
 enum hearth_status hd_worker_submit(struct hd_worker *worker, struct hd_job *job, struct hearth_error *err);
 void hd_worker_cancel(struct hd_worker *worker, const struct hd_id *response); // waiting or running
 void hd_worker_cancel_all(struct hd_worker *worker);
-// The conversation is gone: its cache is emptied as soon as it does not run.
+// The conversation (NULL: every one) has lost turns: its cache is emptied as soon as it does not run.
 void hd_worker_forget(struct hd_worker *worker, const struct hd_id *conversation);
 
 // ---- the model

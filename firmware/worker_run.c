@@ -354,9 +354,12 @@ static void do_forgets(struct hd_worker *worker)
     pthread_mutex_unlock(&worker->lock);
     for (unsigned s = 0; s < worker->n_slots; s++) {
         struct hd_slot_session *slot = &worker->slots[s];
+        if (!slot->session)
+            continue;
+        slot->forget = slot->forget || all;
         for (size_t i = 0; i < n; i++)
-            slot->forget = slot->forget || (slot->session && hd_id_equal(&slot->conversation, &ids[i]));
-        if (slot->session && !slot->job && (all || slot->forget))
+            slot->forget = slot->forget || hd_id_equal(&slot->conversation, &ids[i]);
+        if (slot->forget && !slot->job)
             close_slot(slot);
     }
 }
@@ -481,6 +484,7 @@ void *hd_worker_thread(void *user)
         struct hearth_error error = {0};
         if (worker->engine && count_running(worker) > 0 && hearth_engine_step(worker->engine, &n_busy, &error) != HEARTH_OK)
             lose_engine(worker, &error);
+        do_forgets(worker); // of conversations whose answer has just ended
     }
     close_engine(worker);
     return NULL;

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// What admin.c (socket) and admin_commands.c (requests) share. Loop thread.
+#ifndef HD_ADMIN_INTERNAL_H
+#define HD_ADMIN_INTERNAL_H
+#include <jansson.h>
+
+#include "firmware/server.h"
+
+struct hd_admin_client {
+    struct hd_admin_client *next;
+    struct hd_server *server;
+    struct lws *wsi;
+    char *in; // HD_MAX_ADMIN_LINE_BYTES
+    size_t in_len;
+    char *out; // lines to send
+    size_t out_len, out_sent;
+    bool close_when_sent;
+    bool waits_for_model;
+    bool exporting; // the next conversation is read when the last one was sent
+    struct hd_person export_person;
+    int64_t export_before_ms;
+    uint64_t n_exported;
+};
+
+// Sends one line. Takes over `answer`; NULL sends "internal".
+void hd_admin_answer(struct hd_admin_client *client, json_t *answer);
+void hd_admin_error(struct hd_admin_client *client, const char *code, const char *text);
+void hd_admin_fail(struct hd_admin_client *client, const struct hearth_error *error);
+// One request line.
+void hd_admin_request(struct hd_admin_client *client, const char *line, size_t len_bytes);
+// The next line of an export.
+void hd_admin_export_next(struct hd_admin_client *client);
+json_t *hd_admin_model(struct hd_server *server); // of the loaded one, or null
+
+#endif
