@@ -7,7 +7,7 @@
 
 #include "engine/base/limits.h"
 #include "engine/base/mem.h"
-#include "engine/text/merge.h"
+#include "engine/text/bpe.h"
 #include "engine/text/tokenizer_internal.h"
 
 enum hearth_status ht_tokenizer_create(struct ht_tokenizer **tokenizer, const struct ht_vocab_source *source,

@@ -2,7 +2,7 @@
 // What the files of the tokenizer share.
 #ifndef HT_TOKENIZER_INTERNAL_H
 #define HT_TOKENIZER_INTERNAL_H
-#include "engine/text/vocab.h"
+#include "engine/text/vocabulary.h"
 
 struct ht_tokenizer {
     struct ht_vocab vocab;

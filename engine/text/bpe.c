@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Merging with a heap. Of equal ranks the leftmost pair goes first, as in `tokenizers` and `sentencepiece`. A
 // heap entry counts only while its symbol is alive and its pair still has that rank; others are skipped.
-#include "engine/text/merge.h"
+#include "engine/text/bpe.h"
 
 #include "engine/base/limits.h"
 #include "engine/base/mem.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Builds a vocabulary from what a model file says; every entry is checked. Runs when a model is opened.
-#include "engine/text/vocab.h"
+#include "engine/text/vocabulary.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -6,7 +6,7 @@
 #include "engine/base/limits.h"
 #include "engine/base/mem.h"
 #include "engine/text/unicode.h"
-#include "engine/text/vocab.h"
+#include "engine/text/vocabulary.h"
 
 enum { MAX_PROBES = 512, MAX_MERGES = 4 * HT_MAX_VOCAB };
 

@@ -3,8 +3,8 @@
 //
 // All matching is done on raw bytes: GPT-2's printable stand-ins are turned back into the bytes they stand
 // for, SentencePiece's "▁" into a space.
-#ifndef HT_VOCAB_H
-#define HT_VOCAB_H
+#ifndef HT_VOCABULARY_H
+#define HT_VOCABULARY_H
 #include "engine/text/split.h"
 #include "engine/text/tokenizer.h"
 
@@ -55,7 +55,7 @@ uint32_t ht_vocab_pair_rank(const struct ht_vocab *vocab, uint32_t left, uint32_
 int32_t ht_vocab_match_special(const struct ht_vocab *vocab, const unsigned char *text, size_t n,
                                size_t n_control, uint64_t *n_steps);
 
-// The part that reads merges; vocab.c calls it.
+// The part that reads merges; vocabulary.c calls it.
 HT_MUST_USE enum hearth_status
 ht_vocab_build_merges(struct ht_vocab *vocab, const struct ht_vocab_source *source, struct hearth_error *err);
 // Byte that a character of a byte-level token stands for, or -1.

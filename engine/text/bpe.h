@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Merges the symbols of one stretch of text, best pair first, with a linked list and a heap: n log n.
-#ifndef HT_MERGE_H
-#define HT_MERGE_H
-#include "engine/text/vocab.h"
+#ifndef HT_BPE_H
+#define HT_BPE_H
+#include "engine/text/vocabulary.h"
 
 struct ht_symbol {
     uint32_t prev, next; // indices, HT_NO_SYMBOL at the ends
