@@ -55,7 +55,7 @@ export class Hearth {
         this.gone = new Set();
         const scheme = location.protocol === "https:" ? "wss:" : "ws:";
         this.wire = new Wire({
-            url: `${scheme}//${location.host}/`,
+            url: `${scheme}//${location.host}/ws`,
             codec,
             client: CLIENT,
             events: {
@@ -242,7 +242,8 @@ export class Hearth {
         const view = this.view;
         const reply = await this.#ask("getConversation", { conversationId: fromHex(current) }, (error) => {
             if (error.code === CODE.NOT_FOUND && view === this.view) {
-                this.newConversation();
+                this.#address(null, true);
+                this.#show(null);
                 return "This conversation is no longer on the box.";
             }
             return explain(error);

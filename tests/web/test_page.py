@@ -1,0 +1,484 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page in a real Chromium against a real hearthd with the real default model."""
+import re
+import time
+
+from conftest import PHONE, ROOM_PX
+
+QUESTION = "What is the capital of France?"
+LONG = "Write a long story about a lighthouse keeper and his cat. Tell at least ten chapters."
+ANSWERS = ".answer .markdown"
+
+
+def say(page, text):
+    page.get_by_label("Message to Hearth").fill(text)
+    page.get_by_role("button", name="Send", exact=True).click()
+
+
+def wait_done(page, n=1, timeout_ms=120000):
+    """Until the n-th answer has ended and shows its usage."""
+    page.wait_for_function("n => document.querySelectorAll('.answer .usage').length >= n", arg=n, timeout=timeout_ms)
+
+
+def wait_writing(page, n_chars=40):
+    page.wait_for_function("""n => [...document.querySelectorAll('.answer[aria-busy=true] .markdown')]
+        .some((e) => e.textContent.length >= n)""", arg=n_chars, timeout=60000)
+
+
+def wait_count(page, selector, n):
+    page.wait_for_function("([s, n]) => document.querySelectorAll(s).length === n", arg=[selector, n])
+
+
+def answer_text(page, n=-1):
+    return page.locator(ANSWERS).nth(n).inner_text()
+
+
+def heads(page):
+    return page.locator(".row-open").all_inner_texts()
+
+
+def background(page):
+    """Brightness of the page's ground, 0 to 255."""
+    rgb = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return sum(map(int, re.findall(r"\d+", rgb)[:3])) / 3
+
+
+# ---- pairing
+
+def test_unpaired_it_tells_how_to_pair(open_page):
+    page = open_page()
+    assert page.get_by_role("heading", name="Pair this device").is_visible()
+    assert "hearth pair --person NAME" in page.inner_text("main")
+    assert page.get_by_role("link", name="certificate").get_attribute("href") == "/hearth-ca.crt"
+
+
+def test_a_link_pairs_once(open_page, box):
+    link = box.pair("Ann")
+    page = open_page(link)
+    assert "pair=" not in page.url
+    name = page.get_by_label("Device name")
+    assert name.input_value() == "Chrome on Linux"
+    name.fill("Kitchen table")
+    page.get_by_role("button", name="Pair", exact=True).click()
+    page.get_by_role("heading", name=re.compile("Ann")).wait_for()
+    assert page.locator(".link.online").inner_text() == "Connected"
+    assert any(d["name"] == "Kitchen table" and d["connected"] for d in box.admin("devices.list")["devices"])
+    assert "pair" not in page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
+    page.reload()
+    page.get_by_role("heading", name=re.compile("Ann")).wait_for()
+
+    other = open_page(link)
+    other.get_by_role("button", name="Pair", exact=True).click()
+    assert "used already" in other.get_by_role("alert").inner_text()
+
+
+def test_a_broken_link_is_said_to_be_one(open_page):
+    page = open_page()
+    page.get_by_label("Or paste the link").fill("https://localhost/#pair=abc")
+    page.get_by_role("button", name="Go on").click()
+    assert "not a whole pairing link" in page.get_by_role("alert").inner_text()
+
+
+def test_a_pasted_link_pairs(open_page, box):
+    page = open_page()
+    page.get_by_label("Or paste the link").fill(box.pair("Ann"))
+    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Pair", exact=True).click()
+    page.get_by_label("Message to Hearth").wait_for()
+
+
+def test_signing_out_forgets_the_token(paired):
+    page = paired()
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("dialog").get_by_role("button", name="Sign out").click()
+    page.get_by_role("heading", name="Pair this device").wait_for()
+    page.reload()
+    page.get_by_role("heading", name="Pair this device").wait_for()
+
+
+def test_a_revoked_device_is_told(paired, box):
+    page = paired("Rita")
+    device = box.admin("devices.list", person="Rita")["devices"][0]
+    box.admin("devices.revoke", id=device["id"])
+    page.get_by_role("heading", name="Pair this device").wait_for()
+    assert "no longer knows this device" in page.get_by_role("alert").inner_text()
+
+
+# ---- asking
+
+def test_an_answer_streams(paired, box, screens):
+    page = paired("Bea")
+    page.evaluate("""() => {
+        window.lengths = new Set();
+        new MutationObserver(() => {
+            const e = document.querySelector('.answer[aria-busy=true] .markdown');
+            if (e) lengths.add(e.textContent.length);
+        }).observe(document.body, { subtree: true, childList: true, characterData: true });
+    }""")
+    say(page, QUESTION)
+    wait_done(page)
+    assert page.evaluate("lengths.size") >= 3
+    assert "Paris" in answer_text(page)
+    assert re.search(r"\d+ tokens · [\d.]+ tok/s", page.locator(".usage summary").inner_text())
+    assert page.locator(".bubble").inner_text() == QUESTION
+    stored = box.conversation("Bea")["turns"]
+    assert [t["role"] for t in stored] == ["user", "assistant"] and stored[0]["text"] == QUESTION
+    page.mouse.move(0, 0)
+    page.screenshot(path=screens / "desktop.png")
+    page.locator(".usage summary").click()
+    assert str(stored[1]["usage"]["seed"]) in page.locator(".usage").inner_text()
+
+
+def test_a_second_question_goes_on(paired):
+    page = paired("Cleo")
+    say(page, QUESTION)
+    wait_done(page)
+    page.get_by_label("Message to Hearth").press_sequentially("And of Italy?")
+    page.keyboard.press("Enter")
+    wait_done(page, 2)
+    assert page.locator(".bubble").all_inner_texts() == [QUESTION, "And of Italy?"]
+    assert len(heads(page)) == 1
+
+
+def test_shift_enter_breaks_the_line(paired):
+    page = paired()
+    area = page.get_by_label("Message to Hearth")
+    height = area.bounding_box()["height"]
+    area.press_sequentially("one")
+    for _ in range(3):
+        page.keyboard.press("Shift+Enter")
+    area.press_sequentially("two")
+    assert area.input_value() == "one\n\n\ntwo"
+    assert area.bounding_box()["height"] > height + 40
+    assert page.locator(".turn").count() == 0
+
+
+def test_stop(paired):
+    page = paired("Dora")
+    say(page, LONG)
+    wait_writing(page)
+    page.get_by_role("button", name="Stop the answer").click()
+    wait_done(page)
+    assert "Stopped." in page.locator(".answer .note").inner_text()
+    text = answer_text(page)
+    page.wait_for_timeout(700)
+    assert answer_text(page) == text
+    page.reload()
+    wait_done(page)
+    assert answer_text(page) == text
+    assert "Stopped." in page.locator(".answer .note").inner_text()
+
+
+def test_a_reload_in_the_middle_shows_the_whole_answer(paired):
+    page = paired("Emil")
+    say(page, LONG)
+    wait_writing(page, 60)
+    start = answer_text(page)[:40]
+    page.reload()
+    page.locator(".answer[aria-busy=true]").wait_for()
+    wait_writing(page, 120)
+    page.wait_for_timeout(500)
+    page.get_by_role("button", name="Stop the answer").click()
+    wait_done(page)
+    resumed = answer_text(page)
+    assert resumed.startswith(start) and len(resumed) > 120
+    page.reload()
+    wait_done(page)
+    assert answer_text(page) == resumed
+
+
+def test_a_lost_connection_loses_nothing(paired):
+    page = paired("Fay")
+    say(page, LONG)
+    for n_chars in (40, 160, 280):
+        wait_writing(page, n_chars)
+        page.evaluate("__sockets.at(-1).close()")
+        page.wait_for_function("n => __sockets.length > n && __sockets.at(-1).readyState === 1",
+                               arg=page.evaluate("__sockets.length") - 1)
+    wait_writing(page, 400)
+    page.get_by_role("button", name="Stop the answer").click()
+    wait_done(page)
+    lived_through = answer_text(page)
+    page.reload()
+    wait_done(page)
+    assert answer_text(page) == lived_through
+
+
+def test_leaving_and_coming_back_while_it_writes(paired):
+    page = paired("Gil")
+    say(page, LONG)
+    wait_writing(page)
+    page.get_by_role("button", name="New conversation").click()
+    wait_count(page, ".turn", 0)
+    page.locator(".row-open").first.click()
+    wait_writing(page, 100)
+    page.get_by_role("button", name="Stop the answer").click()
+    wait_done(page)
+
+
+def test_hostile_words_stay_words(paired, box):
+    page = paired("Hal")
+    text = "<img src=x onerror=alert(1)> <script>alert(1)</script> ![p](https://evil.example/p.png)"
+    say(page, text)
+    wait_writing(page, 1)
+    assert page.locator(".bubble").inner_text() == text
+    if page.get_by_role("button", name="Stop the answer").is_visible():
+        page.get_by_role("button", name="Stop the answer").click()
+    page.get_by_role("button", name="Rename or delete this conversation").click()
+    page.get_by_label("Name", exact=True).fill(text)
+    page.get_by_role("button", name="Save name").click()
+    page.locator(".row-open", has_text="<script>").wait_for()
+
+
+def test_a_box_that_goes_away_and_comes_back(paired, box, open_page):
+    open_page.allowed += ["WebSocket connection to", "Failed to load resource"]
+    page = paired("Ida")
+    say(page, QUESTION)
+    wait_done(page)
+    text = answer_text(page)
+    box.stop()
+    page.get_by_text("No connection").wait_for()
+    assert page.get_by_role("button", name="Try now").is_visible()
+    box.start()
+    page.get_by_text("Connected").wait_for(timeout=40000)
+    assert answer_text(page) == text
+    say(page, "Thank you.")
+    wait_done(page, 2)
+
+
+# ---- conversations
+
+def test_rename(paired, box):
+    page = paired("Jan")
+    say(page, QUESTION)
+    wait_done(page)
+    page.get_by_role("button", name="Rename or delete this conversation").click()
+    page.get_by_label("Name", exact=True).fill("All about Paris")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="All about Paris").wait_for()
+    assert heads(page) == ["All about Paris"]
+    assert box.conversation("Jan")["title"] == "All about Paris"
+    page.reload()
+    page.get_by_role("heading", name="All about Paris").wait_for()
+
+
+def test_deleting_a_message_asks_first(paired, box):
+    page = paired("Kim")
+    say(page, QUESTION)
+    wait_done(page)
+    say(page, "And of Italy?")
+    wait_done(page, 2)
+    delete = page.get_by_role("button", name="Delete this message and its answer").first
+    page.locator(".question").first.hover()
+    delete.click()
+    page.get_by_role("button", name="Cancel").click()
+    assert len(box.conversation("Kim")["turns"]) == 4
+    page.locator(".question").first.hover()
+    delete.click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete", exact=True).click()
+    wait_count(page, ".bubble", 1)
+    assert page.locator(".bubble").inner_text() == "And of Italy?"
+    assert [t["text"] for t in box.conversation("Kim")["turns"] if t["role"] == "user"] == ["And of Italy?"]
+
+
+def test_deleting_a_conversation_asks_first(paired, box):
+    page = paired("Lea")
+    say(page, QUESTION)
+    wait_done(page)
+    page.get_by_role("button", name="New conversation").click()
+    say(page, "Good morning.")
+    wait_done(page)
+    assert len(heads(page)) == 2
+    page.get_by_role("button", name="Rename or delete this conversation").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    assert len(box.admin("conversations.list", person="Lea")["conversations"]) == 2
+    page.get_by_role("button", name="Rename or delete this conversation").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete", exact=True).click()
+    wait_count(page, ".row", 1)
+    wait_count(page, ".turn", 0)
+    assert len(box.admin("conversations.list", person="Lea")["conversations"]) == 1
+
+
+def test_people_see_only_their_own(paired):
+    page = paired("Mia")
+    say(page, QUESTION)
+    wait_done(page)
+    other = paired("Noa")
+    assert other.get_by_text("Nothing said yet.").is_visible()
+    other.goto(page.url)
+    other.get_by_text("no longer on the box").wait_for()
+    wait_count(other, ".turn", 0)
+
+
+def test_the_back_button_goes_back(paired):
+    page = paired("Ole")
+    say(page, QUESTION)
+    wait_done(page)
+    page.get_by_role("button", name="New conversation").click()
+    page.go_back()
+    page.locator(".bubble").wait_for()
+    page.go_forward()
+    wait_count(page, ".bubble", 0)
+
+
+# ---- settings and looks
+
+def test_settings_tell_about_the_box(paired, box, open_page):
+    page = paired("Pam")
+    page.get_by_role("button", name="Settings").click()
+    sheet = page.get_by_role("dialog")
+    status = box.admin("status")
+    sheet.get_by_text(status["device"]).wait_for()
+    assert status["model"]["name"] in sheet.inner_text()
+    for name, start in (("Certificate (.crt)", b"\x30\x82"), ("iPhone and iPad", b"<?xml")):
+        with page.expect_download() as download:
+            sheet.get_by_role("link", name=name).click()
+        assert download.value.path().read_bytes().startswith(start)
+    page.keyboard.press("Escape")
+    assert page.get_by_role("dialog").count() == 0
+    assert page.evaluate("document.activeElement.textContent").startswith("Settings")
+
+
+def test_light_and_dark(paired):
+    assert background(paired("Quin")) > 200
+    page = paired("Quin", color_scheme="dark")
+    assert background(page) < 50
+    page.get_by_role("button", name="Switch to light").click()
+    page.get_by_role("button", name="Switch to dark").wait_for()
+    assert background(page) > 200
+    page.reload()
+    page.get_by_role("button", name="Switch to dark").wait_for()
+    assert background(page) > 200
+
+
+CONTRAST = """() => {
+    const style = getComputedStyle(document.documentElement);
+    const light = (name) => {
+        const hex = style.getPropertyValue(name).trim();
+        const [r, g, b] = [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16) / 255)
+            .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const out = {};
+    for (const [ink, grounds] of Object.entries({
+        "--text": ["--bg", "--side", "--raised", "--bubble", "--code", "--accent-soft"],
+        "--muted": ["--bg", "--side", "--raised", "--code", "--accent-soft", "--line"],
+        "--accent": ["--bg", "--raised", "--code"],
+        "--on-accent": ["--accent"],
+        "--bad": ["--bad-soft", "--bg", "--raised"],
+    })) for (const ground of grounds) {
+        const [a, b] = [light(ink), light(ground)].sort((x, y) => y - x);
+        out[`${ink} on ${ground}`] = (a + 0.05) / (b + 0.05);
+    }
+    return out;
+}"""
+
+
+def test_contrast(open_page):
+    for scheme in ("light", "dark"):
+        ratios = open_page(color_scheme=scheme).evaluate(CONTRAST)
+        assert {k: round(v, 2) for k, v in ratios.items() if not v >= 4.5} == {}, scheme
+
+
+SMALL = """(least) => [...document.querySelectorAll('button, select, textarea, summary, input, a.button')]
+    .filter((e) => e.checkVisibility({ visibilityProperty: true }) && !e.closest('[inert]'))
+    .map((e) => [e.getAttribute('aria-label') ?? e.textContent, e.getBoundingClientRect()])
+    .filter(([, r]) => Math.round(r.width) < least || Math.round(r.height) < least)
+    .map(([name, r]) => `${name} ${r.width}x${r.height}`)"""
+
+
+def check_phone(page):
+    assert page.evaluate(SMALL, ROOM_PX) == []
+    wide = page.evaluate("[document.documentElement.scrollWidth, innerWidth, visualViewport.scale]")
+    assert wide[0] <= 390 and wide[1] == 390 and wide[2] == 1, wide
+
+
+def test_on_a_phone(open_page, box, screens):
+    page = open_page(**PHONE)
+    check_phone(page)
+    page.goto(box.pair("Ann"))
+    page.get_by_role("button", name="Pair", exact=True).wait_for()
+    check_phone(page)
+    page.get_by_role("button", name="Pair", exact=True).click()
+    page.get_by_label("Message to Hearth").wait_for()
+    check_phone(page)
+    say(page, QUESTION)
+    wait_done(page)
+    page.wait_for_timeout(300)
+    check_phone(page)
+    page.screenshot(path=screens / "phone.png")
+    page.get_by_role("button", name="Conversations").click()
+    page.get_by_role("button", name="Settings").wait_for()
+    page.wait_for_timeout(300)
+    check_phone(page)
+    page.screenshot(path=screens / "phone-list.png")
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("button", name="Sign out").wait_for()
+    check_phone(page)
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Rename or delete this conversation").click()
+    page.get_by_label("Name", exact=True).wait_for()
+    check_phone(page)
+
+
+def test_on_a_phone_enter_breaks_the_line(paired):
+    page = paired(**PHONE)
+    area = page.get_by_label("Message to Hearth")
+    area.tap()
+    area.press_sequentially("one")
+    page.keyboard.press("Enter")
+    area.press_sequentially("two")
+    assert area.input_value() == "one\ntwo" and page.locator(".turn").count() == 0
+
+
+def test_wide_content_scrolls_by_itself(paired):
+    """Code and tables from a model are wider than a phone."""
+    page = paired(**PHONE)
+    page.evaluate("""() => {
+        const turns = document.querySelector('.turns');
+        const turn = document.createElement('article');
+        turn.className = 'turn answer';
+        const body = document.createElement('div');
+        body.className = 'body';
+        const box = document.createElement('div');
+        box.className = 'codebox';
+        const pre = document.createElement('pre');
+        pre.textContent = 'x'.repeat(400);
+        box.append(pre);
+        const long = document.createElement('p');
+        long.textContent = 'y'.repeat(400);
+        body.append(box, long);
+        turn.append(document.createElement('div'), body);
+        turns.append(turn);
+    }""")
+    check_phone(page)
+
+
+def test_the_drawer_gives_the_focus_back(paired):
+    page = paired(**PHONE)
+    page.get_by_role("button", name="Conversations").click()
+    page.wait_for_function("() => document.activeElement.classList.contains('new')")
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => document.activeElement.id === 'menu'")
+    page.wait_for_function("() => document.querySelector('#menu').ariaExpanded === 'false'")
+
+
+def test_it_opens_while_the_box_is_away(paired, box, open_page):
+    """The page's own files are kept on the device; it says that the box cannot be reached."""
+    open_page.allowed += ["WebSocket connection to", "Failed to load resource"]
+    page = paired("Rob")
+    page.evaluate("navigator.serviceWorker.ready.then(() => 0)")
+    page.reload()
+    page.locator(".link.online").wait_for()
+    box.stop()
+    try:
+        page.reload()
+        page.get_by_text("No connection").wait_for()
+    finally:
+        box.start()
+    started = time.monotonic()
+    page.locator(".link.online").wait_for(timeout=60000)
+    assert time.monotonic() - started < 45
