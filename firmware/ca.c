@@ -271,8 +271,10 @@ static int set_ca_extensions(mbedtls_x509write_cert *w, const struct der *constr
     int code = mbedtls_x509write_crt_set_basic_constraints(w, 1, 0);
     if (code == 0)
         code = mbedtls_x509write_crt_set_key_usage(w, MBEDTLS_X509_KU_KEY_CERT_SIGN | MBEDTLS_X509_KU_CRL_SIGN);
+    // Not marked critical: mbedTLS, our own clients' library, refuses critical extensions that it does not know, while
+    // browsers and OpenSSL enforce these constraints either way.
     if (code == 0)
-        code = mbedtls_x509write_crt_set_extension(w, MBEDTLS_OID_NAME_CONSTRAINTS, MBEDTLS_OID_SIZE(MBEDTLS_OID_NAME_CONSTRAINTS), 1,
+        code = mbedtls_x509write_crt_set_extension(w, MBEDTLS_OID_NAME_CONSTRAINTS, MBEDTLS_OID_SIZE(MBEDTLS_OID_NAME_CONSTRAINTS), 0,
                                                    constraints->p, (size_t)constraints->len);
     return code;
 }
