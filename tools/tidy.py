@@ -60,7 +60,7 @@ LIBC = re.compile(
     stdalign|stdarg|stdatomic|stdbool|stddef|stdint|stdio|stdlib|stdnoreturn|string|strings|tgmath|threads|
     time|uchar|wchar|wctype|aio|byteswap|cpuid|dirent|dlfcn|endian|fcntl|getopt|glob|ifaddrs|langinfo|libgen|
     malloc|net/if|netdb|arpa/inet|netinet/[a-z0-9_]+|poll|pthread|pty|pwd|grp|sched|semaphore|spawn|
-    stdio_ext|syslog|termios|ucontext|unistd|elf|ftw|link|linux/[a-z0-9_/]+|asm/[a-z0-9_]+|sys/[a-z0-9_]+|
+    stdio_ext|syslog|termios|ucontext|unistd|sysexits|elf|ftw|link|linux/[a-z0-9_/]+|asm/[a-z0-9_]+|sys/[a-z0-9_]+|
     immintrin|x86intrin|arm_neon|arm_bf16|arm_fp16|sanitizer/[a-z]+_interface)\.h$""",
     re.VERBOSE,
 )
@@ -259,6 +259,7 @@ def check_headers(root, paths):
             "-Wall",
             "-Wextra",
             "-Werror",
+            "-Wno-psabi",
             f"-I{root}",
             "-pedantic" if public else "-D_GNU_SOURCE",
         ]
