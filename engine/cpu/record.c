@@ -193,7 +193,9 @@ static enum hearth_status record_matmul(struct ht_plan *plan, const struct ht_ma
     if (ht_matmul_shared_bytes(plan, p))
         note_shared(&notes);
     call->fused = takes_norm(plan, p);
-    if (call->fused) {
+    if (call->fused) { // every thread reads all of what the norm reads, whoever wrote it
+        const struct ht_rmsnorm *norm = &call[-1].p.rmsnorm;
+        note_all(&notes, &norm->x, norm->rows, norm->x_stride, norm->dim, false);
         call[-1].deferred = true;
         settle(call, &notes, plan->n_before_norm);
     } else {
