@@ -85,14 +85,20 @@ static int is_cpu_controller(const char *names, size_t len)
     return len == 11 && (!memcmp(names, "cpu,cpuacct", 11) || !memcmp(names, "cpuacct,cpu", 11));
 }
 
+static const char *next_line(const char *line)
+{
+    size_t len = strcspn(line, "\n");
+    return line + len + (line[len] == '\n');
+}
+
 unsigned ht_cpus_of_cgroup(const char *self, const char *root)
 {
     unsigned cpus = 0;
     char group[PATH_BYTES];
-    for (const char *line = self; line && *line; line = strchr(line, '\n'), line += line ? 1 : 0) {
+    for (const char *line = self; *line; line = next_line(line)) {
         const char *names = strchr(line, ':'), *path = names ? strchr(names + 1, ':') : NULL;
-        if (!path)
-            break;
+        if (!path || path >= next_line(line))
+            continue;
         size_t len = strcspn(++path, "\n"), names_len = (size_t)(path - names) - 2;
         if (len >= sizeof group)
             continue;

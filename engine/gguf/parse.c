@@ -314,12 +314,12 @@ static int compare_offsets(const void *context, uint32_t a, uint32_t b)
 static enum hearth_status place_tensors(struct parser *p)
 {
     struct ht_gguf_part *part = p->part;
-    struct ht_gguf_tensor_entry *tensors = p->gguf->tensors + part->first_tensor;
     const char *file = ht_shown_path(part->path);
     uint64_t mask = part->alignment - 1;
     part->data_start = (p->pos + mask) & ~mask; // pos <= file size < 2^63
     if (!part->n_tensors)
         return HEARTH_OK;
+    struct ht_gguf_tensor_entry *tensors = p->gguf->tensors + part->first_tensor;
     for (size_t i = 0; i < part->n_tensors; i++) {
         struct ht_gguf_tensor *tensor = &tensors[i].tensor;
         uint64_t end;
