@@ -44,7 +44,7 @@ static const struct setting settings[] = {
     {"device", TEXT, AT(device), 0, 0, NULL, "auto|cpu|cuda[:i]|vulkan[:i]"},
     {"template", TEXT, AT(chat_template), 0, 0, NULL, "NAME  chat template, where the file's is unknown"},
     {"isa", TEXT, AT(cpu_isa), 0, 0, NULL, "NAME  CPU path, for tests"},
-    {"system_prompt", TEXT, AT(system_prompt), 0, 0, NULL, "TEXT  for conversations that bring none"},
+    {"system_prompt", TEXT, AT(system_prompt), 0, 0, NULL, "TEXT  for conversations that bring none; empty: the model's own (You are a helpful AI assistant.)"},
     {"ping_s", NUMBER, AT(ping_s), 1, 3600, NULL, "N  idle seconds before a client is pinged (30)"},
     {"discard_unreadable", SWITCH, AT(discard_unreadable), 0, 0, NULL, "start although keys are lost: drops what they sealed"},
     {"log_format", CHOICE, AT(log_format), 0, 0, "text|json", "text|json"},
@@ -201,6 +201,7 @@ static enum hearth_status defaults(struct hd_config *config, struct hearth_error
     config->ping_s = 30;
     config->log_level = HD_LOG_INFO;
     snprintf(config->device, sizeof config->device, "auto");
+    snprintf(config->system_prompt, sizeof config->system_prompt, "You are a helpful AI assistant.");
     if (!base_dir(config->state_dir, "STATE_DIRECTORY", "XDG_STATE_HOME", "/.local/state/hearth") ||
         !base_dir(cache, "CACHE_DIRECTORY", "XDG_CACHE_HOME", "/.cache/hearth") || !join(config->models_dir, cache, "/models") ||
         !base_dir(dir, "CONFIGURATION_DIRECTORY", "XDG_CONFIG_HOME", "/.config/hearth") ||

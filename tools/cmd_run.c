@@ -251,6 +251,8 @@ static int talk(struct chat *chat, const char *prompt)
     struct hearth_error err = {0};
     if (hearth_session_create(chat->engine, &chat->session, &err))
         return cli_fail_status(&err);
+    if (chat->raw || !strcmp(chat->info.chat_template, "none") || (chat->system && !*chat->system))
+        chat->system = NULL; // completion mode has no place for one; empty: the model's own
     if (chat->system && !push(chat, HEARTH_ROLE_SYSTEM, chat->system, strlen(chat->system)))
         return cli_fail(CLI_OSERR, "out of memory");
     if (prompt) {
@@ -316,7 +318,7 @@ static struct {
 static const struct cli_option options[] = {
     {"model", 'm', CLI_TEXT, "MODEL", "file, or name of a model (default: the chosen one)", &words.model.model, 0, 0, NULL},
     {"prompt", 'p', CLI_TEXT, "TEXT", "answer this and end", &words.prompt, 0, 0, NULL},
-    {"system", 0, CLI_TEXT, "TEXT", "system text that every conversation begins with", &words.chat.system, 0, 0, NULL},
+    {"system", 0, CLI_TEXT, "TEXT", "system text that every conversation begins with, '' = the model's own", &words.chat.system, 0, 0, NULL},
     {"max-tokens", 'n', CLI_COUNT, "N", "end an answer after N tokens", &words.max_tokens, 1, 1e9, NULL},
     {"ctx", 0, CLI_COUNT, "N", "context in tokens (default: the model's, if it fits)", &words.model.n_ctx, 1, 1 << 24, NULL},
     {"kv", 0, CLI_TEXT, "TYPE", "KV cache: f16, q8 or f32", &words.model.kv, 0, 0, NULL},
@@ -342,6 +344,7 @@ static void set_defaults(void)
     struct hearth_sampling sampling;
     memset(&sampling, 0, sizeof sampling);
     hearth_sampling_default(&sampling);
+    words.chat.system = "You are a helpful AI assistant."; // as hearthd's
     words.temp = sampling.temperature;
     words.top_k = sampling.top_k;
     words.top_p = sampling.top_p;
