@@ -17,6 +17,9 @@
 
 enum { HT_GROUP = 16 }; // rows
 
+// The block-quantised types.
+#define HT_BLOCK_TYPES(X) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(IQ4_NL) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K)
+
 enum ht_kind {       // which sums contract Q makes per 32 values (engine/ops/ops.h)
     HT_KIND_FLOAT,   // none: contract F
     HT_KIND_D,       // d
