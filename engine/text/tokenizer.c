@@ -318,10 +318,9 @@ static enum hearth_status encode_ordinary(struct encoder *e, size_t begin, size_
     return encode_sentencepiece(e, begin, end, after_special && e->vocab->add_space_prefix, err);
 }
 
-static enum hearth_status encode_text(struct encoder *e, struct hearth_error *err)
+static enum hearth_status encode_text(struct encoder *e, bool after_special, struct hearth_error *err)
 {
     size_t begin = 0, segment = 0;
-    bool after_special = true; // the start of the text counts as one
     for (size_t at = 0; at < e->len_bytes;) {
         while (at >= e->text_end[segment])
             segment++;
@@ -350,7 +349,8 @@ static enum hearth_status encode(struct encoder *e, unsigned flags, struct heart
     struct ht_tokens *out = e->out;
     const struct ht_vocab *v = e->vocab;
     HT_TRY(gather(e, err));
-    HT_TRY(encode_text(e, err));
+    bool after_special = !(flags & HT_ENCODE_CONTINUES); // the start of a text counts as one
+    HT_TRY(encode_text(e, after_special, err));
     if (out->n > e->first) {
         struct ht_token *last = &out->items[out->n - 1];
         last->end = (uint32_t)e->position;

@@ -92,8 +92,9 @@ struct ht_tokens {
 void ht_tokens_free(struct ht_tokens *tokens);
 
 enum ht_encode_flags {
-    HT_ENCODE_BOS = 1, // begin with BOS where the model wants one and the text does not spell it
-    HT_ENCODE_EOS = 2, // end with EOS where the model wants one and the text does not spell it
+    HT_ENCODE_BOS = 1,       // begin with BOS where the model wants one and the text does not spell it
+    HT_ENCODE_EOS = 2,       // end with EOS where the model wants one and the text does not spell it
+    HT_ENCODE_CONTINUES = 4, // ordinary text stands before: no space prefix at the start
 };
 
 // Appends the tokens of the concatenated segments; ranges are contiguous and cover every byte. LIMIT beyond
