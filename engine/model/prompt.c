@@ -68,7 +68,7 @@ static enum hearth_status encode_turns(const struct hearth_engine *engine,
         if (s->origin != HT_ORIGIN_ASSISTANT || !m || !m->ids)
             continue;
         HT_TRY(encode(engine, segments + from, i - from, flags, out, err));
-        flags = 0;
+        flags = HT_ENCODE_CONTINUES;
         put(out, m->ids, m->n_ids);
         from = i + 1;
     }
