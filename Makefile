@@ -40,6 +40,7 @@ LWS_LIBS  := $(patsubst %,$(HEARTH_DEPS)/lib/lib%.a,websockets mbedtls mbedx509 
 LWS_FLAGS := -isystem $(HEARTH_DEPS)/include
 else
 LWS_LIBS   = $(shell $(PKG) --libs libwebsockets) -lmbedtls -lmbedx509 -lmbedcrypto
+LWS_FLAGS  = -include firmware/old_tls.h
 endif
 FIRMWARE_LIBS = $(shell $(PKG) --libs $(FIRMWARE_PKGS)) $(SYSTEMD_LIBS) $(LWS_LIBS)
 TOOLS_LIBS    = $(shell $(PKG) --libs $(TOOLS_PKGS)) $(LWS_LIBS)

@@ -341,6 +341,11 @@ enum hearth_status hd_config_load(struct hd_config *config, int argc, char *cons
     status = walk_flags(config, argc, argv, &file, err);
     if (status == HEARTH_OK && (config->tls_cert[0] == 0) != (config->tls_key[0] == 0))
         status = hd_fail(err, HEARTH_INVALID, "tls_cert and tls_key go together");
+#ifdef HEARTH_OLD_TLS // see firmware/old_tls.h
+    if (status == HEARTH_OK && config->listen == HD_LISTEN_ALL)
+        return hd_fail(err, HEARTH_INVALID, "listen = all: this hearthd is built on older TLS libraries (see tools/setup)");
+    config->listen = HD_LISTEN_LOOPBACK;
+#endif
     return status;
 }
 

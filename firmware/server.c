@@ -276,7 +276,12 @@ void hd_server_run(struct hd_server *server)
     on_save(&server->save);
     on_watchdog(&server->watchdog);
     hd_server_url(server, 0, NULL, url, sizeof url);
-    hd_log(HD_LOG_INFO, "hearthd " HEARTH_VERSION ": %s (%s)", url, server->open_to_all ? "all interfaces" : "loopback only until somebody is invited");
+    hd_log(HD_LOG_INFO, "hearthd " HEARTH_VERSION ": %s (%s)", url,
+           server->open_to_all ? "all interfaces" : "loopback only until somebody is invited");
+#ifdef HEARTH_OLD_TLS
+    hd_log(HD_LOG_WARN, "loopback only: built on this system's older TLS libraries, libwebsockets " LWS_LIBRARY_VERSION
+                        " and mbedTLS " MBEDTLS_VERSION_STRING);
+#endif
     notify("READY=1");
     while (lws_service(server->lws, 0) >= 0) {
         if (!server->stopping)
