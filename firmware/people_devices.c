@@ -268,6 +268,8 @@ enum hearth_status hd_devices_list(struct hd_store *store, const struct hd_id *p
 {
     *n = 0;
     *devices = NULL;
+    if (person != NULL && hd_id_is_zero(person)) // "nobody" must not mean "everybody"
+        return hd_fail(err, HEARTH_NOT_FOUND, "no such person");
     if (person != NULL && hd_id_is_zero(person))
         return hd_fail(err, HEARTH_NOT_FOUND, "no such person");
     sqlite3_stmt *statement;
@@ -302,6 +304,8 @@ enum hearth_status hd_devices_list(struct hd_store *store, const struct hd_id *p
 enum hearth_status hd_device_revoke(struct hd_store *store, const struct hd_id *person,
                                     const struct hd_id *device, struct hearth_error *err)
 {
+    if (person != NULL && hd_id_is_zero(person)) // "nobody" must not mean "everybody"
+        return hd_fail(err, HEARTH_NOT_FOUND, "no such person");
     int changed = 0;
     enum hearth_status status = hd_db_run(
         store, &changed, err,

@@ -10,10 +10,10 @@
 
 enum {
     MAX_INODES = 1024,
-    MAX_NAMES = 64,
+    MAX_NAMES = 16,
     MAX_FDS = 64,
-    MAX_CHANGES = 256,
-    PATH_BYTES = 256,
+    MAX_CHANGES = 128,
+    PATH_BYTES = 64,
     FD_BASE = 1000,
     SECTOR = 512
 };

@@ -1,0 +1,938 @@
+// SPDX-License-Identifier: Apache-2.0
+// The store on real SQLite: round trips, people kept apart, deletion, restart, damage, full disk, planted
+// texts sought in every byte of the state folder, and a power cut before every single operation on a disk in
+// memory.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include <dirent.h>
+#include <sqlite3.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "firmware/io.h"
+#include "firmware/people.h"
+#include "firmware/vault.h"
+#include "tests/check/simdisk.h"
+
+static char dir[64]; // a real folder, or "/box" on the disk in memory
+static struct simdisk *disk;
+static struct hd_io io;
+static struct hearth_error err;
+static struct hd_store *store;
+static struct hd_id owner, device;
+static unsigned next_request;
+
+static void quiet(void *user, enum hd_log_level level, const char *line)
+{
+    (void)user, (void)level, (void)line;
+}
+
+static enum hearth_status try_open(bool discard)
+{
+    struct hd_store_options options = {.dir = dir, .discard_unreadable = discard};
+    return hd_store_open(&store, &options, &err);
+}
+
+static void reopen(void)
+{
+    hd_store_close(&store);
+    if (try_open(false) != HEARTH_OK)
+        fail_msg("%s", err.text);
+    struct hd_person person;
+    assert_int_equal(hd_person_find(store, "owner", &person, &err), HEARTH_OK);
+    owner = person.id;
+}
+
+static int setup_common(void)
+{
+    hd_log_set(quiet, NULL);
+    memset(&err, 0, sizeof err);
+    memset(&device, 0xd, sizeof device);
+    next_request = 1;
+    return 0;
+}
+
+static int setup_real(void **state)
+{
+    (void)state;
+    hd_io_set(NULL);
+    snprintf(dir, sizeof dir, "/tmp/hearth-store-XXXXXX");
+    assert_non_null(mkdtemp(dir));
+    setup_common();
+    reopen();
+    return 0;
+}
+
+static void each_file(void (*visit)(const char *path, void *user), void *user)
+{
+    DIR *folder = opendir(dir);
+    assert_non_null(folder);
+    for (struct dirent *entry; (entry = readdir(folder)) != NULL;) {
+        char path[400];
+        snprintf(path, sizeof path, "%s/%s", dir, entry->d_name);
+        if (entry->d_name[0] != '.')
+            visit(path, user);
+    }
+    closedir(folder);
+}
+
+static void remove_file(const char *path, void *user)
+{
+    (void)user;
+    assert_int_equal(remove(path), 0);
+}
+
+static int teardown_real(void **state)
+{
+    (void)state;
+    hd_store_close(&store);
+    each_file(remove_file, NULL);
+    assert_int_equal(rmdir(dir), 0);
+    hd_log_set(NULL, NULL);
+    return 0;
+}
+
+static int setup_sim(void **state)
+{
+    (void)state;
+    disk = simdisk_new();
+    io = simdisk_io(disk);
+    hd_io_set(&io);
+    snprintf(dir, sizeof dir, "/box");
+    return setup_common();
+}
+
+static int teardown_sim(void **state)
+{
+    (void)state;
+    hd_store_close(&store);
+    simdisk_free(disk);
+    hd_io_set(NULL);
+    hd_log_set(NULL, NULL);
+    return 0;
+}
+
+// ---- little helpers
+
+static enum hearth_status ask(const struct hd_id *person, const struct hd_id *conversation,
+                              const char *system, const char *text, struct hd_accepted *accepted)
+{
+    struct hd_chat chat = {.person = *person, .device = device, .text = text, .text_len = strlen(text)};
+    chat.system = system;
+    chat.system_len = system == NULL ? 0 : strlen(system);
+    if (conversation != NULL)
+        chat.conversation = *conversation;
+    memcpy(chat.request.b, &next_request, sizeof next_request);
+    chat.request.b[15] = 1;
+    next_request++;
+    return hd_store_chat_begin(store, &chat, accepted, &err);
+}
+
+static const struct hd_usage some_usage = {
+    .prompt_tokens = 11,
+    .cached_tokens = 3,
+    .completion_tokens = 4,
+    .prompt_ms = 1.5,
+    .first_token_ms = 2.5,
+    .completion_ms = 9.25,
+    .seed = UINT64_MAX - 5,
+    .numerics_id = "cpu-vnni-1",
+    .stop_reason = "end",
+};
+static const int32_t some_tokens[] = {1, 70000, 0, 2147483647};
+
+static enum hearth_status answer(const struct hd_accepted *accepted, const char *text)
+{
+    return hd_store_answer_finish(store, &accepted->assistant_turn, text, strlen(text), some_tokens, 4,
+                                  &some_usage, &err);
+}
+
+static struct hd_accepted talk(const struct hd_id *conversation, const char *text, const char *reply)
+{
+    struct hd_accepted accepted;
+    if (ask(&owner, conversation, NULL, text, &accepted) != HEARTH_OK ||
+        answer(&accepted, reply) != HEARTH_OK)
+        fail_msg("%s", err.text);
+    return accepted;
+}
+
+static struct hd_conversation get(const struct hd_id *conversation)
+{
+    struct hd_conversation c;
+    if (hd_store_conversation_get(store, &owner, conversation, true, &c, &err) != HEARTH_OK)
+        fail_msg("%s", err.text);
+    return c;
+}
+
+// ---- what it stores
+
+static void test_a_conversation_comes_back(void **state)
+{
+    (void)state;
+    struct hd_accepted a, b;
+    assert_int_equal(ask(&owner, NULL, "Be brief.", "  What is a hearth?\nTell me.", &a), HEARTH_OK);
+    assert_false(a.repeated);
+    assert_int_equal(hd_store_answer_save(store, &a.assistant_turn, "A fire\xc3", 7, &err), HEARTH_OK);
+    struct hd_conversation c = get(&a.conversation);
+    assert_int_equal(c.n_turns, 3);
+    assert_string_equal(c.turns[2].text, "A fire"); // without the half character
+    assert_false(c.turns[2].finished);
+    assert_false(c.turns[2].has_usage);
+    hd_conversation_free(&c);
+    assert_int_equal(answer(&a, "A fireplace. \xf0\x9f\x94\xa5"), HEARTH_OK);
+    b = talk(&a.conversation, "Thanks", "");
+    for (int restarted = 0; restarted < 2; restarted++) {
+        c = get(&a.conversation);
+        assert_string_equal(c.head.title, "What is a hearth?");
+        assert_int_equal(c.head.turns, 5);
+        assert_int_equal(c.n_turns, 5);
+        static const enum hd_role roles[] = {HD_ROLE_SYSTEM, HD_ROLE_USER, HD_ROLE_ASSISTANT, HD_ROLE_USER,
+                                             HD_ROLE_ASSISTANT};
+        static const char *const texts[] = {"Be brief.", "  What is a hearth?\nTell me.",
+                                            "A fireplace. \xf0\x9f\x94\xa5", "Thanks", ""};
+        for (int i = 0; i < 5; i++) {
+            assert_int_equal(c.turns[i].role, roles[i]);
+            assert_string_equal(c.turns[i].text, texts[i]);
+            assert_int_equal(c.turns[i].text_len, strlen(texts[i]));
+            assert_true(c.turns[i].finished);
+        }
+        const struct hd_turn *t = &c.turns[2];
+        assert_true(hd_id_equal(&t->id, &a.assistant_turn) && hd_id_equal(&t->parent, &a.user_turn));
+        assert_true(hd_id_equal(&t->response, &a.response) && hd_id_equal(&c.turns[1].id, &a.user_turn));
+        assert_int_equal(t->n_tokens, 4);
+        assert_memory_equal(t->token_ids, some_tokens, sizeof some_tokens);
+        assert_true(t->has_usage && t->usage.seed == some_usage.seed && t->usage.completion_ms == 9.25);
+        assert_string_equal(t->usage.numerics_id, "cpu-vnni-1");
+        assert_string_equal(t->usage.stop_reason, "end");
+        struct hd_turn turn;
+        struct hd_id conversation;
+        assert_int_equal(hd_store_response_get(store, &owner, &b.response, &turn, &conversation, &err),
+                         HEARTH_OK);
+        assert_true(hd_id_equal(&turn.id, &b.assistant_turn) && hd_id_equal(&conversation, &a.conversation));
+        hd_turn_free(&turn);
+        hd_conversation_free(&c);
+        reopen();
+    }
+    assert_int_equal(answer(&a, "again"), HEARTH_NOT_FOUND); // an answer ends once
+}
+
+static void test_a_request_counts_once(void **state)
+{
+    (void)state;
+    struct hd_accepted a = talk(NULL, "one", "two"), b;
+    next_request--;
+    assert_int_equal(ask(&owner, NULL, NULL, "one", &b), HEARTH_OK);
+    assert_true(b.repeated && hd_id_equal(&a.response, &b.response) &&
+                hd_id_equal(&a.user_turn, &b.user_turn));
+    struct hd_conversation_list list;
+    assert_int_equal(hd_store_conversation_list(store, &owner, 0, 0, &list, &err), HEARTH_OK);
+    assert_int_equal(list.n, 1);
+    hd_conversation_list_free(&list);
+    device.b[0] ^= 1; // the same request id of another device is another request
+    next_request--;
+    assert_int_equal(ask(&owner, NULL, NULL, "one", &b), HEARTH_OK);
+    assert_false(b.repeated);
+    device.b[0] ^= 1;
+    struct hd_deleted deleted;
+    assert_int_equal(hd_store_conversation_delete(store, &owner, &a.conversation, &deleted, &err), HEARTH_OK);
+    hd_deleted_free(&deleted);
+    next_request--; // what was deleted does not come back by a late repetition
+    assert_int_equal(ask(&owner, NULL, NULL, "one", &b), HEARTH_OK);
+    assert_true(b.repeated);
+}
+
+static void test_lists_have_pages(void **state)
+{
+    (void)state;
+    struct hd_id ids[7];
+    for (int i = 0; i < 7; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "number %d", i);
+        ids[i] = talk(NULL, text, "ok").conversation;
+    }
+    int64_t before = 0;
+    int seen = 0;
+    struct hd_conversation_list list;
+    do {
+        assert_int_equal(hd_store_conversation_list(store, &owner, 3, before, &list, &err), HEARTH_OK);
+        for (size_t i = 0; i < list.n; i++, seen++) {
+            assert_true(hd_id_equal(&list.items[i].id, &ids[6 - seen]));
+            assert_true(before == 0 || list.items[i].updated_ms < before);
+            before = list.items[i].updated_ms;
+            assert_int_equal(list.items[i].turns, 2);
+        }
+        assert_true(list.more == (seen < 7));
+        bool more = list.more;
+        hd_conversation_list_free(&list);
+        if (!more)
+            break;
+    } while (seen < 20);
+    assert_int_equal(seen, 7);
+    assert_int_equal(hd_store_conversation_list(store, &owner, HD_MAX_PAGE + 1, 0, &list, &err),
+                     HEARTH_LIMIT);
+    talk(&ids[2], "again", "ok"); // what is used becomes the newest
+    assert_int_equal(hd_store_conversation_list(store, &owner, 1, 0, &list, &err), HEARTH_OK);
+    assert_true(hd_id_equal(&list.items[0].id, &ids[2]));
+    hd_conversation_list_free(&list);
+}
+
+static void test_limits(void **state)
+{
+    (void)state;
+    struct hd_accepted a;
+    char *big = calloc(1, HD_MAX_TEXT_BYTES + 2);
+    memset(big, 'x', HD_MAX_TEXT_BYTES + 1);
+    assert_int_equal(ask(&owner, NULL, NULL, big, &a), HEARTH_LIMIT);
+    big[HD_MAX_TEXT_BYTES] = '\0';
+    assert_int_equal(ask(&owner, NULL, NULL, big, &a), HEARTH_OK);
+    assert_int_equal(ask(&owner, NULL, big, "hi", &a), HEARTH_LIMIT);
+    assert_int_equal(ask(&owner, NULL, NULL, "", &a), HEARTH_INVALID);
+    assert_int_equal(ask(&owner, NULL, NULL, "\xc0\xaf", &a), HEARTH_INVALID);
+    assert_int_equal(ask(&owner, NULL, "\xed\xa0\x80", "hi", &a), HEARTH_INVALID);
+    a = talk(NULL, "hi", "ho");
+    struct hd_accepted b;
+    assert_int_equal(ask(&owner, &a.conversation, "late", "hi", &b), HEARTH_INVALID);
+    assert_int_equal(hd_store_conversation_rename(store, &owner, &a.conversation, big, 201, &err),
+                     HEARTH_LIMIT);
+    assert_int_equal(hd_store_conversation_rename(store, &owner, &a.conversation, big, 0, &err),
+                     HEARTH_INVALID);
+    assert_int_equal(hd_store_conversation_rename(store, &owner, &a.conversation, big, 200, &err), HEARTH_OK);
+    assert_int_equal(ask(&owner, &a.conversation, NULL, "hi", &b), HEARTH_OK);
+    assert_int_equal(hd_store_answer_save(store, &b.assistant_turn,
+                                          "a\xff"
+                                          "b",
+                                          3, &err),
+                     HEARTH_INVALID);
+    struct hd_conversation c = get(&a.conversation);
+    assert_int_equal(strlen(c.head.title), 200);
+    hd_conversation_free(&c);
+    free(big);
+}
+
+static void test_another_person_finds_nothing(void **state)
+{
+    (void)state;
+    struct hd_accepted a = talk(NULL, "my secret", "kept"), b;
+    struct hd_person other;
+    assert_int_equal(hd_person_add(store, "other", &other, &err), HEARTH_OK);
+    struct hd_conversation c;
+    struct hd_turn turn;
+    struct hd_id id;
+    struct hd_deleted deleted;
+    struct hd_conversation_list list;
+    assert_int_equal(hd_store_conversation_get(store, &other.id, &a.conversation, false, &c, &err),
+                     HEARTH_NOT_FOUND);
+    assert_null(c.turns);
+    assert_int_equal(hd_store_response_get(store, &other.id, &a.response, &turn, &id, &err),
+                     HEARTH_NOT_FOUND);
+    assert_int_equal(hd_store_conversation_rename(store, &other.id, &a.conversation, "x", 1, &err),
+                     HEARTH_NOT_FOUND);
+    assert_int_equal(hd_store_turn_delete(store, &other.id, &a.user_turn, &deleted, &err), HEARTH_NOT_FOUND);
+    assert_int_equal(hd_store_conversation_delete(store, &other.id, &a.conversation, &deleted, &err),
+                     HEARTH_NOT_FOUND);
+    assert_int_equal(ask(&other.id, &a.conversation, NULL, "let me in", &b), HEARTH_NOT_FOUND);
+    assert_int_equal(hd_store_conversation_list(store, &other.id, 0, 0, &list, &err), HEARTH_OK);
+    assert_int_equal(list.n, 0);
+    hd_conversation_list_free(&list);
+    struct hd_id nobody = {{9}};
+    assert_int_equal(ask(&nobody, NULL, NULL, "who am I", &b), HEARTH_NOT_FOUND);
+    c = get(&a.conversation);
+    assert_int_equal(c.n_turns, 2);
+    hd_conversation_free(&c);
+}
+
+// ---- deletion
+
+static void test_a_deleted_turn_takes_its_answers_and_its_title(void **state)
+{
+    (void)state;
+    struct hd_accepted a = talk(NULL, "first question", "first answer");
+    struct hd_accepted b = talk(&a.conversation, "second question", "second answer");
+    struct hd_deleted deleted;
+    assert_int_equal(hd_store_turn_delete(store, &owner, &a.user_turn, &deleted, &err), HEARTH_OK);
+    assert_int_equal(deleted.n_turns, 2);
+    assert_true(hd_id_equal(&deleted.turns[0], &a.user_turn) &&
+                hd_id_equal(&deleted.turns[1], &a.assistant_turn));
+    hd_deleted_free(&deleted);
+    assert_false(hd_vault_has(hd_store_vault(store), &a.user_turn));
+    assert_false(hd_vault_has(hd_store_vault(store), &a.assistant_turn));
+    struct hd_conversation c = get(&a.conversation);
+    assert_string_equal(c.head.title, "");
+    assert_int_equal(c.n_turns, 2);
+    assert_string_equal(c.turns[0].text, "second question");
+    hd_conversation_free(&c);
+    assert_int_equal(hd_store_turn_delete(store, &owner, &b.assistant_turn, &deleted, &err), HEARTH_OK);
+    hd_deleted_free(&deleted);
+    assert_int_equal(hd_store_turn_delete(store, &owner, &b.assistant_turn, &deleted, &err),
+                     HEARTH_NOT_FOUND);
+    talk(&a.conversation, "third question", "third answer");
+    reopen();
+    c = get(&a.conversation);
+    assert_string_equal(c.head.title, "third question");
+    assert_int_equal(c.n_turns, 3);
+    hd_conversation_free(&c);
+    struct hd_accepted open;
+    assert_int_equal(ask(&owner, &a.conversation, NULL, "fourth", &open), HEARTH_OK);
+    assert_int_equal(hd_store_conversation_delete(store, &owner, &a.conversation, &deleted, &err), HEARTH_OK);
+    assert_int_equal(deleted.n_turns, 5);
+    hd_deleted_free(&deleted);
+    assert_int_equal(hd_vault_count(hd_store_vault(store)), 0);
+    assert_int_equal(hd_store_answer_save(store, &open.assistant_turn, "late", 4, &err), HEARTH_NOT_FOUND);
+    assert_int_equal(answer(&open, "late"), HEARTH_NOT_FOUND);
+}
+
+static void copy_file(const char *name, const char *to)
+{
+    char path[128];
+    uint8_t *data;
+    size_t n;
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    assert_int_equal(hd_io_read_file(path, 1 << 26, &data, &n, &err), HEARTH_OK);
+    snprintf(path, sizeof path, "%s/%s", dir, to);
+    assert_int_equal(hd_io_replace(path, data, n, &err), HEARTH_OK);
+    free(data);
+}
+
+static void test_a_copied_database_opens_nothing_without_the_keys(void **state)
+{
+    (void)state;
+    struct hd_accepted a = talk(NULL, "to be forgotten", "as you wish");
+    struct hd_accepted kept = talk(NULL, "to be kept", "yes");
+    hd_store_close(&store);
+    copy_file("hearth.db", "copy.db");
+    reopen();
+    struct hd_deleted deleted;
+    assert_int_equal(hd_store_conversation_delete(store, &owner, &a.conversation, &deleted, &err), HEARTH_OK);
+    hd_deleted_free(&deleted);
+    hd_store_close(&store);
+    copy_file("copy.db", "hearth.db"); // the database from before, the keys of now
+    assert_int_equal(try_open(false), HEARTH_FORMAT);
+    assert_non_null(strstr(err.text, "3 stored texts have lost their keys"));
+    assert_int_equal(try_open(true), HEARTH_OK);
+    struct hd_conversation c;
+    assert_int_equal(hd_store_conversation_get(store, &owner, &a.conversation, true, &c, &err),
+                     HEARTH_NOT_FOUND);
+    c = get(&kept.conversation);
+    assert_string_equal(c.turns[0].text, "to be kept");
+    hd_conversation_free(&c);
+    reopen();
+}
+
+static void test_an_unfinished_answer_is_ended_by_the_next_start(void **state)
+{
+    (void)state;
+    struct hd_accepted a;
+    assert_int_equal(ask(&owner, NULL, NULL, "tell a story", &a), HEARTH_OK);
+    assert_int_equal(hd_store_answer_save(store, &a.assistant_turn, "Once upon", 9, &err), HEARTH_OK);
+    reopen();
+    struct hd_conversation c = get(&a.conversation);
+    assert_string_equal(c.turns[1].text, "Once upon");
+    assert_true(c.turns[1].finished);
+    assert_string_equal(c.turns[1].usage.stop_reason, "error");
+    hd_conversation_free(&c);
+}
+
+// ---- tampering with rows
+
+static void edit(const char *sql)
+{
+    char path[128];
+    sqlite3 *db;
+    snprintf(path, sizeof path, "%s/hearth.db", dir);
+    hd_store_close(&store);
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK)
+        fail_msg("%s", sqlite3_errmsg(db));
+    sqlite3_close(db);
+    reopen();
+}
+
+static void test_swapped_and_changed_rows_are_refused(void **state)
+{
+    (void)state;
+    static const char *const edits[] = {
+        "UPDATE turns SET text = (SELECT text FROM turns WHERE seq = 4) WHERE seq = 2",
+        "UPDATE turns SET text = token_ids WHERE seq = 2",
+        "UPDATE turns SET text = (SELECT title FROM conversations) WHERE seq = 1",
+        "UPDATE turns SET text = substr(text, 1, length(text) - 1) WHERE seq = 3",
+        "UPDATE turns SET text = CAST('in plain words, long enough to look sealed' AS BLOB) WHERE seq = 1",
+        "UPDATE turns SET text = x'' WHERE seq = 1",
+        "UPDATE turns SET token_ids = text WHERE seq = 2",
+        "UPDATE conversations SET title = (SELECT text FROM turns WHERE seq = 1)",
+    };
+    for (size_t i = 0; i < sizeof edits / sizeof *edits; i++) {
+        struct hd_accepted a;
+        assert_int_equal(ask(&owner, NULL, "system", "one", &a), HEARTH_OK); // seq 0, 1, 2
+        assert_int_equal(answer(&a, "two"), HEARTH_OK);
+        talk(&a.conversation, "three", "four");
+        edit(edits[i]);
+        struct hd_conversation c;
+        assert_int_equal(hd_store_conversation_get(store, &owner, &a.conversation, true, &c, &err),
+                         HEARTH_FORMAT);
+        assert_non_null(strstr(err.text, "damaged"));
+        assert_null(c.turns);
+        struct hd_deleted deleted; // and can still be deleted
+        assert_int_equal(hd_store_conversation_delete(store, &owner, &a.conversation, &deleted, &err),
+                         HEARTH_OK);
+        hd_deleted_free(&deleted);
+    }
+}
+
+// ---- no text in plain
+
+static const char *const canaries[] = {"canary-in-a-question", "canary-in-an-answer",
+                                       "canary-in-a-system-text", "canary-in-a-title", "canary-in-a-partial"};
+struct hunt {
+    int files, found;
+};
+
+static void hunt_in(const char *path, void *user)
+{
+    struct hunt *hunt = user;
+    uint8_t *data;
+    size_t n;
+    assert_int_equal(hd_io_read_file(path, 1 << 26, &data, &n, &err), HEARTH_OK);
+    hunt->files++;
+    for (size_t i = 0; i < sizeof canaries / sizeof *canaries; i++)
+        hunt->found += memmem(data, n, canaries[i], strlen(canaries[i])) != NULL;
+    hunt->found += memmem(data, n, some_tokens, sizeof some_tokens) != NULL;
+    free(data);
+}
+
+static void plant(void)
+{
+    struct hd_accepted a;
+    assert_int_equal(ask(&owner, NULL, "canary-in-a-system-text", "canary-in-a-question", &a), HEARTH_OK);
+    assert_int_equal(hd_store_answer_save(store, &a.assistant_turn, "canary-in-a-partial", 19, &err),
+                     HEARTH_OK);
+    assert_int_equal(answer(&a, "canary-in-an-answer"), HEARTH_OK);
+    assert_int_equal(
+        hd_store_conversation_rename(store, &owner, &a.conversation, "canary-in-a-title", 17, &err),
+        HEARTH_OK);
+}
+
+static void test_no_text_stands_in_plain(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 50; i++)
+        plant();
+    struct hunt hunt = {0};
+    each_file(hunt_in, &hunt); // while it runs: the log is there
+    assert_int_equal(hunt.files, 5);
+    hd_store_close(&store);
+    each_file(hunt_in, &hunt);
+    assert_int_equal(hunt.found, 0);
+    FILE *f;
+    char path[128];
+    snprintf(path, sizeof path, "%s/planted", dir); // the hunt itself can fail
+    assert_non_null(f = fopen(path, "w"));
+    fputs("..canary-in-a-title..", f);
+    fclose(f);
+    each_file(hunt_in, &hunt);
+    assert_int_equal(hunt.found, 1);
+}
+
+static void test_no_text_was_ever_written_in_plain(void **state)
+{
+    (void)state;
+    reopen();
+    plant();
+    assert_int_equal(hd_store_tick(store, &err), HEARTH_OK);
+    reopen();
+    for (size_t i = 0; i < sizeof canaries / sizeof *canaries; i++)
+        assert_false(simdisk_ever_held(disk, canaries[i], strlen(canaries[i])));
+    assert_true(simdisk_ever_held(disk, "SQLite format 3", 15));
+}
+
+// ---- damage
+
+static void change_file(const char *name, size_t offset, const void *data, size_t n)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *f = fopen(path, "r+");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, (long)offset, SEEK_SET), 0);
+    assert_int_equal(fwrite(data, 1, n, f), n);
+    fclose(f);
+}
+
+struct sum {
+    uint8_t hash[HD_HASH_BYTES];
+};
+
+static void add_sum(const char *path, void *user)
+{
+    struct sum *sum = user;
+    uint8_t *data, hash[HD_HASH_BYTES];
+    size_t n;
+    assert_int_equal(hd_io_read_file(path, 1 << 26, &data, &n, &err), HEARTH_OK);
+    hd_sha256(hash, data, n);
+    for (int i = 0; i < HD_HASH_BYTES; i++)
+        sum->hash[i] ^= hash[i];
+    free(data);
+}
+
+static void assert_refused(const char *said)
+{
+    struct sum before = {0}, after = {0};
+    each_file(add_sum, &before);
+    assert_int_equal(try_open(false), HEARTH_FORMAT);
+    assert_null(store);
+    if (strstr(err.text, said) == NULL)
+        fail_msg("'%s' is not in '%s'", said, err.text);
+    each_file(add_sum, &after);
+    assert_memory_equal(&before, &after, sizeof before);
+}
+
+static void move(const char *from, const char *to)
+{
+    char a[128], b[128];
+    snprintf(a, sizeof a, "%s/%s", dir, from);
+    snprintf(b, sizeof b, "%s/%s", dir, to);
+    assert_int_equal(rename(a, b), 0);
+}
+
+static void test_damaged_files_are_named_and_kept(void **state)
+{
+    (void)state;
+    struct hd_accepted a = talk(NULL, "keep this", "kept");
+    hd_store_close(&store);
+    copy_file("hearth.db", "good.db");
+    copy_file("turns.keys", "good.keys");
+    uint8_t garbage[4096];
+    memset(garbage, 0x5a, sizeof garbage);
+    change_file("hearth.db", 0, garbage, 100);
+    assert_refused("hearth.db is damaged");
+    copy_file("good.db", "hearth.db");
+    change_file("hearth.db", 4096 * 2, garbage, sizeof garbage);
+    assert_refused("hearth.db is damaged");
+    copy_file("good.db", "hearth.db");
+    change_file("turns.keys", 3, garbage, 4);
+    assert_refused("turns.keys is damaged");
+    copy_file("good.keys", "turns.keys");
+    change_file("turns.keys", 80 + 50, garbage, 1);
+    assert_refused("turns.keys is damaged or older");
+    copy_file("good.keys", "turns.keys");
+    move("turns.keys", "away.keys");
+    assert_refused("turns.keys is missing");
+    move("away.keys", "turns.keys");
+    move("box.key", "away.key");
+    assert_refused("box.key is missing");
+    move("away.key", "box.key");
+    move("hearth.db", "away.db");
+    assert_refused("hearth.db is missing");
+    move("away.db", "hearth.db");
+    reopen();
+    struct hd_conversation c = get(&a.conversation);
+    assert_string_equal(c.turns[1].text, "kept");
+    hd_conversation_free(&c);
+    hd_store_close(&store);
+    char path[128];
+    sqlite3 *db;
+    snprintf(path, sizeof path, "%s/hearth.db", dir);
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "PRAGMA user_version = 99", NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(db);
+    assert_int_equal(try_open(false), HEARTH_FORMAT);
+    assert_non_null(strstr(err.text, "newer Hearth"));
+}
+
+static void test_another_program_keeps_out(void **state)
+{
+    (void)state;
+    struct hd_store *second;
+    struct hd_store_options options = {.dir = dir};
+    assert_int_equal(hd_store_open(&second, &options, &err), HEARTH_BUSY);
+    char path[128];
+    snprintf(path, sizeof path, "%s/hearth.db", dir);
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) { // sqlite3 itself, in another process
+        sqlite3 *db;
+        int code = sqlite3_open(path, &db);
+        if (code == SQLITE_OK)
+            code = sqlite3_exec(db, "SELECT * FROM people", NULL, NULL, NULL);
+        _exit(code);
+    }
+    int result;
+    assert_int_equal(waitpid(child, &result, 0), child);
+    assert_true(WIFEXITED(result));
+    assert_int_equal(WEXITSTATUS(result), SQLITE_BUSY);
+}
+
+static void test_the_model_is_remembered(void **state)
+{
+    (void)state;
+    char name[HD_MAX_MODEL_BYTES + 1];
+    assert_int_equal(hd_store_model_get(store, name, &err), HEARTH_NOT_FOUND);
+    assert_int_equal(hd_store_model_set(store, "one", NULL, &err), HEARTH_OK);
+    assert_int_equal(hd_store_model_set(store, "two", "ab", &err), HEARTH_OK);
+    assert_int_equal(hd_store_model_set(store, "one", "cd", &err), HEARTH_OK);
+    reopen();
+    assert_int_equal(hd_store_model_get(store, name, &err), HEARTH_OK);
+    assert_string_equal(name, "one");
+    assert_int_equal(hd_store_model_set(store, "", NULL, &err), HEARTH_INVALID);
+}
+
+// ---- full disk
+
+static void test_a_full_disk_loses_nothing(void **state)
+{
+    (void)state;
+    reopen();
+    struct hd_accepted first = talk(NULL, "before", "it was full"), open, a;
+    assert_int_equal(ask(&owner, NULL, NULL, "open", &open), HEARTH_OK);
+    simdisk_set_capacity(disk, 700000);
+    char *text = calloc(1, 5001);
+    memset(text, 'y', 5000);
+    unsigned n = 0;
+    while (ask(&owner, NULL, NULL, text, &a) == HEARTH_OK && n < 1000)
+        n++;
+    assert_in_range(n, 3, 100);
+    assert_int_equal(err.code, HEARTH_IO);
+    struct hd_usage usage = some_usage;
+    char *answer_text = calloc(1, 300001);
+    memset(answer_text, 'z', 300000);
+    assert_int_equal(
+        hd_store_answer_finish(store, &open.assistant_turn, answer_text, 300000, NULL, 0, &usage, &err),
+        HEARTH_IO);
+    assert_non_null(strstr(err.text, "disk is full"));
+    struct hd_conversation c = get(&first.conversation); // reading goes on
+    assert_string_equal(c.turns[0].text, "before");
+    hd_conversation_free(&c);
+    simdisk_set_capacity(disk, 0); // and so does writing, once there is room
+    assert_int_equal(
+        hd_store_answer_finish(store, &open.assistant_turn, answer_text, 300000, NULL, 0, &usage, &err),
+        HEARTH_OK);
+    a = talk(&first.conversation, "after", "there is room");
+    reopen();
+    struct hd_conversation_list list;
+    assert_int_equal(hd_store_conversation_list(store, &owner, 200, 0, &list, &err), HEARTH_OK);
+    assert_int_equal(list.n, 2 + n);
+    hd_conversation_list_free(&list);
+    c = get(&first.conversation);
+    assert_int_equal(c.n_turns, 4);
+    hd_conversation_free(&c);
+    c = get(&open.conversation);
+    assert_int_equal(c.turns[1].text_len, 300000);
+    hd_conversation_free(&c);
+    free(text);
+    free(answer_text);
+}
+
+// ---- every operation once
+
+enum { N_CHATS = 6 };
+enum known { UNASKED, UNSURE, ASKED, ANSWERING, ANSWERED, GOING, GONE };
+struct memory {
+    enum known known[N_CHATS];
+    struct hd_accepted ids[N_CHATS];
+};
+
+static const char *text_of(unsigned i, bool is_answer)
+{
+    static char text[3000];
+    snprintf(text, sizeof text, "%s %u ", is_answer ? "answer" : "question", i);
+    size_t at = strlen(text); // some span several pages
+    memset(text + at, '.', i % 2 ? 2500 : 10);
+    text[at + (i % 2 ? 2500 : 10)] = '\0';
+    return text;
+}
+
+static void try_talk(struct memory *m, unsigned i, const struct hd_id *conversation)
+{
+    m->known[i] = UNSURE;
+    if (ask(&owner, conversation, NULL, text_of(i, false), &m->ids[i]) != HEARTH_OK)
+        return;
+    m->known[i] = ANSWERING;
+    const char *text = text_of(i, true);
+    (void)hd_store_answer_save(store, &m->ids[i].assistant_turn, text, strlen(text) / 2, &err);
+    m->known[i] = answer(&m->ids[i], text) == HEARTH_OK ? ANSWERED : ANSWERING;
+}
+
+static void try_delete(struct memory *m, unsigned i, bool whole)
+{
+    if (m->known[i] < ASKED)
+        return;
+    struct hd_deleted deleted;
+    m->known[i] = GOING;
+    enum hearth_status status =
+        whole ? hd_store_conversation_delete(store, &owner, &m->ids[i].conversation, &deleted, &err)
+              : hd_store_turn_delete(store, &owner, &m->ids[i].user_turn, &deleted, &err);
+    if (status == HEARTH_OK)
+        m->known[i] = GONE;
+    hd_deleted_free(&deleted);
+}
+
+static bool open_quietly(void)
+{
+    struct hd_person person;
+    hd_store_close(&store);
+    if (try_open(false) != HEARTH_OK || hd_person_find(store, "owner", &person, &err) != HEARTH_OK)
+        return false;
+    owner = person.id;
+    return true;
+}
+
+static void scenario(struct memory *m)
+{
+    memset(m, 0, sizeof *m);
+    next_request = 1;
+    if (!open_quietly())
+        return;
+    try_talk(m, 0, NULL);
+    try_talk(m, 1, m->known[0] >= ASKED ? &m->ids[0].conversation : NULL);
+    try_talk(m, 2, NULL);
+    try_delete(m, 0, false);
+    (void)hd_store_tick(store, &err);
+    try_talk(m, 3, NULL);
+    try_delete(m, 2, true);
+    if (!open_quietly())
+        return;
+    try_talk(m, 4, NULL);
+    try_delete(m, 1, false);
+    try_talk(m, 5, NULL);
+}
+
+static bool shows(const struct hd_accepted *ids, bool is_answer, const char *text)
+{
+    struct hd_conversation c;
+    if (hd_store_conversation_get(store, &owner, &ids->conversation, true, &c, &err) != HEARTH_OK)
+        return false;
+    bool found = false;
+    const struct hd_id *id = is_answer ? &ids->assistant_turn : &ids->user_turn;
+    for (size_t i = 0; i < c.n_turns; i++)
+        found = found ||
+                (hd_id_equal(&c.turns[i].id, id) && (text == NULL || strcmp(c.turns[i].text, text) == 0));
+    hd_conversation_free(&c);
+    return found;
+}
+
+static unsigned broken_promises(const struct memory *m)
+{
+    unsigned broken = 0;
+    if (!open_quietly())
+        return 1;
+    const struct hd_vault *vault = hd_store_vault(store);
+    for (unsigned i = 0; i < N_CHATS; i++) {
+        bool asked = m->known[i] == ASKED || m->known[i] == ANSWERING || m->known[i] == ANSWERED;
+        if (asked && !shows(&m->ids[i], false, text_of(i, false)))
+            broken++;
+        if (m->known[i] == ANSWERED && !shows(&m->ids[i], true, text_of(i, true)))
+            broken++;
+        if (m->known[i] == GONE &&
+            (hd_vault_has(vault, &m->ids[i].user_turn) || hd_vault_has(vault, &m->ids[i].assistant_turn) ||
+             shows(&m->ids[i], false, NULL) || shows(&m->ids[i], true, NULL)))
+            broken++;
+        // Half a deletion is none: what is no longer shown has no key.
+        if (m->known[i] == GOING && !shows(&m->ids[i], false, NULL) &&
+            hd_vault_has(vault, &m->ids[i].user_turn))
+            broken++;
+    }
+    struct hd_accepted a;
+    next_request = 100;
+    if (ask(&owner, NULL, NULL, "and on it goes", &a) != HEARTH_OK || answer(&a, "yes") != HEARTH_OK)
+        broken++;
+    hd_store_close(&store);
+    return broken;
+}
+
+// Every operation is cut, or fails and the power goes later, with each of the first n_policies policies. With
+// a lying disk it stops at the first broken promise.
+static unsigned sweep(bool cut, const char *ignored_fsync, unsigned n_policies, unsigned *runs)
+{
+    unsigned broken = 0;
+    bool through = false; // the scenario ended before the operation was met
+    for (unsigned op = 1; !through; op++)
+        for (uint64_t seed = 0; seed < n_policies; seed++) {
+            teardown_sim(NULL);
+            setup_sim(NULL);
+            simdisk_ignore_fsync(disk, ignored_fsync);
+            if (cut)
+                simdisk_cut_at(disk, op);
+            else
+                simdisk_fail_at(disk, op);
+            struct memory m;
+            scenario(&m);
+            through = op > simdisk_ops(disk);
+            simdisk_cut_at(disk, simdisk_ops(disk) + 1); // an error too is followed by a power cut
+            hd_store_close(&store);
+            simdisk_restart(disk,
+                            seed == 0   ? SIMDISK_DROP
+                            : seed == 1 ? SIMDISK_KEEP
+                                        : SIMDISK_TEAR,
+                            op * 31 + seed);
+            unsigned b = broken_promises(&m);
+            if (b > 0 && ignored_fsync == NULL)
+                print_message("operation %u, seed %u: %u broken (%s)\n", op, (unsigned)seed, b, err.text);
+            broken += b;
+            ++*runs;
+            if (b > 0 && ignored_fsync != NULL)
+                return b;
+        }
+    return broken;
+}
+
+static void test_power_cut_at_every_operation(void **state)
+{
+    (void)state;
+    unsigned runs = 0;
+    assert_int_equal(sweep(true, NULL, 3, &runs), 0);
+    assert_true(runs > 400 * 3);
+    print_message("%u power cuts\n", runs);
+}
+
+static void test_error_at_every_operation(void **state)
+{
+    (void)state;
+    unsigned runs = 0;
+    assert_int_equal(sweep(false, NULL, 2, &runs), 0);
+    print_message("%u errors\n", runs);
+}
+
+static void test_each_fsync_is_needed(void **state)
+{
+    (void)state;
+    static const char *const each[] = {"turns.keys", "turns.keys.new", "box.key.new",
+                                       "hearth.db",  "hearth.db-wal",  "/"};
+    for (size_t i = 0; i < sizeof each / sizeof *each; i++) {
+        unsigned runs = 0;
+        if (sweep(true, each[i], 3, &runs) == 0)
+            fail_msg("without fsync of %s nothing was lost", each[i]);
+    }
+}
+
+int main(void)
+{
+#define REAL(test) cmocka_unit_test_setup_teardown(test, setup_real, teardown_real)
+#define SIM(test) cmocka_unit_test_setup_teardown(test, setup_sim, teardown_sim)
+    const struct CMUnitTest tests[] = {
+        REAL(test_a_conversation_comes_back),
+        REAL(test_a_request_counts_once),
+        REAL(test_lists_have_pages),
+        REAL(test_limits),
+        REAL(test_another_person_finds_nothing),
+        REAL(test_a_deleted_turn_takes_its_answers_and_its_title),
+        REAL(test_a_copied_database_opens_nothing_without_the_keys),
+        REAL(test_an_unfinished_answer_is_ended_by_the_next_start),
+        REAL(test_swapped_and_changed_rows_are_refused),
+        REAL(test_no_text_stands_in_plain),
+        SIM(test_no_text_was_ever_written_in_plain),
+        REAL(test_damaged_files_are_named_and_kept),
+        REAL(test_another_program_keeps_out),
+        REAL(test_the_model_is_remembered),
+        SIM(test_a_full_disk_loses_nothing),
+        SIM(test_power_cut_at_every_operation),
+        SIM(test_error_at_every_operation),
+        SIM(test_each_fsync_is_needed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
