@@ -270,8 +270,6 @@ enum hearth_status hd_devices_list(struct hd_store *store, const struct hd_id *p
     *devices = NULL;
     if (person != NULL && hd_id_is_zero(person)) // "nobody" must not mean "everybody"
         return hd_fail(err, HEARTH_NOT_FOUND, "no such person");
-    if (person != NULL && hd_id_is_zero(person))
-        return hd_fail(err, HEARTH_NOT_FOUND, "no such person");
     sqlite3_stmt *statement;
     bool row = false;
     int64_t capacity = 0;
