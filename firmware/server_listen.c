@@ -174,6 +174,10 @@ enum hearth_status hd_listen_renew(struct hd_server *server, struct hearth_error
     char *chain = NULL;
     if (asprintf(&chain, "\n%s", identity->chain_pem) < 0)
         return hd_fail(err, HEARTH_NOMEM, "no memory for the certificate");
+    const char *certificate = chain;
+#ifdef HEARTH_OLD_TLS // on OpenSSL, which wants PEM text and takes its first certificate: the leaf is enough
+    certificate = identity->chain_pem;
+#endif
     idle_policy.secs_since_valid_ping = (uint16_t)server->config->ping_s;
     idle_policy.secs_since_valid_hangup = (uint16_t)(server->config->ping_s * 2);
     snprintf(name, sizeof name, "hearth-%u", ++server->tls_number);
@@ -181,8 +185,8 @@ enum hearth_status hd_listen_renew(struct hd_server *server, struct hearth_error
         .port = CONTEXT_PORT_NO_LISTEN_SERVER,
         .vhost_name = name,
         .protocols = tls_protocols,
-        .server_ssl_cert_mem = chain,
-        .server_ssl_cert_mem_len = (unsigned)strlen(chain),
+        .server_ssl_cert_mem = certificate,
+        .server_ssl_cert_mem_len = (unsigned)strlen(certificate),
         .server_ssl_private_key_mem = identity->key_der,
         .server_ssl_private_key_mem_len = (unsigned)identity->key_len,
         .options = LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT,
