@@ -230,8 +230,8 @@ static enum hearth_status add_token(struct ht_vocab *v, const struct ht_vocab_so
         return ht_fail(err, HEARTH_LIMIT, "%s: the special token %zu has %zu bytes, more than %d",
                        ht_vocab_file(s), i, n, HT_MAX_SPECIAL_BYTES);
     v->n_specials += special;
-    // What text can become by merging; an unused token can be a step on the way. User-defined ones are cut out
-    // before, except that a byte-level merge list may name one.
+    // What text can become by merging; an unused token can be a step on the way. User-defined ones are cut
+    // out before, except that a byte-level merge list may name one.
     *plain = *plain && (type == HT_TOKEN_NORMAL || type == HT_TOKEN_UNUSED ||
                         (type == HT_TOKEN_USER_DEFINED && v->byte_level));
     v->offset[i + 1] = v->offset[i] + (uint32_t)n;

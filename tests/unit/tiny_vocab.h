@@ -60,8 +60,9 @@ static inline struct tiny *tiny_new(const char *model, const char *pre)
     return t;
 }
 
-// ids 0 <|im_start|>, 1 <|im_end|>, 2 <|endoftext|> (control), 3 "<ud>" (user-defined), 4 + b byte b, then the
-// merged ones: 260 "ab", 261 "abc", 262 "cd", 263 " a", 264 "aa", 265 "aaaa", 266 "  ", 267 "é", 268 "abcd"
+// ids 0 <|im_start|>, 1 <|im_end|>, 2 <|endoftext|> (control), 3 "<ud>" (user-defined), 4 + b byte b, then
+// the merged ones: 260 "ab", 261 "abc", 262 "cd", 263 " a", 264 "aa", 265 "aaaa", 266 "  ", 267 "é", 268
+// "abcd"
 static inline struct tiny *tiny_bytes(const char *pre)
 {
     struct tiny *t = tiny_new("gpt2", pre);

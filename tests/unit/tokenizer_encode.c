@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Encoding and decoding with small vocabularies: merges, segments and their origins, byte ranges, round trips.
+// Encoding and decoding with small vocabularies: merges, segments and their origins, byte ranges, round
+// trips.
 #include "tests/unit/tiny_vocab.h"
 
 #define N(list) (sizeof(list) / sizeof(list)[0])
