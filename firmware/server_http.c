@@ -80,6 +80,15 @@ static int reply_text(struct lws *wsi, struct page *page, unsigned status, const
     return reply(wsi, page, &answer, false);
 }
 
+// A whole answer in one write, before a hang-up. The library's own would speak HTTP/1.0 here.
+static void refuse(struct lws *wsi, unsigned status)
+{
+    unsigned char buffer[LWS_PRE + 128];
+    char *text = (char *)buffer + LWS_PRE;
+    int n = snprintf(text, 128, "HTTP/1.1 %u Refused\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", status);
+    lws_write(wsi, buffer + LWS_PRE, (size_t)n, LWS_WRITE_HTTP_HEADERS);
+}
+
 static int send_body(struct lws *wsi, struct page *page)
 {
     unsigned char buffer[LWS_PRE + CHUNK_BYTES];
@@ -156,7 +165,7 @@ static int on_http(struct lws *wsi, struct page *page)
     if (refused)
         return reply_text(wsi, page, refused, "this box is not known by that name\n");
     if (method != LWSHUMETH_GET && method != LWSHUMETH_HEAD) { // a body may follow, which nobody will read: hang up
-        lws_return_http_status(wsi, HTTP_STATUS_METHOD_NOT_ALLOWED, NULL);
+        refuse(wsi, HTTP_STATUS_METHOD_NOT_ALLOWED);
         return -1;
     }
     char name[256];
@@ -215,7 +224,7 @@ int hd_http_callback(struct lws *wsi, enum lws_callback_reasons reason, void *us
         status = check_upgrade(wsi);
         if (status == 0)
             return 0;
-        lws_return_http_status(wsi, status, NULL);
+        refuse(wsi, status);
         return -1;
     case LWS_CALLBACK_FILTER_PROTOCOL_CONNECTION: // a WebSocket without our sub-protocol
     case LWS_CALLBACK_ESTABLISHED:

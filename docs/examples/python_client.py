@@ -96,7 +96,7 @@ class Client:
         options.setdefault("max_size", 1 << 20)
         options.setdefault("max_queue", None)
         at = f"[{host}]" if ":" in host else host
-        self.socket = connect(
+        self.connection = connect(
             f"wss://{at}:{port}/ws",
             ssl=context,
             subprotocols=["hearth.v1"],
@@ -104,6 +104,7 @@ class Client:
             open_timeout=10,
             **options,
         )
+        self.socket = self.connection.__enter__()
 
     def close(self):
         self.socket.close()
