@@ -179,7 +179,8 @@ static enum hearth_status cpu_kv_create(struct ht_device *device, const struct h
     struct ht_kv sizes = {.head.params = *params}, *kv;
     HT_TRY(ht_check_kv_params(params, err));
     ht_kv_geometry(params, &sizes.geometry);
-    if (!page_size(params, &sizes.page_bytes) || !ht_mul(sizes.page_bytes, params->n_pages, &sizes.size_bytes))
+    if (!page_size(params, &sizes.page_bytes) || !ht_mul(sizes.page_bytes, params->n_pages, &sizes.size_bytes) ||
+        !ht_add(sizes.size_bytes, 64, &sizes.size_bytes)) // kernels may read a vector beyond the last value
         return ht_fail(err, HEARTH_LIMIT, "a KV pool of %u pages is too large", params->n_pages);
     if (!(kv = ht_calloc(1, sizeof *kv)))
         return ht_fail(err, HEARTH_NOMEM, "out of memory for the KV pool");

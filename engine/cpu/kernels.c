@@ -30,14 +30,20 @@ static void widen_bf16(const uint16_t *x, size_t n, float *y)
         y[i] = ht_bf16_f32(x[i]);
 }
 
-static void scores(const struct ht_kv_geometry *g, const unsigned char *k_page, const float *const *q, unsigned n_q, float *out,
+static void narrow_f16(const float *x, size_t n, uint16_t *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = ht_f32_f16(x[i]);
+}
+
+static void scores(const struct ht_kv_geometry *g, const unsigned char *k_page, const float *q, unsigned n_q, float *out,
                    size_t stride)
 {
     for (unsigned i = 0; i < n_q; i++)
         for (unsigned j = 0; j < HT_KV_PAGE; j++) {
             float acc = 0;
             for (uint32_t d = 0; d < g->k_dim; d++)
-                acc = fmaf(q[i][d], ht_kv_get_k(g, k_page, j, d), acc);
+                acc = fmaf(q[(size_t)d * n_q + i], ht_kv_get_k(g, k_page, j, d), acc);
             out[i * stride + j] = acc;
         }
 }
@@ -69,6 +75,7 @@ void ht_kernels_ref(struct ht_kernels *kernels)
         .dot_f = dot_f,
         .widen_f16 = widen_f16,
         .widen_bf16 = widen_bf16,
+        .narrow_f16 = narrow_f16,
         .rmsnorm = ht_contract_rmsnorm,
         .rope = ht_contract_rope,
         .glu = ht_contract_glu,

@@ -59,15 +59,17 @@ struct ht_kernels {
     // f16 or bf16 to f32, n a multiple of 16
     void (*widen_f16)(const uint16_t *x, size_t n, float *y);
     void (*widen_bf16)(const uint16_t *x, size_t n, float *y);
+    void (*narrow_f16)(const float *x, size_t n, uint16_t *y); // any n
 
     void (*rmsnorm)(const float *x, const float *w, uint32_t dim, float eps, bool add, float *y);
     void (*rope)(float *x, const float *cosine, const float *sine, uint32_t n_rot, enum ht_rope_kind kind);
     void (*glu)(enum ht_act act, const float *gate, const float *up, float *y, uint32_t n);
     void (*softcap)(float *x, uint32_t n, float cap);
 
-    // Scores of n_q queries against the 32 positions of a page: out[i * stride + j] = chain over d of q[i][d] * k[j][d]
-    void (*scores)(const struct ht_kv_geometry *g, const unsigned char *k_page, const float *const *q, unsigned n_q,
-                   float *out, size_t stride);
+    // Scores of n_q queries against the 32 positions of a page: out[i * stride + j] = chain over d of q[d][i] * k[j][d];
+    // q (k_dim, n_q)
+    void (*scores)(const struct ht_kv_geometry *g, const unsigned char *k_page, const float *q, unsigned n_q, float *out,
+                   size_t stride);
     // Positions [from, to) of s (indexed by absolute position, from >= first page): scores times scale, soft-cap, ALiBi
     // (position p of the query), then e = exp(s - max) in place; returns the sum as ops.h orders it.
     float (*softmax)(float *s, uint32_t from, uint32_t to, float scale, float softcap, float slope, uint32_t p);

@@ -57,8 +57,10 @@ static void q8_put(const float *x, uint32_t n, int8_t *code, size_t code_step, u
     }
 }
 
-void ht_kv_put(const struct ht_kv_geometry *g, unsigned char *head, unsigned j, const float *k, const float *v)
+void ht_kv_put(const struct ht_kv_geometry *g, const struct ht_kernels *kernels, unsigned char *head, unsigned j, const float *k,
+               const float *v)
 {
+    uint16_t half[HT_MAX_HEAD_DIM];
     unsigned char *vp = head + g->v_at;
     uint32_t v_blocks = (g->v_dim + 31) / 32;
     switch (g->type) {
@@ -68,10 +70,10 @@ void ht_kv_put(const struct ht_kv_geometry *g, unsigned char *head, unsigned j, 
         memcpy((float *)vp + (size_t)j * g->v_dim, v, g->v_dim * sizeof *v);
         break;
     case HT_KV_F16:
+        kernels->narrow_f16(k, g->k_dim, half);
         for (uint32_t d = 0; d < g->k_dim; d++)
-            ((uint16_t *)head)[d * PAGE + j] = ht_f32_f16(k[d]);
-        for (uint32_t d = 0; d < g->v_dim; d++)
-            ((uint16_t *)vp)[(size_t)j * g->v_dim + d] = ht_f32_f16(v[d]);
+            ((uint16_t *)head)[d * PAGE + j] = half[d];
+        kernels->narrow_f16(v, g->v_dim, (uint16_t *)vp + (size_t)j * g->v_dim);
         break;
     case HT_KV_Q8:
         for (uint32_t d = 0; d < g->k_dim; d += 32)

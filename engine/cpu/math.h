@@ -53,9 +53,11 @@ static inline float ht_silu(float g)
 {
     return g / (1.0f + ht_exp(-g));
 }
+#define HT_GELU_SCALE 0x1.988454p-1f // sqrt(2 / pi)
+#define HT_GELU_CUBE 0x1.6e4e26p-5f  // 0.044715
 static inline float ht_gelu_tanh(float g)
 {
-    float u = 0x1.988454p-1f * fmaf(0x1.6e4e26p-5f, g * (g * g), g); // sqrt(2/pi), 0.044715
+    float u = HT_GELU_SCALE * fmaf(HT_GELU_CUBE, g * (g * g), g);
     return 0.5f * g * (1.0f + ht_tanh(u));
 }
 

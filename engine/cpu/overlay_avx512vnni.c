@@ -6,4 +6,6 @@ void ht_kernels_avx512vnni(struct ht_kernels *kernels)
 {
     ht_matvec_avx512vnni(kernels);
     ht_panel_avx512vnni(kernels);
+    ht_rows_avx512vnni(kernels);
+    ht_attention_avx512vnni(kernels);
 }

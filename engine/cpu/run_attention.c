@@ -24,7 +24,8 @@ static size_t score_stride(const struct ht_plan *plan)
 
 size_t ht_attention_thread_bytes(const struct ht_plan *plan, const struct ht_attention *p)
 {
-    return HT_MAX_QUERIES * (score_stride(plan) + p->kv->head.params.v_dim) * sizeof(float);
+    const struct ht_kv_params *kv = &p->kv->head.params;
+    return HT_MAX_QUERIES * (score_stride(plan) + kv->v_dim + kv->k_dim) * sizeof(float);
 }
 
 static float alibi_slope(const struct ht_attention *p, uint32_t head)
@@ -68,13 +69,15 @@ static void run_unit(const struct ht_call *call, const struct ht_run *run, const
     const struct ht_kv_params *kv = &p->kv->head.params;
     uint32_t kv_head = unit->head / (p->heads / kv->kv_heads), n = unit->n_rows * unit->n_heads;
     size_t stride = score_stride(run->plan);
-    const float *q[HT_MAX_QUERIES];
     float *acc[HT_MAX_QUERIES], sum[HT_MAX_QUERIES], *s = scratch, *out = scratch + HT_MAX_QUERIES * stride;
+    float *q = out + (size_t)HT_MAX_QUERIES * kv->v_dim; // (k_dim, n)
     struct query range[HT_MAX_QUERIES];
     uint32_t first = UINT32_MAX, last = 0, common_from = 0, common_to = UINT32_MAX;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t row = unit->row + i / unit->n_heads, pos = (uint32_t)run->step->pos[row];
-        q[i] = ht_ref_floats(&p->q) + (size_t)row * p->q_stride + (size_t)(unit->head + i % unit->n_heads) * kv->k_dim;
+        const float *from = ht_ref_floats(&p->q) + (size_t)row * p->q_stride + (size_t)(unit->head + i % unit->n_heads) * kv->k_dim;
+        for (uint32_t d = 0; d < kv->k_dim; d++)
+            q[(size_t)d * n + i] = from[d];
         acc[i] = out + (size_t)i * kv->v_dim;
         range[i] = (struct query){p->window && pos >= p->window ? pos - p->window + 1 : 0, pos + 1};
         first = range[i].from < first ? range[i].from : first;

@@ -69,7 +69,7 @@ void ht_run_kv_store(const struct ht_call *call, const struct ht_run *run, unsig
     for (uint32_t i = items.from; i < items.to; i++) {
         uint32_t row = i / kv->kv_heads, h = i % kv->kv_heads, pos = (uint32_t)step->pos[row];
         uint32_t page = step->page[(size_t)step->seq[row] * step->shape.pages + pos / HT_KV_PAGE];
-        ht_kv_put(&p->kv->geometry, ht_kv_head_at(p->kv, page, p->layer, h), pos % HT_KV_PAGE,
+        ht_kv_put(&p->kv->geometry, &run->device->kernels, ht_kv_head_at(p->kv, page, p->layer, h), pos % HT_KV_PAGE,
                   k + (size_t)row * p->k_stride + (size_t)h * kv->k_dim, v + (size_t)row * p->v_stride + (size_t)h * kv->v_dim);
     }
 }
