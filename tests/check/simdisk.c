@@ -412,6 +412,14 @@ static void apply(struct bytes *to, const struct write *w, bool tear, uint64_t *
     }
 }
 
+void simdisk_next_process(struct simdisk *disk)
+{
+    for (int i = 0; i < MAX_FDS; i++)
+        disk->fds[i].inode = -1;
+    disk->dead = false;
+    disk->cut_at = disk->fail_at = 0;
+}
+
 void simdisk_restart(struct simdisk *disk, enum simdisk_policy policy, uint64_t seed)
 {
     for (int i = 0; i < disk->n_inodes; i++) {
@@ -428,10 +436,7 @@ void simdisk_restart(struct simdisk *disk, enum simdisk_policy policy, uint64_t 
         disk->durable = disk->after[kept - 1];
     disk->now = disk->durable;
     disk->n_after = 0;
-    for (int i = 0; i < MAX_FDS; i++)
-        disk->fds[i].inode = -1;
-    disk->dead = false;
-    disk->cut_at = disk->fail_at = 0;
+    simdisk_next_process(disk);
 }
 
 unsigned simdisk_ops(const struct simdisk *disk)

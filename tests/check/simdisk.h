@@ -26,6 +26,8 @@ void simdisk_set_capacity(struct simdisk *disk, size_t bytes); // ENOSPC beyond;
 // fsync of files opened under a path that ends so does nothing; "/" = fsync of folders does nothing; NULL =
 // honest.
 void simdisk_ignore_fsync(struct simdisk *disk, const char *suffix);
+// The process died and another one starts: open files are gone, everything else is as it was, synced or not.
+void simdisk_next_process(struct simdisk *disk);
 // The power is back: open files are gone, the disk holds what survived.
 void simdisk_restart(struct simdisk *disk, enum simdisk_policy policy, uint64_t seed);
 

@@ -212,13 +212,12 @@ static void test_destroyed_keys_open_nothing(void **state)
     hd_vault_close(&vault);
     uint8_t *forged = malloc(new_len + 100);
     memcpy(forged, now, new_len);
-    memcpy(forged + new_len, old + 80 + 100, 100); // the record of text 1, from before
-    forged[new_len + 4] = 3;                       // at index 3
+    memcpy(forged + new_len, old + 80 + 3 * 100, 100); // text 3 from before, at the place where it was
     simdisk_put(disk, keys_path, forged, new_len + 100);
     vault = open_vault();
     assert_int_equal(hd_vault_count(vault), 3);
     assert_int_equal(hd_vault_damaged_bytes(vault), 100);
-    assert_int_equal(open_text(vault, 1, &slot, sealed[1], len_bytes[1], text), HEARTH_NOT_FOUND);
+    assert_int_equal(open_text(vault, 3, &slot, sealed[3], len_bytes[3], text), HEARTH_NOT_FOUND);
     hd_vault_close(&vault);
     for (int i = 0; i < 5; i++)
         free(sealed[i]);
@@ -465,6 +464,60 @@ static void test_error_at_every_operation(void **state)
     print_message("%u errors\n", runs);
 }
 
+static void test_error_and_then_a_power_cut(void **state)
+{
+    (void)state;
+    unsigned broken = 0, runs = 0;
+    bool through = false;
+    for (unsigned op = 1; !through; op++) {
+        bool cut_through = false;
+        for (unsigned cut = op + 1; !cut_through; cut++, runs++) {
+            teardown(NULL);
+            setup(NULL);
+            simdisk_fail_at(disk, op);
+            simdisk_cut_at(disk, cut);
+            enum known known[N_KEYS];
+            scenario(known);
+            through = op > simdisk_ops(disk);
+            cut_through = cut > simdisk_ops(disk);
+            simdisk_restart(disk, SIMDISK_DROP, 0);
+            broken += broken_promises(known);
+        }
+    }
+    assert_int_equal(broken, 0);
+    print_message("%u runs\n", runs);
+    assert_true(runs > 500);
+}
+
+// The process dies and the next one sees what was never synced; later the power goes.
+static void test_death_of_the_process_and_then_a_power_cut(void **state)
+{
+    (void)state;
+    unsigned broken = 0;
+    bool through = false;
+    for (unsigned op = 1; !through; op++) {
+        teardown(NULL);
+        setup(NULL);
+        simdisk_cut_at(disk, op);
+        enum known known[N_KEYS];
+        scenario(known);
+        through = op > simdisk_ops(disk);
+        simdisk_next_process(disk);
+        struct hd_vault *vault = open_vault();
+        assert_int_equal(hd_vault_repair(vault, &err), HEARTH_OK);
+        assert_int_equal(add(vault, 600), HEARTH_OK);
+        struct hd_id id = id_of(600);
+        simdisk_cut_at(disk, simdisk_ops(disk) + 1);
+        hd_vault_close(&vault);
+        simdisk_restart(disk, SIMDISK_DROP, 0);
+        vault = open_vault();
+        broken += !hd_vault_has(vault, &id);
+        hd_vault_close(&vault);
+        broken += broken_promises(known);
+    }
+    assert_int_equal(broken, 0);
+}
+
 static void test_each_fsync_is_needed(void **state)
 {
     (void)state;
@@ -518,6 +571,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_full_disk_loses_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_power_cut_at_every_operation, setup, teardown),
         cmocka_unit_test_setup_teardown(test_error_at_every_operation, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_error_and_then_a_power_cut, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_death_of_the_process_and_then_a_power_cut, setup, teardown),
         cmocka_unit_test_setup_teardown(test_each_fsync_is_needed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_real_files, setup, teardown),
     };
