@@ -67,9 +67,7 @@ def test_program_of_the_page(program, prefix, kind):
         pytest.skip("the default model is not there")
     done = run([ask, model, "What is the capital of France?"], env=env)
     assert done.returncode == 0, done.stderr
-    assert "Paris" in done.stdout and re.search(r"\d+ tokens in \d+ ms", done.stderr), (
-        done.stdout + done.stderr
-    )
+    assert "Paris" in done.stdout and done.stderr == "", done.stdout + done.stderr
 
 
 def test_what_is_installed(prefix):
