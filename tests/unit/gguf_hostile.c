@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "engine/gguf/gguf.h"
@@ -190,6 +191,27 @@ static void values(void **state)
     image_key(&i, "k.long", 8), image_u64(&i, HT_MAX_GGUF_STRING_BYTES + 1);
     i = padded(i, HT_MAX_GGUF_STRING_BYTES + 1);
     refused(&i, HEARTH_LIMIT, "key k.long: a string of 16777217 bytes, at most 16777216");
+}
+
+// A file that really has the bytes that its header claims (holes, here) still cannot make the reader take
+// them all.
+static void endless_header(void **state)
+{
+    (void)state;
+    struct image i = with_head(0, 1);
+    struct hearth_error err = {0};
+    struct ht_gguf *g;
+    const char *path = check_path(folder, "long.gguf");
+    image_key(&i, "k.bytes", 9), image_u32(&i, 0), image_u64(&i, (uint64_t)300 << 20);
+    check_file_write(path, i.data, i.len);
+    image_free(&i);
+    assert_int_equal(truncate(path, (off_t)400 << 20), 0);
+    fault_memory_begin(0);
+    assert_int_equal(ht_gguf_open(&g, path, &err), HEARTH_LIMIT);
+    assert_true(fault_memory_peak() < MEMORY_FLOOR);
+    assert_int_equal(fault_memory_end(NULL), 0);
+    assert_non_null(strstr(err.text, "long.gguf: key k.bytes: the header is larger than 256 MiB"));
+    remove(path);
 }
 
 static void alignments(void **state)
@@ -515,6 +537,7 @@ int main(void)
         cmocka_unit_test(truncated),
         cmocka_unit_test(lying_splits),
         cmocka_unit_test(sizes_against_wide_arithmetic),
+        cmocka_unit_test(endless_header),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
