@@ -183,6 +183,8 @@ static int on_writable(struct hd_admin_client *client)
     hd_wipe_free(client->out, client->out_len);
     client->out = NULL;
     client->out_len = client->out_sent = 0;
+    if (client->stop_when_sent)
+        hd_server_stop(client->server);
     if (client->close_when_sent)
         return -1;
     if (client->exporting)

@@ -181,9 +181,9 @@ static void shut_down(struct hd_admin_client *client, json_t *request)
     const char *cmd;
     if (UNPACK(client, request, "{s:s}", "cmd", &cmd))
         return;
-    hd_admin_answer(client, json_pack("{s:b}", "ok", 1));
     hd_log(HD_LOG_INFO, "asked to end at the admin socket");
-    hd_server_stop(client->server);
+    client->stop_when_sent = true;
+    hd_admin_answer(client, json_pack("{s:b}", "ok", 1));
 }
 
 // ---- people

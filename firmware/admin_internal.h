@@ -14,7 +14,7 @@ struct hd_admin_client {
     size_t in_len;
     char *out; // lines to send
     size_t out_len, out_sent;
-    bool close_when_sent;
+    bool close_when_sent, stop_when_sent;
     bool waits_for_model;
     bool exporting; // the next conversation is read when the last one was sent
     struct hd_person export_person;

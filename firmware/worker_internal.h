@@ -23,6 +23,7 @@ struct hd_slot_session {
     struct hd_job *job; // the one that runs, or NULL
     uint64_t used;      // for "least recently used"
     unsigned last_prompt_done;
+    unsigned planned;   // positions that the running job was promised
     bool forget;        // destroy as soon as it is idle
 };
 
@@ -52,10 +53,12 @@ struct hd_worker {
 
     // engine thread only
     struct hearth_engine *engine;
+    struct hearth_engine_info info;
     char engine_path[HD_PATH_BYTES];
     struct hd_slot_session slots[HD_MAX_SLOTS];
     unsigned n_slots;
     uint64_t use_counter;
+    bool wait_for_end; // the head of the queue found no room: try again when an answer has ended
 };
 
 // Engine thread: gives the note to the loop; waits while the ring is full. Takes over text and token_ids.

@@ -9,7 +9,11 @@
 #include "firmware/check.h"
 #include "firmware/worker_internal.h"
 
-enum { ANSWER_ROOM = 512 }; // positions kept free for the answer when old turns are dropped
+enum {
+    ANSWER_ROOM = 512, // positions promised to an answer at first, and kept free for it when old turns are dropped
+    PAGE_ROOM = 64,    // sessions take whole pages
+    BYTES_PER_ID = 3,  // where ids cannot be counted beforehand
+};
 
 static void push_failed(struct hd_worker *worker, const struct hd_id *response, const struct hearth_error *error,
                         const struct hearth_usage *usage)
@@ -34,9 +38,11 @@ static void push_cancelled(struct hd_worker *worker, const struct hd_job *job)
 static void end_job(struct hd_slot_session *slot)
 {
     struct hd_worker *worker = slot->worker;
+    slot->planned = 0;
     hd_job_free(slot->job);
     slot->job = NULL;
     slot->used = ++worker->use_counter;
+    worker->wait_for_end = false;
     pthread_mutex_lock(&worker->lock);
     worker->n_active--;
     pthread_mutex_unlock(&worker->lock);
@@ -44,14 +50,22 @@ static void end_job(struct hd_slot_session *slot)
 
 static void push_text(struct hd_slot_session *slot, const struct hearth_event *event)
 {
-    struct hd_note note = {.type = HD_NOTE_TEXT, .response = slot->job->response, .len_bytes = event->len_bytes};
-    note.text = malloc(event->len_bytes + 1);
+    static const char replacement[] = "\xef\xbf\xbd";
+    struct hd_note note = {.type = HD_NOTE_TEXT, .response = slot->job->response};
+    note.text = malloc(3 * event->len_bytes + 1);
     if (!note.text) { // an answer with a hole would be wrong
         hearth_session_cancel(slot->session);
         return;
     }
-    memcpy(note.text, event->text, event->len_bytes);
-    note.text[event->len_bytes] = 0;
+    for (size_t i = 0; i < event->len_bytes; i++) {
+        if (event->text[i]) {
+            note.text[note.len_bytes++] = event->text[i];
+        } else { // a model may say NUL; wire and store know none
+            memcpy(note.text + note.len_bytes, replacement, 3);
+            note.len_bytes += 3;
+        }
+    }
+    note.text[note.len_bytes] = 0;
     hd_worker_push(slot->worker, &note);
 }
 
@@ -107,6 +121,7 @@ static void close_slot(struct hd_slot_session *slot)
 {
     hearth_session_destroy(&slot->session);
     memset(&slot->conversation, 0, sizeof slot->conversation);
+    slot->planned = 0;
     slot->forget = false;
 }
 
@@ -147,15 +162,55 @@ static struct hd_slot_session *take_slot(struct hd_worker *worker, const struct 
     return slot;
 }
 
+// ---- room: all sessions share one pool of positions, and idle ones give way to those that answer
+
+static unsigned taken_by(const struct hd_slot_session *slot)
+{
+    unsigned length = slot->session ? hearth_session_length(slot->session) + PAGE_ROOM / 2 : 0;
+    return length > slot->planned ? length : slot->planned;
+}
+
+// True when `need` positions are free for `slot`, after idle sessions (but for its own) were closed as needed.
+static bool make_room(struct hd_worker *worker, const struct hd_slot_session *slot, unsigned need)
+{
+    for (;;) {
+        uint64_t taken = need;
+        for (unsigned i = 0; i < worker->n_slots; i++)
+            taken += &worker->slots[i] != slot ? taken_by(&worker->slots[i]) : 0;
+        if (taken <= worker->info.n_ctx)
+            return true;
+        struct hd_slot_session *idle = oldest_idle(worker, slot);
+        if (!idle)
+            return false;
+        close_slot(idle);
+    }
+}
+
+// Answers that outgrow what they were promised push idle sessions out.
+static void make_room_for_running(struct hd_worker *worker)
+{
+    for (unsigned i = 0; i < worker->n_slots; i++) {
+        struct hd_slot_session *slot = &worker->slots[i];
+        if (slot->job && hearth_session_length(slot->session) + PAGE_ROOM > slot->planned) {
+            slot->planned = hearth_session_length(slot->session) + 2 * PAGE_ROOM;
+            make_room(worker, slot, slot->planned);
+        }
+    }
+}
+
 // ---- the prompt
 
-// How many ids a prompt has; 0 when the model has no chat template (then the engine decides).
+// How many ids a prompt has; a guess when the model has no chat template (then the engine decides).
 static size_t count_ids(struct hd_worker *worker, const struct hearth_message *messages, size_t n)
 {
     size_t n_ids = 0;
     struct hearth_error ignored;
     enum hearth_status status = hearth_chat_tokenize(worker->engine, messages, n, NULL, 0, &n_ids, &ignored);
-    return status == HEARTH_OK || status == HEARTH_LIMIT ? n_ids : 0;
+    if (status == HEARTH_OK || status == HEARTH_LIMIT)
+        return n_ids;
+    for (size_t i = 0; i < n; i++)
+        n_ids += messages[i].len_bytes / BYTES_PER_ID;
+    return n_ids;
 }
 
 // Removes the oldest question with its answers; a system text stays. False when only the last question is left.
@@ -185,6 +240,12 @@ static enum hearth_status submit(struct hd_slot_session *slot, struct hd_job *jo
     return status;
 }
 
+static size_t answer_room(const struct hd_worker *worker, const struct hd_job *job)
+{
+    size_t room = worker->info.n_ctx / 4 < ANSWER_ROOM ? worker->info.n_ctx / 4 : ANSWER_ROOM;
+    return job->max_tokens && job->max_tokens < room ? job->max_tokens : room;
+}
+
 // OK: running. BUSY: try again when another answer has ended. Else failed for good.
 static enum hearth_status start_job(struct hd_slot_session *slot, struct hd_job *job, struct hearth_error *err)
 {
@@ -196,33 +257,26 @@ static enum hearth_status start_job(struct hd_slot_session *slot, struct hd_job 
         const struct hd_job_message *m = &job->messages[i];
         messages[i] = (struct hearth_message){.role = m->role, .text = m->text, .len_bytes = m->len_bytes, .ids = m->ids, .n_ids = m->n_ids};
     }
-    size_t n = job->n_messages, room = worker->state.info.n_ctx / 4 < ANSWER_ROOM ? worker->state.info.n_ctx / 4 : ANSWER_ROOM;
+    size_t n = job->n_messages, room = answer_room(worker, job), n_ids = count_ids(worker, messages, n);
     unsigned dropped = 0;
-    if (job->drop_old) {
-        while (count_ids(worker, messages, n) + room > worker->state.info.n_ctx && drop_oldest(messages, &n, &dropped)) {
-        }
-    }
-    enum hearth_status status;
-    for (;;) {
+    while (job->drop_old && n_ids + room > worker->info.n_ctx && drop_oldest(messages, &n, &dropped))
+        n_ids = count_ids(worker, messages, n);
+    size_t need = n_ids + room < worker->info.n_ctx ? n_ids + room : worker->info.n_ctx;
+    enum hearth_status status = HEARTH_BUSY;
+    if (make_room(worker, slot, (unsigned)need) || count_running(worker) == 0) {
+        slot->planned = (unsigned)need;
         status = submit(slot, job, messages, n, err);
-        if (status != HEARTH_CONTEXT)
-            break;
-        struct hd_slot_session *idle = oldest_idle(worker, slot);
-        if (idle)
-            close_slot(idle); // its KV may be what is missing
-        else if (count_running(worker) > 0)
-            status = HEARTH_BUSY; // so may be the others'
-        else if (!job->drop_old || !drop_oldest(messages, &n, &dropped))
-            break;
-        if (status == HEARTH_BUSY)
-            break;
+        while (status == HEARTH_CONTEXT && job->drop_old && drop_oldest(messages, &n, &dropped))
+            status = submit(slot, job, messages, n, err);
     }
     free(messages);
-    if (status == HEARTH_OK) {
-        struct hd_note note = {.type = HD_NOTE_STARTED, .response = job->response, .dropped_turns = dropped};
-        hd_worker_push(worker, &note);
+    if (status != HEARTH_OK) {
+        slot->planned = 0;
+        return status;
     }
-    return status;
+    struct hd_note note = {.type = HD_NOTE_STARTED, .response = job->response, .dropped_turns = dropped};
+    hd_worker_push(worker, &note);
+    return HEARTH_OK;
 }
 
 // ---- the thread's round
@@ -248,6 +302,7 @@ static struct hd_job *pop_job(struct hd_worker *worker)
 // Back to the head of the queue. Without memory for that the job fails.
 static void push_back(struct hd_worker *worker, struct hd_job *job)
 {
+    worker->wait_for_end = count_running(worker) > 0;
     struct hd_waiting *waiting = malloc(sizeof *waiting);
     pthread_mutex_lock(&worker->lock);
     worker->n_active--;
@@ -278,7 +333,7 @@ static void fail_job(struct hd_worker *worker, struct hd_job *job, const struct 
 static void start_jobs(struct hd_worker *worker)
 {
     struct hd_job *job;
-    while (count_running(worker) < worker->n_slots && (job = pop_job(worker)) != NULL) {
+    while (!worker->wait_for_end && count_running(worker) < worker->n_slots && (job = pop_job(worker)) != NULL) {
         struct hearth_error error = {0};
         struct hd_slot_session *slot = take_slot(worker, &job->conversation, &error);
         if (!slot) {
@@ -395,13 +450,13 @@ static enum hearth_status open_engine(struct hd_worker *worker, const char *path
 
 static void publish(struct hd_worker *worker, const struct hearth_error *problem)
 {
-    struct hearth_engine_info info = {0};
+    memset(&worker->info, 0, sizeof worker->info);
     if (worker->engine)
-        hearth_engine_get_info(worker->engine, &info);
+        hearth_engine_get_info(worker->engine, &worker->info);
     pthread_mutex_lock(&worker->lock);
     worker->state.loading = false;
     worker->state.loaded = worker->engine != NULL;
-    worker->state.info = info;
+    worker->state.info = worker->info;
     worker->state.since_ms = hd_now_ms();
     snprintf(worker->state.path, sizeof worker->state.path, "%s", worker->engine ? worker->engine_path : "");
     snprintf(worker->state.problem, sizeof worker->state.problem, "%s", worker->engine ? "" : problem->text);
@@ -480,6 +535,7 @@ void *hd_worker_thread(void *user)
         pthread_mutex_unlock(&worker->lock);
         if (may_start)
             start_jobs(worker);
+        make_room_for_running(worker);
         unsigned n_busy = 0;
         struct hearth_error error = {0};
         if (worker->engine && count_running(worker) > 0 && hearth_engine_step(worker->engine, &n_busy, &error) != HEARTH_OK)
