@@ -164,18 +164,27 @@ static void put_user(struct render *r, const struct ht_chat_message *message, co
     put_template(r, f->user_after, false);
 }
 
-static struct ht_text without_thoughts(struct ht_text text)
+// What follows the last "</think>"; false if there is none.
+static bool after_thoughts(struct ht_text *text)
 {
     static const char mark[] = "</think>";
     size_t n = sizeof mark - 1;
-    for (size_t at = text.len_bytes; at >= n; at--) {
-        if (memcmp(text.bytes + at - n, mark, n) != 0)
+    for (size_t at = text->len_bytes; at >= n; at--) {
+        if (memcmp(text->bytes + at - n, mark, n) != 0)
             continue;
-        while (at < text.len_bytes && text.bytes[at] == '\n')
-            at++;
-        return (struct ht_text){text.bytes + at, text.len_bytes - at};
+        text->bytes += at;
+        text->len_bytes -= at;
+        return true;
     }
-    return text;
+    return false;
+}
+
+static void skip_line_ends(struct ht_text *text)
+{
+    while (text->len_bytes && text->bytes[0] == '\n') {
+        text->bytes++;
+        text->len_bytes--;
+    }
 }
 
 static void put_assistant(struct render *r, const struct ht_chat_message *message, bool before_last_user,
@@ -185,10 +194,18 @@ static void put_assistant(struct render *r, const struct ht_chat_message *messag
     struct ht_text text = {message->text, message->len_bytes};
     if (f->trims)
         text = trim(text, true);
-    if (f->forgets_thoughts && before_last_user)
-        text = without_thoughts(text);
     put_template(r, f->header, false);
     put_template(r, f->lead, false);
+    if (f->forgets_thoughts && (before_last_user || last)) {
+        struct ht_text answer = text;
+        bool thought = after_thoughts(&answer);
+        if (thought && before_last_user)
+            text = answer;
+        if (!thought && !before_last_user)
+            put_template(r, "<think>\n\n</think>\n\n", false);
+        if (thought == before_last_user)
+            skip_line_ends(&text);
+    }
     put(r, text.bytes, text.len_bytes, HT_ORIGIN_ASSISTANT, true);
     put_template(r, last && f->last_end ? f->last_end : f->end, true);
     put_template(r, f->gap, false);
@@ -279,8 +296,10 @@ enum hearth_status ht_chat_render(const struct ht_chat *chat, const struct ht_ch
             put_assistant(&r, &messages[i], i < last_user, i + 1 == n_messages);
     }
     r.turn = (uint32_t)n_messages;
-    if (generation)
+    if (generation) {
         put_template(&r, f->header, false);
+        put_template(&r, f->prompt_end, false);
+    }
     *n_segments = r.n;
     if (r.n > capacity)
         return ht_fail(err, HEARTH_LIMIT, "the rendered messages need %zu segments, more than %zu", r.n,

@@ -24,18 +24,21 @@ struct ht_chat_format {
     const char *system_before, *system_after;
     const char *between;                                 // before every user turn but the first
     const char *user_before, *input_before, *user_after; // input_before NULL = an empty line
-    const char *header;   // what makes the assistant speak: a prompt ends with it
-    const char *lead;     // between header and answer
-    const char *end;      // after an answer, learned with it
-    const char *last_end; // the same for the last turn of all; NULL = `end`
-    const char *gap;      // after that, not learned
+    const char *header;     // what makes the assistant speak: a prompt ends with it
+    const char *lead;       // between header and answer
+    const char *prompt_end; // after the header in a prompt only
+    const char *end;        // after an answer, learned with it
+    const char *last_end;   // the same for the last turn of all; NULL = `end`
+    const char *gap;        // after that, not learned
     const char *stops[HT_CHAT_MAX_STOPS + 1];
     bool alternates;   // user and assistant must take turns, user first
     bool trims;        // white space around turns is removed
     bool trims_joined; // … around system and first user text taken together
     bool trims_system;
-    bool input_always;     // the place of the input is written even when there is none
-    bool forgets_thoughts; // "<think>…</think>" of answers before the last user turn is left out
+    bool input_always; // the place of the input is written even when there is none
+    // Answers before the last user turn lose their "<think>…</think>"; a last answer without one gets an
+    // empty one.
+    bool forgets_thoughts;
 };
 
 extern const struct ht_chat_format ht_chat_formats[];

@@ -115,9 +115,8 @@ static const struct {
     {"qwen3",
      "<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\nA1<|im_end|>\n<|im_start|>user\nQ2<|im_end|>\n"
      "<|im_start|>assistant\n"},
-    {"qwen3-nothink",
-     "<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\nA1<|im_end|>\n"
-     "<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"},
+    {"qwen3-nothink", "<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\nA1<|im_end|>\n"
+                      "<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"},
     {"phi3", "<|user|>\nQ1<|end|>\n<|assistant|>\nA1<|end|>\n<|user|>\nQ2<|end|>\n<|assistant|>\n"},
     {"phi4", "<|im_start|>user<|im_sep|>Q1<|im_end|><|im_start|>assistant<|im_sep|>A1<|im_end|>"
              "<|im_start|>user<|im_sep|>Q2<|im_end|><|im_start|>assistant<|im_sep|>"},
@@ -315,6 +314,12 @@ static void thoughts(void **state)
            "<|im_start|>assistant\n");
     expect("qwen3", m + 2, 2, false,
            "<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n<think>y</think>A2<|im_end|>\n");
+    expect("qwen3", closed, 2, false,
+           "<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\nA1<|im_end|>\n");
+    const struct ht_chat_message padded[] = {U("Q1"), A("\n\nA1"), U("Q2")};
+    expect("qwen3", padded, 3, true,
+           "<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\n\n\nA1<|im_end|>\n"
+           "<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n");
 }
 
 static void recognised(void **state)
