@@ -5,11 +5,13 @@
 
 #include <errno.h>
 #include <histedit.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <wchar.h>
 
 #include "tools/cli.h"
 
@@ -145,18 +147,59 @@ static bool take_command(const struct ask *ask, const char *line, bool *leave)
     return true;
 }
 
+// Waits for a byte on stdin. False after Ctrl-C: the signal is let in only while waiting, so that none is missed.
+static bool wait_for_input(void)
+{
+    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+    sigset_t only_interrupt, before;
+    sigemptyset(&only_interrupt);
+    sigaddset(&only_interrupt, SIGINT);
+    sigprocmask(SIG_BLOCK, &only_interrupt, &before);
+    int n = 0;
+    while (!interrupted && n <= 0) {
+        n = ppoll(&input, 1, NULL, &before);
+        if (n < 0 && errno != EINTR)
+            break;
+    }
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return !interrupted;
+}
+
+// The editor's source of characters. libedit repeats a read that a signal ends; here Ctrl-C ends the line instead.
+static int read_char(EditLine *editor, wchar_t *character)
+{
+    mbstate_t state;
+    char byte;
+    (void)editor;
+    memset(&state, 0, sizeof state);
+    for (;;) {
+        if (!wait_for_input()) {
+            *character = L'\n';
+            return 1;
+        }
+        ssize_t n = read(STDIN_FILENO, &byte, 1);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return (int)n;
+        size_t used = mbrtowc(character, &byte, 1, &state);
+        if (used == (size_t)-1)
+            memset(&state, 0, sizeof state); // no UTF-8: left out
+        else if (used != (size_t)-2)
+            return 1;
+    }
+}
+
 // One question typed by hand; NULL at the end of input. The text belongs to the editor.
 static const char *read_line(EditLine *editor, int *len)
 {
     for (;;) {
         ask_watch_interrupt();
         const char *line = el_gets(editor, len);
-        if (line && *len > 0)
-            return line;
-        if (!ask_interrupted())
-            return NULL; // end of input
-        fputc('\n', stdout);
-        el_reset(editor);
+        if (!line || *len <= 0)
+            return NULL;
+        if (!interrupted)
+            return line; // else what was typed is dropped
     }
 }
 
@@ -200,6 +243,7 @@ int ask_loop(const struct ask *ask)
     history(past, &event, H_SETSIZE, HISTORY_LINES);
     el_set(editor, EL_PROMPT, prompt_text);
     el_set(editor, EL_EDITOR, "emacs");
+    el_wset(editor, EL_GETCFN, read_char);
     el_set(editor, EL_HIST, history, past);
     printf("%s\n", ask->welcome);
     int code = ask_terminal(ask, editor, past);

@@ -17,7 +17,7 @@
 #include "tools/url.h"
 
 static const char CLIENT_NAME[] = "hearth-terminal " HEARTH_VERSION;
-enum { CONNECT_TIMEOUT_MS = 15000, REPLY_TIMEOUT_MS = 15000, DEFAULT_PORT = 4433, SELF_PAIR_TTL_S = 60 };
+enum { CONNECT_TIMEOUT_MS = 15000, REPLY_TIMEOUT_MS = 15000, DEFAULT_PORT = 8443, SELF_PAIR_TTL_S = 60 };
 
 // ---------------------------------------------------------------- which box
 
@@ -44,31 +44,41 @@ static int find_local(struct box *box)
     return code;
 }
 
-// The value of "key=" in a link's fragment, base64url; false if it is not there or no 32 bytes.
-static bool link_value(const char *link, const char *key, uint8_t bytes[32], char *text, size_t size)
+// Copies the value of "key=" in a link's fragment; false if it is not there or too long.
+static bool link_value(const char *link, const char *key, char *text, size_t size)
 {
-    size_t n_key = strlen(key), n;
+    size_t n_key = strlen(key);
     for (const char *at = strchr(link, '#'); at; at = strchr(at + 1, '&')) {
-        if (strncmp(at + 1, key, n_key) || at[1 + n_key] != '=')
+        size_t len = strcspn(at + 1, "&");
+        if (len <= n_key || strncmp(at + 1, key, n_key) || at[1 + n_key] != '=' || len - n_key > size)
             continue;
-        const char *value = at + n_key + 2;
-        size_t len = strcspn(value, "&");
-        if (text)
-            snprintf(text, size, "%.*s", (int)len, value);
-        return identity_base64url(value, len, bytes, 32, &n) && n == 32;
+        snprintf(text, size, "%.*s", (int)(len - n_key - 1), at + n_key + 2);
+        return true;
     }
     return false;
+}
+
+static bool parse_pin(const char *hex, uint8_t pin[IDENTITY_SHORT_PIN_BYTES])
+{
+    if (strlen(hex) != 2 * IDENTITY_SHORT_PIN_BYTES || strspn(hex, "0123456789abcdef") != strlen(hex))
+        return false;
+    for (size_t i = 0; i < IDENTITY_SHORT_PIN_BYTES; i++)
+        pin[i] = (uint8_t)strtoul((const char[]){hex[2 * i], hex[2 * i + 1], 0}, NULL, 16);
+    return true;
 }
 
 static int find_by_link(struct box *box, const char *link)
 {
     struct url url;
     const char *problem;
-    uint8_t pin[IDENTITY_PIN_BYTES];
-    char why[160];
+    uint8_t pin[IDENTITY_SHORT_PIN_BYTES];
+    char why[160], secret[64];
+    size_t n;
     if (!url_parse(&url, link, &problem))
         return cli_fail(CLI_USAGE, "the pairing link has %s", problem);
-    if (!link_value(link, "pair", box->secret, NULL, 0) || !link_value(link, "fp", pin, box->fp, sizeof box->fp))
+    if (!link_value(link, "pair", secret, sizeof secret) || !link_value(link, "fp", box->fp, sizeof box->fp) ||
+        !identity_base64url(secret, strlen(secret), box->secret, sizeof box->secret, &n) || n != sizeof box->secret ||
+        !parse_pin(box->fp, pin))
         return cli_fail(CLI_USAGE, "this is not a whole pairing link (see: hearth pair)");
     box->has_secret = true;
     snprintf(box->host, sizeof box->host, "%s", url.host);
@@ -146,6 +156,8 @@ static int keep_token(struct box *box, const Hearth__V1__Paired *paired)
 
 static int refused(const struct box *box, const Hearth__V1__Error *error, unsigned close_code)
 {
+    if (box->has_secret && !box->local && (close_code == 4401 || (error && error->code == HEARTH__V1__ERROR__CODE__CODE_UNAUTHENTICATED)))
+        return cli_fail(CLI_NOPERM, "%s: the pairing link was used already, or is too old", box->host);
     if (error)
         return cli_fail(error->code == HEARTH__V1__ERROR__CODE__CODE_BUSY ? CLI_TEMPFAIL : CLI_NOPERM, "%s: %s", box->host, error->message);
     if (close_code)

@@ -54,16 +54,29 @@ bool cli_device_valid(const char *device)
     return !rest[0] || (rest[0] == ':' && rest[1] && strlen(rest) <= 3 && strspn(rest + 1, "0123456789") == strlen(rest + 1));
 }
 
-int cli_fail(int code, const char *format, ...)
+static void print_line(const char *format, va_list args)
 {
-    va_list args;
-    va_start(args, format);
     fflush(stdout);
     fputs("hearth: ", stderr);
     vfprintf(stderr, format, args);
     fputc('\n', stderr);
+}
+
+int cli_fail(int code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    print_line(format, args);
     va_end(args);
     return code;
+}
+
+void cli_note(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    print_line(format, args);
+    va_end(args);
 }
 
 int cli_wrong(const struct cli *cli, const char *format, ...)

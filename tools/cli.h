@@ -76,7 +76,9 @@ int cli_parse(struct cli *cli, int argc, char **argv);
 // Both print one line "hearth …: message" on stderr and return the exit code.
 int cli_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int cli_wrong(const struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3))); // returns 2
-// The same for an error of the engine.
+// Something that a person should know, on stderr; nothing failed.
+void cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+// As cli_fail, for an error of the engine.
 int cli_fail_status(const struct hearth_error *err);
 int cli_exit_code(enum hearth_status status);
 // After the last output: flushes stdout; a full disk or a closed pipe becomes an exit code.

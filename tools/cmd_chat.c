@@ -19,6 +19,9 @@ struct talk {
     uint8_t conversation[ID_BYTES];
     bool has_conversation;
     bool typed;
+    double temp;
+    uint64_t seed, max_tokens;
+    bool temp_given, seed_given;
 
     // The question that is being answered.
     const char *question;
@@ -102,7 +105,7 @@ static void on_event(struct talk *talk, const Hearth__V1__Event *event)
     case HEARTH__V1__EVENT__EVENT_RESPONSE_INCOMPLETE:
         keep_usage(talk, event->response_incomplete->usage);
         if (event->response_incomplete->reason == HEARTH__V1__RESPONSE_INCOMPLETE__REASON__REASON_CONTEXT_FULL)
-            cli_fail(0, "the context is full, the answer ends here");
+            cli_note("the context is full, the answer ends here");
         end_with(talk, CLI_OK);
         break;
     case HEARTH__V1__EVENT__EVENT_RESPONSE_FAILED:
@@ -166,6 +169,17 @@ static bool send_chat(struct talk *talk)
     if (talk->has_conversation)
         chat.conversation_id = (ProtobufCBinaryData){ID_BYTES, talk->conversation};
     chat.text = (char *)talk->question;
+    Hearth__V1__Sampling sampling = HEARTH__V1__SAMPLING__INIT;
+    Hearth__V1__OptionalDouble temp = HEARTH__V1__OPTIONAL_DOUBLE__INIT;
+    Hearth__V1__OptionalUint64 seed = HEARTH__V1__OPTIONAL_UINT64__INIT;
+    Hearth__V1__OptionalUint32 max_tokens = HEARTH__V1__OPTIONAL_UINT32__INIT;
+    temp.value = talk->temp;
+    seed.value = talk->seed;
+    max_tokens.value = (uint32_t)talk->max_tokens;
+    sampling.temperature = talk->temp_given ? &temp : NULL;
+    sampling.seed = talk->seed_given ? &seed : NULL;
+    sampling.max_tokens = talk->max_tokens ? &max_tokens : NULL;
+    chat.sampling = &sampling;
     frame.request_id = (ProtobufCBinaryData){ID_BYTES, talk->request};
     frame.body_case = HEARTH__V1__CLIENT_FRAME__BODY_CHAT;
     frame.chat = &chat;
@@ -294,39 +308,50 @@ static void reset(void *user)
     puts("A new conversation.");
 }
 
+static int run(struct talk *talk, const char *host)
+{
+    char welcome[400];
+    ask_watch_interrupt();
+    int code = box_find(&talk->box, host);
+    if (!code)
+        code = box_connect(&talk->box, &talk->client, false);
+    snprintf(welcome, sizeof welcome, "Connected with %s. /help lists commands, Ctrl-D leaves.",
+             talk->box.local ? "this box" : talk->box.host);
+    struct ask ask = {.welcome = welcome, .answer = answer, .reset = reset, .user = talk};
+    if (!code)
+        code = ask_loop(&ask);
+    wsclient_destroy(&talk->client);
+    json_decref(talk->usage);
+    free(talk->answer);
+    return code;
+}
+
 int cmd_chat(int argc, char **argv)
 {
+    static struct talk talk;
     const char *host = NULL;
     const struct cli_option table[] = {
         {"host", 0, CLI_TEXT, "H", "a paired box by name or address, or a pairing link (default: this machine)", &host, 0, 0, NULL},
+        {"temp", 0, CLI_REAL, "T", "temperature, 0 = always the likeliest token", &talk.temp, 0, 5, &talk.temp_given},
+        {"seed", 0, CLI_COUNT, "N", "the same seed gives the same answer", &talk.seed, 0, 0, &talk.seed_given},
+        {"max-tokens", 'n', CLI_COUNT, "N", "end an answer after N tokens", &talk.max_tokens, 1, UINT32_MAX, NULL},
     };
     struct cli cli = {
         .name = "chat",
         .usage = "[--host H]",
         .about = "Talks with a running hearthd over its WebSocket, like a phone. The conversation is kept by the box.\n"
                  "On the box itself the terminal pairs itself; elsewhere a pairing link is needed once.\n"
-                 "Without a terminal on stdin, each line is a question.",
+                 "Without a terminal on stdin, each line is a question, answered at temperature 0 unless --temp is given.",
         .example = "printf 'What is the capital of France?\\n' | hearth chat",
         .options = table,
-        .n_options = 1,
+        .n_options = sizeof table / sizeof *table,
     };
     int code = cli_parse(&cli, argc, argv);
     if (code >= 0)
         return code;
-    static struct talk talk;
     talk.cli = &cli;
     talk.typed = cli_is_tty(stdin);
-    ask_watch_interrupt();
-    code = box_find(&talk.box, host);
-    if (!code)
-        code = box_connect(&talk.box, &talk.client, false);
-    char welcome[400];
-    snprintf(welcome, sizeof welcome, "Connected with %s. /help lists commands, Ctrl-D leaves.", talk.box.local ? "this box" : talk.box.host);
-    struct ask ask = {.welcome = welcome, .answer = answer, .reset = reset, .user = &talk};
-    if (!code)
-        code = ask_loop(&ask);
-    wsclient_destroy(&talk.client);
-    json_decref(talk.usage);
-    free(talk.answer);
-    return code;
+    if (!talk.typed)
+        talk.temp_given = true; // programs get the same answer each time
+    return run(&talk, host);
 }

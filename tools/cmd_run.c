@@ -207,7 +207,7 @@ static int finish(struct chat *chat, bool interrupted)
     if (chat->verbose)
         print_usage(chat);
     if (chat->usage.stop == HEARTH_STOP_CONTEXT_FULL)
-        cli_fail(0, "the context of %u tokens is full, the answer ends here (a larger --ctx, or /reset)", chat->info.n_ctx);
+        cli_note("the context of %u tokens is full, the answer ends here (a larger --ctx, or /reset)", chat->info.n_ctx);
     int code = cli_finish(CLI_OK);
     return code ? code : interrupted ? CLI_INTERRUPTED : CLI_OK;
 }
@@ -274,7 +274,7 @@ static int run(struct chat *chat, const struct model_options *model, const char 
         return code;
     hearth_engine_get_info(chat->engine, &chat->info);
     if (!chat->raw && !strcmp(chat->info.chat_template, "none")) {
-        cli_fail(0, "this model has no chat template: it goes on with your text (--template NAME chooses one)");
+        cli_note("this model has no chat template: it goes on with your text (--template NAME chooses one)");
         chat->raw = true;
     }
     if (chat->verbose)
@@ -313,6 +313,7 @@ static struct {
     const char *prompt;
     double temp, top_p, min_p, repeat, presence, frequency;
     uint64_t top_k, last_n, seed, max_tokens;
+    bool temp_given;
 } words;
 
 static const struct cli_option options[] = {
@@ -323,7 +324,7 @@ static const struct cli_option options[] = {
     {"ctx", 0, CLI_COUNT, "N", "context in tokens (default: the model's, if it fits)", &words.model.n_ctx, 1, 1 << 24, NULL},
     {"kv", 0, CLI_TEXT, "TYPE", "KV cache: f16, q8 or f32", &words.model.kv, 0, 0, NULL},
     {"exact", 0, CLI_FLAG, NULL, "float32 activations and KV (slow, for reference)", &words.model.exact, 0, 0, NULL},
-    {"temp", 0, CLI_REAL, "T", "temperature, 0 = always the likeliest token", &words.temp, 0, 5, NULL},
+    {"temp", 0, CLI_REAL, "T", "temperature, 0 = always the likeliest token", &words.temp, 0, 5, &words.temp_given},
     {"top-k", 0, CLI_COUNT, "K", "draw from the K likeliest tokens, 0 = off", &words.top_k, 0, 1e6, NULL},
     {"top-p", 0, CLI_REAL, "P", "draw from the likeliest tokens of total P, 1 = off", &words.top_p, 1e-6, 1, NULL},
     {"min-p", 0, CLI_REAL, "P", "drop tokens below P times the likeliest, 0 = off", &words.min_p, 0, 1, NULL},
@@ -375,7 +376,7 @@ int cmd_run(int argc, char **argv)
         .name = "run",
         .usage = "[-m MODEL] [-p TEXT]",
         .about = "Talks with a model in this terminal, without a server. With -p, exactly one answer goes to stdout.\n"
-                 "Without a terminal on stdin, each line is a question.",
+                 "Without a terminal on stdin, each line is a question, answered at temperature 0 unless --temp is given.",
         .example = "hearth run -p 'What is the capital of France?' --temp 0",
         .options = options,
         .n_options = sizeof options / sizeof *options,
@@ -393,6 +394,8 @@ int cmd_run(int argc, char **argv)
     chat->stop = &words.stop;
     chat->raw = chat->raw || (words.model.chat_template && !strcmp(words.model.chat_template, "raw"));
     chat->max_tokens = (unsigned)words.max_tokens;
+    if (!words.prompt && !words.temp_given && !cli_is_tty(stdin))
+        words.temp = 0; // programs get the same answer each time
     take_sampling(&chat->sampling);
     return run(chat, &words.model, words.prompt);
 }

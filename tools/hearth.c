@@ -2,6 +2,7 @@
 // The `hearth` command: finds the command's function by name. Main thread.
 #include "tools/hearth.h"
 
+#include <langinfo.h>
 #include <locale.h>
 #include <signal.h>
 #include <stdio.h>
@@ -61,6 +62,8 @@ static void print_usage(FILE *stream)
 int main(int argc, char **argv)
 {
     setlocale(LC_CTYPE, ""); // line editing wants UTF-8; numbers stay in the C locale
+    if (strcmp(nl_langinfo(CODESET), "UTF-8") != 0)
+        setlocale(LC_CTYPE, "C.UTF-8");
     signal(SIGPIPE, SIG_IGN); // a closed pipe is an output error with its own exit code
     if (argc < 2) {
         print_usage(stderr);

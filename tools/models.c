@@ -126,6 +126,11 @@ int models_open(struct hearth_engine **engine, const struct cli *cli, const stru
     int code = models_find(path, options->model);
     if (code)
         return code;
+    struct hearth_fit fit;
+    // A vocabulary needs no device, but one that was asked for by name must be there.
+    if (options->vocab_only && strcmp(cli->device, "auto") && strcmp(cli->device, "cpu") &&
+        hearth_engine_fit(&params, &fit, &err))
+        return cli_fail_status(&err);
     struct stat st;
     progress_start(&bar, "loading", 0, stat(path, &st) ? 0 : (uint64_t)st.st_size);
     enum hearth_status status = hearth_engine_open(engine, &params, &err);

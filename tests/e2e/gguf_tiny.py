@@ -5,7 +5,7 @@ import random
 import struct
 
 U32, F32, STRING, ARRAY, I32 = 4, 6, 8, 9, 5
-N_VOCAB, N_EMBD, N_FF = 259, 1024, 64
+N_VOCAB, N_EMBD, N_FF = 261, 1024, 64
 
 
 def text(value):
@@ -31,7 +31,7 @@ def byte_letters():
 
 
 def tiny_model(seed=1):
-    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] + byte_letters()
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] + byte_letters() + ["he", "ll"]
     keys = [
         key("general.architecture", STRING, text("llama")),
         key("general.name", STRING, text("tiny")),
@@ -48,7 +48,7 @@ def tiny_model(seed=1):
         key(
             "tokenizer.ggml.token_type",
             ARRAY,
-            struct.pack("<IQ", I32, N_VOCAB) + struct.pack(f"<{N_VOCAB}i", *[3] * 3, *[1] * 256),
+            struct.pack("<IQ", I32, N_VOCAB) + struct.pack(f"<{N_VOCAB}i", *[3] * 3, *[1] * 258),
         ),
         key("tokenizer.ggml.merges", ARRAY, strings(["h e", "l l"])),
         key("tokenizer.ggml.bos_token_id", U32, struct.pack("<I", 1)),

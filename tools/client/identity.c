@@ -111,8 +111,8 @@ static const char *handshake_run(struct handshake *handshake, const char *host, 
     return result ? "no TLS there" : NULL;
 }
 
-bool identity_fetch(const char *host, uint16_t port, const uint8_t pin[IDENTITY_PIN_BYTES], unsigned char der[IDENTITY_CA_MAX],
-                    size_t *len_bytes, char why[160])
+bool identity_fetch(const char *host, uint16_t port, const uint8_t pin[IDENTITY_SHORT_PIN_BYTES],
+                    unsigned char der[IDENTITY_CA_MAX], size_t *len_bytes, char why[160])
 {
     struct handshake handshake;
     uint8_t found[IDENTITY_PIN_BYTES];
@@ -121,7 +121,7 @@ bool identity_fetch(const char *host, uint16_t port, const uint8_t pin[IDENTITY_
     const char *problem = handshake_run(&handshake, host, port);
     const mbedtls_x509_crt *cert = problem ? NULL : mbedtls_ssl_get_peer_cert(&handshake.ssl);
     for (; cert && !*len_bytes; cert = cert->next) {
-        if (!pin_of(cert, found) || memcmp(found, pin, sizeof found) || cert->raw.len > IDENTITY_CA_MAX)
+        if (!pin_of(cert, found) || memcmp(found, pin, IDENTITY_SHORT_PIN_BYTES) || cert->raw.len > IDENTITY_CA_MAX)
             continue;
         memcpy(der, cert->raw.p, cert->raw.len);
         *len_bytes = cert->raw.len;

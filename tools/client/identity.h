@@ -7,15 +7,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { IDENTITY_PIN_BYTES = 32, IDENTITY_CA_MAX = 8192 };
+enum { IDENTITY_PIN_BYTES = 32, IDENTITY_SHORT_PIN_BYTES = 16, IDENTITY_CA_MAX = 8192 };
 
 // SHA-256 of a certificate's SubjectPublicKeyInfo. `cert` is PEM (with its NUL counted) or DER. False if it is none.
 bool identity_pin(const unsigned char *cert, size_t len_bytes, uint8_t pin[IDENTITY_PIN_BYTES]);
 
-// Asks the box for its certificate chain and takes the certificate out that bears the pinned key, as DER. Nothing else
-// of the chain is believed: the caller connects anew and verifies against it. False with a reason in `why`.
-bool identity_fetch(const char *host, uint16_t port, const uint8_t pin[IDENTITY_PIN_BYTES], unsigned char der[IDENTITY_CA_MAX],
-                    size_t *len_bytes, char why[160]);
+// Asks the box for its certificate chain and takes the certificate out that bears the pinned key, as DER. Nothing
+// else of the chain is believed: the caller connects anew and verifies against it. Links hold the pin's first 16
+// bytes. False with a reason in `why`.
+bool identity_fetch(const char *host, uint16_t port, const uint8_t pin[IDENTITY_SHORT_PIN_BYTES],
+                    unsigned char der[IDENTITY_CA_MAX], size_t *len_bytes, char why[160]);
 
 // When the first certificate of a PEM (with its NUL counted) or DER ends, Unix seconds. False if it is none.
 bool identity_valid_until(const unsigned char *cert, size_t len_bytes, int64_t *unix_s);

@@ -207,7 +207,7 @@ static bool begin(struct wsclient *client, const struct wsclient_params *params)
     connect.context = client->context;
     connect.address = params->host;
     connect.port = params->port;
-    connect.path = "/";
+    connect.path = "/ws";
     connect.host = host;
     connect.protocol = "hearth.v1";
     connect.local_protocol_name = "hearth.v1";

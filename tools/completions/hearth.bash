@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+# Completion of the hearth command. Commands and flags are asked from `hearth --help`, so that they always agree.
+_hearth() {
+    local current=${COMP_WORDS[COMP_CWORD]} command=${COMP_WORDS[1]:-} previous=${COMP_WORDS[COMP_CWORD - 1]} words
+    COMPREPLY=()
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        words=$(hearth --help 2>/dev/null | sed -n 's/^  \([a-z]*\)  .*/\1/p')
+        mapfile -t COMPREPLY < <(compgen -W "$words --help --version" -- "$current")
+        return
+    fi
+    case $previous in
+    --device) words='auto cpu cuda vulkan' ;;
+    --kv) words='f16 q8 f32' ;;
+    -m | --model | --fit) words=$(hearth models list --json 2>/dev/null | sed 's/},{/\n/g' | sed -n 's/.*"name":"\([^"]*\)".*/\1/p') ;;
+    esac
+    if [ -n "${words:-}" ]; then
+        mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+        [ "${#COMPREPLY[@]}" -gt 0 ] || mapfile -t COMPREPLY < <(compgen -f -- "$current")
+        return
+    fi
+    if [[ $current == -* ]]; then
+        words=$(hearth "$command" --help 2>/dev/null | sed -n '/^Options:/,/^Example:/s/^ .* \(--[a-z0-9-]*\).*/\1/p')
+        mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+        return
+    fi
+    case $command in
+    models) words='list use rm' ;;
+    people) words='list add remove' ;;
+    devices) words='list revoke' ;;
+    conversations) words='list show export delete' ;;
+    pull) words='default gemma3-270m' ;;
+    esac
+    if [ "$COMP_CWORD" -eq 2 ] && [ -n "${words:-}" ]; then
+        mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+    else
+        mapfile -t COMPREPLY < <(compgen -f -- "$current")
+    fi
+}
+complete -o filenames -F _hearth hearth
