@@ -49,34 +49,21 @@ void hd_admin_error(struct hd_admin_client *client, const char *code, const char
 void hd_admin_fail(struct hd_admin_client *client, const struct hearth_error *error)
 {
     switch (error->code) {
-    case HEARTH_INVALID:
-        hd_admin_error(client, "invalid", error->text);
-        break;
-    case HEARTH_NOT_FOUND:
-        hd_admin_error(client, "not_found", error->text);
-        break;
-    case HEARTH_LIMIT:
-        hd_admin_error(client, "limit", error->text);
-        break;
-    case HEARTH_BUSY:
-        hd_admin_error(client, "busy", error->text);
-        break;
-    case HEARTH_UNSUPPORTED:
-        hd_admin_error(client, "unavailable", error->text);
-        break;
+    case HEARTH_INVALID: hd_admin_error(client, "invalid", error->text); break;
+    case HEARTH_NOT_FOUND: hd_admin_error(client, "not_found", error->text); break;
+    case HEARTH_LIMIT: hd_admin_error(client, "limit", error->text); break;
+    case HEARTH_BUSY: hd_admin_error(client, "busy", error->text); break;
+    case HEARTH_UNSUPPORTED: hd_admin_error(client, "unavailable", error->text); break;
     case HEARTH_IO:
-    case HEARTH_FORMAT:
-        hd_admin_error(client, "storage", error->text);
-        break;
-    default:
-        hd_admin_error(client, "internal", error->text);
-        break;
+    case HEARTH_FORMAT: hd_admin_error(client, "storage", error->text); break;
+    default: hd_admin_error(client, "internal", error->text); break;
     }
 }
 
 void hd_admin_model_loaded(struct hd_server *server, const struct hearth_error *error)
 {
-    for (struct hd_admin_client *client = server->admin ? server->admin->clients : NULL; client; client = client->next) {
+    for (struct hd_admin_client *client = server->admin ? server->admin->clients : NULL; client;
+         client = client->next) {
         if (!client->waits_for_model)
             continue;
         client->waits_for_model = false;
@@ -96,8 +83,10 @@ static void accept_client(struct hd_admin *admin, int listener)
     int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0)
         return;
-    bool allowed = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && (peer.uid == geteuid() || peer.uid == 0);
-    struct hd_admin_client *client = allowed && admin->n_clients < HD_MAX_ADMIN_CLIENTS ? calloc(1, sizeof *client) : NULL;
+    bool allowed =
+        getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && (peer.uid == geteuid() || peer.uid == 0);
+    struct hd_admin_client *client =
+        allowed && admin->n_clients < HD_MAX_ADMIN_CLIENTS ? calloc(1, sizeof *client) : NULL;
     char *in = client ? malloc(HD_MAX_ADMIN_LINE_BYTES) : NULL;
     if (!in) {
         if (!allowed)
@@ -136,7 +125,8 @@ static void client_free(struct hd_admin *admin, struct hd_admin_client *client)
 // Requests are taken one at a time: the next line waits until the answer to the last was sent.
 static void take_line(struct hd_admin_client *client)
 {
-    if (client->out_len > client->out_sent || client->exporting || client->waits_for_model || client->close_when_sent)
+    if (client->out_len > client->out_sent || client->exporting || client->waits_for_model ||
+        client->close_when_sent)
         return;
     char *end = memchr(client->in, '\n', client->in_len);
     if (!end) {
@@ -172,7 +162,8 @@ static int on_readable(struct hd_admin_client *client)
 static int on_writable(struct hd_admin_client *client)
 {
     size_t left = client->out_len - client->out_sent;
-    ssize_t n = left ? send(lws_get_socket_fd(client->wsi), client->out + client->out_sent, left, MSG_NOSIGNAL) : 0;
+    ssize_t n =
+        left ? send(lws_get_socket_fd(client->wsi), client->out + client->out_sent, left, MSG_NOSIGNAL) : 0;
     if (n < 0 && errno != EAGAIN && errno != EINTR)
         return -1;
     client->out_sent += n > 0 ? (size_t)n : 0;
@@ -200,7 +191,8 @@ int hd_admin_callback(struct lws *wsi, enum lws_callback_reasons reason, void *u
     (void)in;
     (void)len;
     struct hd_server *server = lws_context_user(lws_get_context(wsi));
-    struct hd_admin_client *client = reason == LWS_CALLBACK_RAW_RX_FILE || reason == LWS_CALLBACK_RAW_WRITEABLE_FILE ||
+    struct hd_admin_client *client = reason == LWS_CALLBACK_RAW_RX_FILE ||
+                                             reason == LWS_CALLBACK_RAW_WRITEABLE_FILE ||
                                              reason == LWS_CALLBACK_RAW_CLOSE_FILE
                                          ? lws_get_opaque_user_data(wsi)
                                          : NULL;
@@ -210,14 +202,12 @@ int hd_admin_callback(struct lws *wsi, enum lws_callback_reasons reason, void *u
             return on_readable(client);
         accept_client(server->admin, lws_get_socket_fd(wsi)); // the listener has no client
         return 0;
-    case LWS_CALLBACK_RAW_WRITEABLE_FILE:
-        return client ? on_writable(client) : 0;
+    case LWS_CALLBACK_RAW_WRITEABLE_FILE: return client ? on_writable(client) : 0;
     case LWS_CALLBACK_RAW_CLOSE_FILE:
         if (client && server->admin)
             client_free(server->admin, client);
         return 0;
-    default:
-        return 0;
+    default: return 0;
     }
 }
 
@@ -244,9 +234,10 @@ enum hearth_status hd_admin_open(struct hd_server *server, struct hearth_error *
     admin->server = server;
     admin->address.sun_family = AF_UNIX;
     int n = snprintf(admin->address.sun_path, sizeof admin->address.sun_path, "%s/admin.sock", dir);
-    enum hearth_status status = n > 0 && (size_t)n < sizeof admin->address.sun_path
-                                    ? hd_config_make_dir(dir, err)
-                                    : hd_fail(err, HEARTH_INVALID, "%s is too long for the admin socket: set runtime", dir);
+    enum hearth_status status =
+        n > 0 && (size_t)n < sizeof admin->address.sun_path
+            ? hd_config_make_dir(dir, err)
+            : hd_fail(err, HEARTH_INVALID, "%s is too long for the admin socket: set runtime", dir);
     if (status == HEARTH_OK)
         status = bind_socket(admin, fd, err);
     if (status != HEARTH_OK) {

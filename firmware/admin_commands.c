@@ -26,7 +26,8 @@ static json_t *scopes_json(uint32_t scopes)
 }
 
 // Reads the fields that `format` names and refuses any other.
-#define UNPACK(client, request, ...) unpack_failed((client), json_unpack_ex((request), &unpack_error, JSON_STRICT, __VA_ARGS__), &unpack_error)
+#define UNPACK(client, request, ...)                                                                         \
+    unpack_failed((client), json_unpack_ex((request), &unpack_error, JSON_STRICT, __VA_ARGS__), &unpack_error)
 
 static bool unpack_failed(struct hd_admin_client *client, int code, const json_error_t *error)
 {
@@ -58,9 +59,10 @@ static bool read_id(struct hd_admin_client *client, const char *text, struct hd_
 static json_t *model_json(const struct hd_model_file *file, const struct hd_worker_state *state)
 {
     bool loaded = file->loaded;
-    return json_pack("{s:s, s:s, s:s, s:s, s:I, s:i, s:b}", "name", file->name, "file", file->path, "architecture",
-                     loaded ? state->info.architecture : "", "file_type", loaded ? state->info.file_type : "", "size_bytes",
-                     (json_int_t)file->size_bytes, "context_tokens", loaded ? (int)state->info.n_ctx : 0, "loaded", loaded);
+    return json_pack("{s:s, s:s, s:s, s:s, s:I, s:i, s:b}", "name", file->name, "file", file->path,
+                     "architecture", loaded ? state->info.architecture : "", "file_type",
+                     loaded ? state->info.file_type : "", "size_bytes", (json_int_t)file->size_bytes,
+                     "context_tokens", loaded ? (int)state->info.n_ctx : 0, "loaded", loaded);
 }
 
 json_t *hd_admin_model(struct hd_server *server)
@@ -124,17 +126,22 @@ static void status(struct hd_admin_client *client, json_t *request)
     count_all(server, &n_people, &n_devices);
     hd_hex(fp, server->identity->pin, 16);
     snprintf(ca_file, sizeof ca_file, "%s/tls/ca.crt", server->config->state_dir);
-    const char *problem = state.loading ? "the model is being loaded" : state.problem[0] ? state.problem : server->model_problem;
+    const char *problem = state.loading      ? "the model is being loaded"
+                          : state.problem[0] ? state.problem
+                                             : server->model_problem;
     json_t *answer = json_pack(
-        "{s:b, s:s, s:i, s:I, s:s, s:s, s:i, s:s, s:o, s:s, s:o, s:o}", "ok", 1, "version", HEARTH_VERSION, "pid", (int)getpid(), "uptime_ms",
-        (json_int_t)(hd_now_ms() - server->started_ms), "state_dir", server->config->state_dir, "models_dir", server->config->models_dir,
-        "port", (int)server->config->port, "listen", server->open_to_all ? "all" : "loopback", "urls", urls(server, NULL), "fp", fp,
-        "ca_file", server->identity->ca_der ? json_string(ca_file) : json_null(), "model", hd_admin_model(server));
-    json_t *more = json_pack("{s:o, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:I}", "model_error", state.loaded ? json_null() : json_string(problem),
-                             "device", state.info.device, "numerics_id", state.info.numerics_id, "queue_depth", (int)state.queued,
-                             "active_responses", (int)hd_responses_count_running(server->responses), "connected_devices",
-                             (int)hd_clients_count(server, NULL), "n_people", (int)n_people, "n_devices", (int)n_devices, "rss_bytes",
-                             resident_bytes());
+        "{s:b, s:s, s:i, s:I, s:s, s:s, s:i, s:s, s:o, s:s, s:o, s:o}", "ok", 1, "version", HEARTH_VERSION,
+        "pid", (int)getpid(), "uptime_ms", (json_int_t)(hd_now_ms() - server->started_ms), "state_dir",
+        server->config->state_dir, "models_dir", server->config->models_dir, "port",
+        (int)server->config->port, "listen", server->open_to_all ? "all" : "loopback", "urls",
+        urls(server, NULL), "fp", fp, "ca_file",
+        server->identity->ca_der ? json_string(ca_file) : json_null(), "model", hd_admin_model(server));
+    json_t *more = json_pack("{s:o, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:I}", "model_error",
+                             state.loaded ? json_null() : json_string(problem), "device", state.info.device,
+                             "numerics_id", state.info.numerics_id, "queue_depth", (int)state.queued,
+                             "active_responses", (int)hd_responses_count_running(server->responses),
+                             "connected_devices", (int)hd_clients_count(server, NULL), "n_people",
+                             (int)n_people, "n_devices", (int)n_devices, "rss_bytes", resident_bytes());
     json_object_update(answer, more);
     json_decref(more);
     hd_admin_answer(client, answer);
@@ -190,7 +197,8 @@ static void shut_down(struct hd_admin_client *client, json_t *request)
 
 static json_t *person_json(const struct hd_person *person)
 {
-    return json_pack("{s:o, s:s, s:I}", "id", hex(&person->id), "name", person->name, "created_ms", (json_int_t)person->created_ms);
+    return json_pack("{s:o, s:s, s:I}", "id", hex(&person->id), "name", person->name, "created_ms",
+                     (json_int_t)person->created_ms);
 }
 
 static void people_add(struct hd_admin_client *client, json_t *request)
@@ -251,7 +259,8 @@ static void people_list(struct hd_admin_client *client, json_t *request)
         free(devices);
         json_t *person = person_json(&people[i]);
         json_object_set_new(person, "n_devices", json_integer((json_int_t)n_devices));
-        json_object_set_new(person, "n_conversations", json_integer((json_int_t)count_conversations(store, &people[i].id)));
+        json_object_set_new(person, "n_conversations",
+                            json_integer((json_int_t)count_conversations(store, &people[i].id)));
         json_array_append_new(list, person);
     }
     free(people);
@@ -265,7 +274,8 @@ static void people_remove(struct hd_admin_client *client, json_t *request)
     struct hd_person person;
     struct hd_deleted deleted = {0};
     struct hearth_error error = {0};
-    if (UNPACK(client, request, "{s:s, s:s}", "cmd", &cmd, "person", &name) || !find_person(client, name, &person))
+    if (UNPACK(client, request, "{s:s, s:s}", "cmd", &cmd, "person", &name) ||
+        !find_person(client, name, &person))
         return;
     enum hearth_status code = hd_person_remove(client->server->store, &person.id, &deleted, &error);
     hd_api_forget_turns(client->server, &deleted, NULL);
@@ -283,7 +293,8 @@ static void base64url(char out[48], const uint8_t secret[HD_SECRET_BYTES])
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     size_t n = 0;
     for (size_t bit = 0; bit < HD_SECRET_BYTES * 8; bit += 6) {
-        unsigned pair = (unsigned)secret[bit / 8] << 8 | (bit / 8 + 1 < HD_SECRET_BYTES ? secret[bit / 8 + 1] : 0u);
+        unsigned pair =
+            (unsigned)secret[bit / 8] << 8 | (bit / 8 + 1 < HD_SECRET_BYTES ? secret[bit / 8 + 1] : 0u);
         out[n++] = digits[pair >> (10 - bit % 8) & 63];
     }
     out[n] = 0;
@@ -304,7 +315,8 @@ static uint32_t read_scopes(struct hd_admin_client *client, json_t *list)
     }
     size_t i;
     json_t *item;
-    json_array_foreach(list, i, item) {
+    json_array_foreach(list, i, item)
+    {
         uint32_t bit = json_is_string(item) ? hd_scope_from(json_string_value(item)) : 0;
         scopes = bit ? scopes | bit : 0;
         if (!bit)
@@ -315,7 +327,8 @@ static uint32_t read_scopes(struct hd_admin_client *client, json_t *list)
     return scopes;
 }
 
-static bool person_for_pairing(struct hd_admin_client *client, const char *name, bool create, struct hd_person *person)
+static bool person_for_pairing(struct hd_admin_client *client, const char *name, bool create,
+                               struct hd_person *person)
 {
     struct hearth_error error = {0};
     enum hearth_status code = hd_person_find(client->server->store, name, person, &error);
@@ -350,7 +363,8 @@ static void pair(struct hd_admin_client *client, json_t *request)
     struct hearth_error error = {0};
     uint8_t secret[HD_SECRET_BYTES];
     char text[48], fp[33];
-    if (UNPACK(client, request, "{s:s, s:s, s?i, s?b, s?o}", "cmd", &cmd, "person", &name, "ttl_s", &ttl_s, "create", &create, "scopes", &list))
+    if (UNPACK(client, request, "{s:s, s:s, s?i, s?b, s?o}", "cmd", &cmd, "person", &name, "ttl_s", &ttl_s,
+               "create", &create, "scopes", &list))
         return;
     if (ttl_s < MIN_TTL_S || ttl_s > MAX_TTL_S) {
         hd_admin_error(client, "invalid", "ttl_s: 10 to 86400");
@@ -360,7 +374,8 @@ static void pair(struct hd_admin_client *client, json_t *request)
     if (!scopes || !person_for_pairing(client, name, create, &person))
         return;
     int64_t expires_ms = hd_now_ms() + (int64_t)ttl_s * 1000;
-    if (hd_pair_create(server->store, &person.id, scopes, (int64_t)ttl_s * 1000, secret, &error) != HEARTH_OK) {
+    if (hd_pair_create(server->store, &person.id, scopes, (int64_t)ttl_s * 1000, secret, &error) !=
+        HEARTH_OK) {
         hd_admin_fail(client, &error);
         return;
     }
@@ -368,10 +383,12 @@ static void pair(struct hd_admin_client *client, json_t *request)
     base64url(text, secret);
     hd_hex(fp, server->identity->pin, 16);
     json_t *links = urls(server, text);
-    hd_admin_answer(client, json_pack("{s:b, s:O, s:o, s:s, s:s, s:s, s:i, s:o, s:I, s:s}", "ok", 1, "link", json_array_get(links, 0), "links",
-                                      links, "secret", text, "fp", fp, "host", server->open_to_all ? server->names.dns[0] : "localhost", "port",
-                                      (int)server->config->port, "addresses", addresses(&server->names), "expires_ms",
-                                      (json_int_t)expires_ms, "person", person.name));
+    hd_admin_answer(client,
+                    json_pack("{s:b, s:O, s:o, s:s, s:s, s:s, s:i, s:o, s:I, s:s}", "ok", 1, "link",
+                              json_array_get(links, 0), "links", links, "secret", text, "fp", fp, "host",
+                              server->open_to_all ? server->names.dns[0] : "localhost", "port",
+                              (int)server->config->port, "addresses", addresses(&server->names), "expires_ms",
+                              (json_int_t)expires_ms, "person", person.name));
     hd_wipe(secret, sizeof secret);
     hd_wipe(text, sizeof text);
 }
@@ -384,7 +401,8 @@ static void devices_list(struct hd_admin_client *client, json_t *request)
     struct hd_device *devices = NULL;
     struct hearth_error error = {0};
     size_t n = 0;
-    if (UNPACK(client, request, "{s:s, s?s}", "cmd", &cmd, "person", &name) || (name && !find_person(client, name, &person)))
+    if (UNPACK(client, request, "{s:s, s?s}", "cmd", &cmd, "person", &name) ||
+        (name && !find_person(client, name, &person)))
         return;
     if (hd_devices_list(client->server->store, name ? &person.id : NULL, &devices, &n, &error) != HEARTH_OK) {
         hd_admin_fail(client, &error);
@@ -393,9 +411,11 @@ static void devices_list(struct hd_admin_client *client, json_t *request)
     json_t *list = json_array();
     for (size_t i = 0; i < n; i++) {
         const struct hd_device *d = &devices[i];
-        json_array_append_new(list, json_pack("{s:o, s:s, s:s, s:s, s:o, s:I, s:I, s:b}", "id", hex(&d->id), "person", d->person_name, "name",
-                                              d->name, "client", d->client, "scopes", scopes_json(d->scopes), "created_ms",
-                                              (json_int_t)d->created_ms, "last_seen_ms", (json_int_t)d->last_seen_ms, "connected",
+        json_array_append_new(list, json_pack("{s:o, s:s, s:s, s:s, s:o, s:I, s:I, s:b}", "id", hex(&d->id),
+                                              "person", d->person_name, "name", d->name, "client", d->client,
+                                              "scopes", scopes_json(d->scopes), "created_ms",
+                                              (json_int_t)d->created_ms, "last_seen_ms",
+                                              (json_int_t)d->last_seen_ms, "connected",
                                               hd_clients_count(client->server, &d->id) > 0));
     }
     free(devices);
@@ -423,18 +443,20 @@ static void devices_revoke(struct hd_admin_client *client, json_t *request)
 
 static json_t *head_json(const struct hd_conversation_head *head)
 {
-    return json_pack("{s:o, s:s, s:I, s:I, s:i}", "id", hex(&head->id), "title", head->title, "created_ms", (json_int_t)head->created_ms,
-                     "updated_ms", (json_int_t)head->updated_ms, "n_turns", (int)head->turns);
+    return json_pack("{s:o, s:s, s:I, s:I, s:i}", "id", hex(&head->id), "title", head->title, "created_ms",
+                     (json_int_t)head->created_ms, "updated_ms", (json_int_t)head->updated_ms, "n_turns",
+                     (int)head->turns);
 }
 
 static json_t *usage_json(const struct hd_usage *usage)
 {
     char seed[24];
     snprintf(seed, sizeof seed, "%llu", (unsigned long long)usage->seed);
-    return json_pack("{s:i, s:i, s:i, s:f, s:f, s:f, s:s, s:s, s:s}", "prompt_tokens", (int)usage->prompt_tokens, "cached_tokens",
-                     (int)usage->cached_tokens, "completion_tokens", (int)usage->completion_tokens, "prompt_ms", usage->prompt_ms,
-                     "first_token_ms", usage->first_token_ms, "completion_ms", usage->completion_ms, "seed", seed, "numerics_id",
-                     usage->numerics_id, "stop_reason", usage->stop_reason);
+    return json_pack("{s:i, s:i, s:i, s:f, s:f, s:f, s:s, s:s, s:s}", "prompt_tokens",
+                     (int)usage->prompt_tokens, "cached_tokens", (int)usage->cached_tokens,
+                     "completion_tokens", (int)usage->completion_tokens, "prompt_ms", usage->prompt_ms,
+                     "first_token_ms", usage->first_token_ms, "completion_ms", usage->completion_ms, "seed",
+                     seed, "numerics_id", usage->numerics_id, "stop_reason", usage->stop_reason);
 }
 
 static json_t *conversation_json(const struct hd_conversation *conversation)
@@ -443,9 +465,11 @@ static json_t *conversation_json(const struct hd_conversation *conversation)
     json_t *turns = json_array(), *out = head_json(&conversation->head);
     for (size_t i = 0; i < conversation->n_turns; i++) {
         const struct hd_turn *turn = &conversation->turns[i];
-        json_array_append_new(turns, json_pack("{s:o, s:s, s:s%, s:I, s:b, s:o}", "id", hex(&turn->id), "role", roles[turn->role], "text",
-                                               turn->text, turn->text_len, "created_ms", (json_int_t)turn->created_ms, "finished",
-                                               turn->finished, "usage", turn->has_usage ? usage_json(&turn->usage) : json_null()));
+        json_array_append_new(turns,
+                              json_pack("{s:o, s:s, s:s%, s:I, s:b, s:o}", "id", hex(&turn->id), "role",
+                                        roles[turn->role], "text", turn->text, turn->text_len, "created_ms",
+                                        (json_int_t)turn->created_ms, "finished", turn->finished, "usage",
+                                        turn->has_usage ? usage_json(&turn->usage) : json_null()));
     }
     json_object_set_new(out, "turns", turns);
     return out;
@@ -460,18 +484,21 @@ static void conversations_list(struct hd_admin_client *client, json_t *request)
     struct hd_person person;
     struct hd_conversation_list found = {0};
     struct hearth_error error = {0};
-    if (UNPACK(client, request, "{s:s, s:s, s?i, s?I}", "cmd", &cmd, "person", &name, "limit", &limit, "before_ms", &before_ms) ||
+    if (UNPACK(client, request, "{s:s, s:s, s?i, s?I}", "cmd", &cmd, "person", &name, "limit", &limit,
+               "before_ms", &before_ms) ||
         !find_person(client, name, &person))
         return;
     if (limit < 0 || before_ms < 0)
         hd_admin_error(client, "invalid", "limit and before_ms are not negative");
-    else if (hd_store_conversation_list(client->server->store, &person.id, (uint32_t)limit, before_ms, &found, &error) != HEARTH_OK)
+    else if (hd_store_conversation_list(client->server->store, &person.id, (uint32_t)limit, before_ms, &found,
+                                        &error) != HEARTH_OK)
         hd_admin_fail(client, &error);
     else {
         json_t *list = json_array();
         for (size_t i = 0; i < found.n; i++)
             json_array_append_new(list, head_json(&found.items[i]));
-        hd_admin_answer(client, json_pack("{s:b, s:o, s:b}", "ok", 1, "conversations", list, "has_more", found.more));
+        hd_admin_answer(client,
+                        json_pack("{s:b, s:o, s:b}", "ok", 1, "conversations", list, "has_more", found.more));
         hd_conversation_list_free(&found);
     }
 }
@@ -484,14 +511,16 @@ static void conversations_show(struct hd_admin_client *client, json_t *request)
     struct hd_id id;
     struct hd_conversation conversation = {0};
     struct hearth_error error = {0};
-    if (UNPACK(client, request, "{s:s, s:s, s:s}", "cmd", &cmd, "person", &name, "id", &text) || !find_person(client, name, &person) ||
-        !read_id(client, text, &id))
+    if (UNPACK(client, request, "{s:s, s:s, s:s}", "cmd", &cmd, "person", &name, "id", &text) ||
+        !find_person(client, name, &person) || !read_id(client, text, &id))
         return;
-    if (hd_store_conversation_get(client->server->store, &person.id, &id, false, &conversation, &error) != HEARTH_OK) {
+    if (hd_store_conversation_get(client->server->store, &person.id, &id, false, &conversation, &error) !=
+        HEARTH_OK) {
         hd_admin_fail(client, &error);
         return;
     }
-    hd_admin_answer(client, json_pack("{s:b, s:o}", "ok", 1, "conversation", conversation_json(&conversation)));
+    hd_admin_answer(client,
+                    json_pack("{s:b, s:o}", "ok", 1, "conversation", conversation_json(&conversation)));
     hd_conversation_free(&conversation);
 }
 
@@ -501,16 +530,19 @@ void hd_admin_export_next(struct hd_admin_client *client)
     struct hd_conversation_list list = {0};
     struct hd_conversation conversation = {0};
     struct hearth_error error = {0};
-    enum hearth_status code = hd_store_conversation_list(store, &client->export_person.id, 1, client->export_before_ms, &list, &error);
+    enum hearth_status code = hd_store_conversation_list(store, &client->export_person.id, 1,
+                                                         client->export_before_ms, &list, &error);
     if (code == HEARTH_OK && list.n == 0) {
         client->exporting = false;
-        hd_admin_answer(client, json_pack("{s:b, s:b, s:I}", "ok", 1, "more", 0, "n_conversations", (json_int_t)client->n_exported));
+        hd_admin_answer(client, json_pack("{s:b, s:b, s:I}", "ok", 1, "more", 0, "n_conversations",
+                                          (json_int_t)client->n_exported));
         hd_conversation_list_free(&list);
         return;
     }
     if (code == HEARTH_OK) {
         client->export_before_ms = list.items[0].updated_ms;
-        code = hd_store_conversation_get(store, &client->export_person.id, &list.items[0].id, false, &conversation, &error);
+        code = hd_store_conversation_get(store, &client->export_person.id, &list.items[0].id, false,
+                                         &conversation, &error);
         hd_conversation_list_free(&list);
     }
     if (code != HEARTH_OK) {
@@ -519,7 +551,8 @@ void hd_admin_export_next(struct hd_admin_client *client)
         return;
     }
     client->n_exported++;
-    hd_admin_answer(client, json_pack("{s:b, s:b, s:o}", "ok", 1, "more", 1, "conversation", conversation_json(&conversation)));
+    hd_admin_answer(client, json_pack("{s:b, s:b, s:o}", "ok", 1, "more", 1, "conversation",
+                                      conversation_json(&conversation)));
     hd_conversation_free(&conversation);
 }
 
@@ -527,7 +560,8 @@ static void conversations_export(struct hd_admin_client *client, json_t *request
 {
     json_error_t unpack_error;
     const char *cmd, *name;
-    if (UNPACK(client, request, "{s:s, s:s}", "cmd", &cmd, "person", &name) || !find_person(client, name, &client->export_person))
+    if (UNPACK(client, request, "{s:s, s:s}", "cmd", &cmd, "person", &name) ||
+        !find_person(client, name, &client->export_person))
         return;
     client->exporting = true;
     client->export_before_ms = 0;
@@ -543,10 +577,11 @@ static void conversations_delete(struct hd_admin_client *client, json_t *request
     struct hd_id id;
     struct hd_deleted deleted = {0};
     struct hearth_error error = {0};
-    if (UNPACK(client, request, "{s:s, s:s, s:s}", "cmd", &cmd, "person", &name, "id", &text) || !find_person(client, name, &person) ||
-        !read_id(client, text, &id))
+    if (UNPACK(client, request, "{s:s, s:s, s:s}", "cmd", &cmd, "person", &name, "id", &text) ||
+        !find_person(client, name, &person) || !read_id(client, text, &id))
         return;
-    enum hearth_status code = hd_store_conversation_delete(client->server->store, &person.id, &id, &deleted, &error);
+    enum hearth_status code =
+        hd_store_conversation_delete(client->server->store, &person.id, &id, &deleted, &error);
     hd_api_forget_turns(client->server, &deleted, &id);
     hd_deleted_free(&deleted);
     if (code == HEARTH_OK)
@@ -583,7 +618,9 @@ void hd_admin_request(struct hd_admin_client *client, const char *line, size_t l
     json_t *request = json_loadb(line, len_bytes, JSON_REJECT_DUPLICATES, &error);
     const char *cmd = json_string_value(json_object_get(request, "cmd"));
     if (!cmd) {
-        hd_admin_error(client, "invalid", request ? "a request is an object with \"cmd\"" : "a request is one JSON object on one line");
+        hd_admin_error(client, "invalid",
+                       request ? "a request is an object with \"cmd\""
+                               : "a request is one JSON object on one line");
         json_decref(request);
         return;
     }

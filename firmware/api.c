@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Frames from clients: who is it, what is asked, may they. Chat, Cancel and Resume are in api_chat.c. Loop thread.
+// Frames from clients: who is it, what is asked, may they. Chat, Cancel and Resume are in api_chat.c. Loop
+// thread.
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,7 +18,8 @@ void hd_api_reply(struct hd_client *client, const struct hd_id *request, Hearth_
     hd_client_send(client, hd_wire_frame(frame));
 }
 
-void hd_api_error(struct hd_client *client, const struct hd_id *request, Hearth__V1__Error__Code code, const char *text)
+void hd_api_error(struct hd_client *client, const struct hd_id *request, Hearth__V1__Error__Code code,
+                  const char *text)
 {
     Hearth__V1__Error error = HEARTH__V1__ERROR__INIT;
     error.code = code;
@@ -31,24 +33,16 @@ void hd_api_error(struct hd_client *client, const struct hd_id *request, Hearth_
 Hearth__V1__Error__Code hd_api_code(enum hearth_status status)
 {
     switch (status) {
-    case HEARTH_NOT_FOUND:
-        return HEARTH__V1__ERROR__CODE__CODE_NOT_FOUND;
-    case HEARTH_INVALID:
-        return HEARTH__V1__ERROR__CODE__CODE_INVALID;
-    case HEARTH_LIMIT:
-        return HEARTH__V1__ERROR__CODE__CODE_LIMIT;
-    case HEARTH_BUSY:
-        return HEARTH__V1__ERROR__CODE__CODE_BUSY;
-    case HEARTH_CONTEXT:
-        return HEARTH__V1__ERROR__CODE__CODE_CONTEXT;
+    case HEARTH_NOT_FOUND: return HEARTH__V1__ERROR__CODE__CODE_NOT_FOUND;
+    case HEARTH_INVALID: return HEARTH__V1__ERROR__CODE__CODE_INVALID;
+    case HEARTH_LIMIT: return HEARTH__V1__ERROR__CODE__CODE_LIMIT;
+    case HEARTH_BUSY: return HEARTH__V1__ERROR__CODE__CODE_BUSY;
+    case HEARTH_CONTEXT: return HEARTH__V1__ERROR__CODE__CODE_CONTEXT;
     case HEARTH_IO:
-    case HEARTH_FORMAT:
-        return HEARTH__V1__ERROR__CODE__CODE_STORAGE;
+    case HEARTH_FORMAT: return HEARTH__V1__ERROR__CODE__CODE_STORAGE;
     case HEARTH_UNSUPPORTED:
-    case HEARTH_DEVICE_LOST:
-        return HEARTH__V1__ERROR__CODE__CODE_UNAVAILABLE;
-    default:
-        return HEARTH__V1__ERROR__CODE__CODE_INTERNAL;
+    case HEARTH_DEVICE_LOST: return HEARTH__V1__ERROR__CODE__CODE_UNAVAILABLE;
+    default: return HEARTH__V1__ERROR__CODE__CODE_INTERNAL;
     }
 }
 
@@ -73,7 +67,8 @@ static void invalid(struct hd_client *client, const struct hd_id *request, const
     hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_INVALID, text);
 }
 
-static bool id_field(struct hd_client *client, const struct hd_id *request, struct hd_id *id, ProtobufCBinaryData field, const char *complaint)
+static bool id_field(struct hd_client *client, const struct hd_id *request, struct hd_id *id,
+                     ProtobufCBinaryData field, const char *complaint)
 {
     if (hd_id_from(id, field.data, field.len))
         return true;
@@ -102,7 +97,8 @@ static void wrong_try(struct hd_client *client)
     char address[INET6_ADDRSTRLEN + 2];
     if (hd_guard_wrong_try(client->server->guard, &client->address, hd_now_ms())) {
         hd_address_format(address, &client->address, false);
-        hd_log(HD_LOG_WARN, "%s: %d wrong tokens or pairing secrets within a minute; it must wait", address, HD_WRONG_TRIES_PER_MINUTE);
+        hd_log(HD_LOG_WARN, "%s: %d wrong tokens or pairing secrets within a minute; it must wait", address,
+               HD_WRONG_TRIES_PER_MINUTE);
     }
     hd_client_close(client, HD_CLOSE_UNAUTHENTICATED, "token or secret unknown");
 }
@@ -122,8 +118,8 @@ static void hello(struct hd_client *client, const struct hd_id *request, const H
         hd_client_close(client, HD_CLOSE_BAD_FRAME, "client: at most 64 bytes");
         return;
     }
-    enum hearth_status status = hd_device_authenticate(client->server->store, hello->token.data, hello->token.len, hello->client,
-                                                       &client->device, &error);
+    enum hearth_status status = hd_device_authenticate(
+        client->server->store, hello->token.data, hello->token.len, hello->client, &client->device, &error);
     if (status == HEARTH_NOT_FOUND) {
         wrong_try(client);
         return;
@@ -151,8 +147,9 @@ static void pair(struct hd_client *client, const struct hd_id *request, const He
         hd_client_close(client, HD_CLOSE_BAD_FRAME, "device_name: 1 to 64 bytes; client: at most 64");
         return;
     }
-    enum hearth_status status = hd_pair_redeem(client->server->store, pair->secret.data, pair->secret.len, pair->device_name, pair->client,
-                                               &client->device, token, &error);
+    enum hearth_status status =
+        hd_pair_redeem(client->server->store, pair->secret.data, pair->secret.len, pair->device_name,
+                       pair->client, &client->device, token, &error);
     if (status == HEARTH_NOT_FOUND) {
         wrong_try(client);
         return;
@@ -219,7 +216,8 @@ static void use_model(struct hd_client *client, const struct hd_id *request, con
 {
     struct hearth_error error = {0};
     if (!(client->device.scopes & HD_SCOPE_ADMIN))
-        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_FORBIDDEN, "this device may not choose the model");
+        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_FORBIDDEN,
+                     "this device may not choose the model");
     else if (hd_models_use(client->server, use->name, &client->device.id, request, &error) != HEARTH_OK)
         hd_api_fail(client, request, &error);
 }
@@ -282,14 +280,16 @@ static void ping(struct hd_client *client, const struct hd_id *request, const He
 
 // ---- conversations
 
-static void delete_turn(struct hd_client *client, const struct hd_id *request, const Hearth__V1__DeleteTurn *body)
+static void delete_turn(struct hd_client *client, const struct hd_id *request,
+                        const Hearth__V1__DeleteTurn *body)
 {
     struct hd_id turn;
     struct hd_deleted deleted = {0};
     struct hearth_error error = {0};
     if (!id_field(client, request, &turn, body->turn_id, "turn_id: 16 bytes"))
         return;
-    enum hearth_status status = hd_store_turn_delete(client->server->store, &client->device.person, &turn, &deleted, &error);
+    enum hearth_status status =
+        hd_store_turn_delete(client->server->store, &client->device.person, &turn, &deleted, &error);
     hd_api_forget_turns(client->server, &deleted, NULL);
     hd_deleted_free(&deleted);
     if (status == HEARTH_OK)
@@ -298,14 +298,16 @@ static void delete_turn(struct hd_client *client, const struct hd_id *request, c
         hd_api_fail(client, request, &error);
 }
 
-static void delete_conversation(struct hd_client *client, const struct hd_id *request, const Hearth__V1__DeleteConversation *body)
+static void delete_conversation(struct hd_client *client, const struct hd_id *request,
+                                const Hearth__V1__DeleteConversation *body)
 {
     struct hd_id conversation;
     struct hd_deleted deleted = {0};
     struct hearth_error error = {0};
     if (!id_field(client, request, &conversation, body->conversation_id, "conversation_id: 16 bytes"))
         return;
-    enum hearth_status status = hd_store_conversation_delete(client->server->store, &client->device.person, &conversation, &deleted, &error);
+    enum hearth_status status = hd_store_conversation_delete(client->server->store, &client->device.person,
+                                                             &conversation, &deleted, &error);
     hd_api_forget_turns(client->server, &deleted, &conversation);
     hd_deleted_free(&deleted);
     if (status == HEARTH_OK)
@@ -314,7 +316,8 @@ static void delete_conversation(struct hd_client *client, const struct hd_id *re
         hd_api_fail(client, request, &error);
 }
 
-static void rename_conversation(struct hd_client *client, const struct hd_id *request, const Hearth__V1__RenameConversation *body)
+static void rename_conversation(struct hd_client *client, const struct hd_id *request,
+                                const Hearth__V1__RenameConversation *body)
 {
     struct hd_id conversation;
     struct hearth_error error = {0};
@@ -323,7 +326,8 @@ static void rename_conversation(struct hd_client *client, const struct hd_id *re
         return;
     if (len < 1 || len > HD_MAX_TITLE_BYTES)
         hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_LIMIT, "title: 1 to 200 bytes");
-    else if (hd_store_conversation_rename(client->server->store, &client->device.person, &conversation, body->title, len, &error) != HEARTH_OK)
+    else if (hd_store_conversation_rename(client->server->store, &client->device.person, &conversation,
+                                          body->title, len, &error) != HEARTH_OK)
         hd_api_fail(client, request, &error);
     else
         hd_api_done(client, request);
@@ -333,11 +337,14 @@ static void rename_conversation(struct hd_client *client, const struct hd_id *re
 
 static bool needs_chat_scope(Hearth__V1__ClientFrame__BodyCase body)
 {
-    return body >= HEARTH__V1__CLIENT_FRAME__BODY_CHAT && body <= HEARTH__V1__CLIENT_FRAME__BODY_DELETE_CONVERSATION &&
-           body != HEARTH__V1__CLIENT_FRAME__BODY_LIST_MODELS && body != HEARTH__V1__CLIENT_FRAME__BODY_USE_MODEL;
+    return body >= HEARTH__V1__CLIENT_FRAME__BODY_CHAT &&
+           body <= HEARTH__V1__CLIENT_FRAME__BODY_DELETE_CONVERSATION &&
+           body != HEARTH__V1__CLIENT_FRAME__BODY_LIST_MODELS &&
+           body != HEARTH__V1__CLIENT_FRAME__BODY_USE_MODEL;
 }
 
-static void dispatch(struct hd_client *client, const struct hd_id *request, const Hearth__V1__ClientFrame *frame)
+static void dispatch(struct hd_client *client, const struct hd_id *request,
+                     const Hearth__V1__ClientFrame *frame)
 {
     if (needs_chat_scope(frame->body_case) && !(client->device.scopes & HD_SCOPE_CHAT)) {
         hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_FORBIDDEN, "this device may not chat");
@@ -345,21 +352,11 @@ static void dispatch(struct hd_client *client, const struct hd_id *request, cons
     }
     hd_device_seen(client->server->store, &client->device.id);
     switch (frame->body_case) {
-    case HEARTH__V1__CLIENT_FRAME__BODY_CHAT:
-        hd_api_chat(client, request, frame->chat);
-        break;
-    case HEARTH__V1__CLIENT_FRAME__BODY_CANCEL:
-        hd_api_cancel(client, request, frame->cancel);
-        break;
-    case HEARTH__V1__CLIENT_FRAME__BODY_RESUME:
-        hd_api_resume(client, request, frame->resume);
-        break;
-    case HEARTH__V1__CLIENT_FRAME__BODY_LIST_MODELS:
-        list_models(client, request);
-        break;
-    case HEARTH__V1__CLIENT_FRAME__BODY_USE_MODEL:
-        use_model(client, request, frame->use_model);
-        break;
+    case HEARTH__V1__CLIENT_FRAME__BODY_CHAT: hd_api_chat(client, request, frame->chat); break;
+    case HEARTH__V1__CLIENT_FRAME__BODY_CANCEL: hd_api_cancel(client, request, frame->cancel); break;
+    case HEARTH__V1__CLIENT_FRAME__BODY_RESUME: hd_api_resume(client, request, frame->resume); break;
+    case HEARTH__V1__CLIENT_FRAME__BODY_LIST_MODELS: list_models(client, request); break;
+    case HEARTH__V1__CLIENT_FRAME__BODY_USE_MODEL: use_model(client, request, frame->use_model); break;
     case HEARTH__V1__CLIENT_FRAME__BODY_LIST_CONVERSATIONS:
         hd_api_list_conversations(client, request, frame->list_conversations);
         break;
@@ -369,29 +366,25 @@ static void dispatch(struct hd_client *client, const struct hd_id *request, cons
     case HEARTH__V1__CLIENT_FRAME__BODY_RENAME_CONVERSATION:
         rename_conversation(client, request, frame->rename_conversation);
         break;
-    case HEARTH__V1__CLIENT_FRAME__BODY_DELETE_TURN:
-        delete_turn(client, request, frame->delete_turn);
-        break;
+    case HEARTH__V1__CLIENT_FRAME__BODY_DELETE_TURN: delete_turn(client, request, frame->delete_turn); break;
     case HEARTH__V1__CLIENT_FRAME__BODY_DELETE_CONVERSATION:
         delete_conversation(client, request, frame->delete_conversation);
         break;
-    case HEARTH__V1__CLIENT_FRAME__BODY_GET_STATUS:
-        get_status(client, request);
-        break;
-    case HEARTH__V1__CLIENT_FRAME__BODY_PING:
-        ping(client, request, frame->ping);
-        break;
+    case HEARTH__V1__CLIENT_FRAME__BODY_GET_STATUS: get_status(client, request); break;
+    case HEARTH__V1__CLIENT_FRAME__BODY_PING: ping(client, request, frame->ping); break;
     case HEARTH__V1__CLIENT_FRAME__BODY_HELLO:
     case HEARTH__V1__CLIENT_FRAME__BODY_PAIR:
         invalid(client, request, "this connection is authenticated already");
         break;
     default:
-        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_UNIMPLEMENTED, "this box does not know that request");
+        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_UNIMPLEMENTED,
+                     "this box does not know that request");
         break;
     }
 }
 
-static void first_frame(struct hd_client *client, const struct hd_id *request, const Hearth__V1__ClientFrame *frame)
+static void first_frame(struct hd_client *client, const struct hd_id *request,
+                        const Hearth__V1__ClientFrame *frame)
 {
     if (hd_guard_is_backed_off(client->server->guard, &client->address, hd_now_ms()))
         hd_client_close(client, HD_CLOSE_UNAUTHENTICATED, "too many wrong tries: wait a minute");
@@ -426,7 +419,8 @@ void hd_api_frame(struct hd_client *client, const uint8_t *data, size_t len_byte
         hd_wire_release(&message);
         return;
     }
-    bool has_id = status == HEARTH_OK && hd_id_from(&request, message.frame->request_id.data, message.frame->request_id.len);
+    bool has_id = status == HEARTH_OK &&
+                  hd_id_from(&request, message.frame->request_id.data, message.frame->request_id.len);
     if (!client->authenticated && !has_id)
         hd_client_close(client, HD_CLOSE_UNAUTHENTICATED, "the first frame is Hello or Pair");
     else if (fast)

@@ -10,7 +10,8 @@
 
 // ---- events
 
-static void emit(struct hd_server *server, struct hd_response *response, Hearth__V1__Event__EventCase which, void *body)
+static void emit(struct hd_server *server, struct hd_response *response, Hearth__V1__Event__EventCase which,
+                 void *body)
 {
     Hearth__V1__Event event = HEARTH__V1__EVENT__INIT;
     event.event_case = which;
@@ -43,18 +44,12 @@ static void emit_item_done(struct hd_server *server, struct hd_response *respons
 static const char *stop_reason(enum hearth_stop_reason reason)
 {
     switch (reason) {
-    case HEARTH_STOP_END:
-        return "end";
-    case HEARTH_STOP_STRING:
-        return "stop_string";
-    case HEARTH_STOP_MAX_TOKENS:
-        return "max_tokens";
-    case HEARTH_STOP_CONTEXT_FULL:
-        return "context_full";
-    case HEARTH_STOP_CANCELLED:
-        return "cancelled";
-    default:
-        return "error";
+    case HEARTH_STOP_END: return "end";
+    case HEARTH_STOP_STRING: return "stop_string";
+    case HEARTH_STOP_MAX_TOKENS: return "max_tokens";
+    case HEARTH_STOP_CONTEXT_FULL: return "context_full";
+    case HEARTH_STOP_CANCELLED: return "cancelled";
+    default: return "error";
     }
 }
 
@@ -72,8 +67,8 @@ static void fill_usage(Hearth__V1__Usage *usage, const struct hearth_usage *from
     usage->stop_reason = (char *)stop_reason(from->stop);
 }
 
-static void emit_failed(struct hd_server *server, struct hd_response *response, Hearth__V1__Error__Code code, const char *text,
-                        const struct hearth_usage *from)
+static void emit_failed(struct hd_server *server, struct hd_response *response, Hearth__V1__Error__Code code,
+                        const char *text, const struct hearth_usage *from)
 {
     Hearth__V1__Error error = HEARTH__V1__ERROR__INIT;
     Hearth__V1__Usage usage;
@@ -97,30 +92,38 @@ static void emit_end(struct hd_server *server, struct hd_response *response, con
         return;
     }
     Hearth__V1__ResponseIncomplete incomplete = HEARTH__V1__RESPONSE_INCOMPLETE__INIT;
-    incomplete.reason = from->stop == HEARTH_STOP_MAX_TOKENS     ? HEARTH__V1__RESPONSE_INCOMPLETE__REASON__REASON_MAX_TOKENS
-                        : from->stop == HEARTH_STOP_CONTEXT_FULL ? HEARTH__V1__RESPONSE_INCOMPLETE__REASON__REASON_CONTEXT_FULL
-                                                                 : HEARTH__V1__RESPONSE_INCOMPLETE__REASON__REASON_CANCELLED;
+    incomplete.reason = from->stop == HEARTH_STOP_MAX_TOKENS
+                            ? HEARTH__V1__RESPONSE_INCOMPLETE__REASON__REASON_MAX_TOKENS
+                        : from->stop == HEARTH_STOP_CONTEXT_FULL
+                            ? HEARTH__V1__RESPONSE_INCOMPLETE__REASON__REASON_CONTEXT_FULL
+                            : HEARTH__V1__RESPONSE_INCOMPLETE__REASON__REASON_CANCELLED;
     incomplete.usage = &usage;
     emit(server, response, HEARTH__V1__EVENT__EVENT_RESPONSE_INCOMPLETE, &incomplete);
 }
 
 // ---- ends
 
-static enum hearth_status store_end(struct hd_server *server, struct hd_response *response, const struct hearth_usage *from,
-                                    const int32_t *ids, size_t n_ids, struct hearth_error *err)
+static enum hearth_status store_end(struct hd_server *server, struct hd_response *response,
+                                    const struct hearth_usage *from, const int32_t *ids, size_t n_ids,
+                                    struct hearth_error *err)
 {
     size_t len;
     const char *text = hd_response_text(response, &len);
-    struct hd_usage usage = {.prompt_tokens = from->prompt_tokens, .cached_tokens = from->cached_tokens,
-                             .completion_tokens = from->completion_tokens, .prompt_ms = from->prompt_ms,
-                             .first_token_ms = from->first_token_ms, .completion_ms = from->completion_ms, .seed = from->seed};
+    struct hd_usage usage = {.prompt_tokens = from->prompt_tokens,
+                             .cached_tokens = from->cached_tokens,
+                             .completion_tokens = from->completion_tokens,
+                             .prompt_ms = from->prompt_ms,
+                             .first_token_ms = from->first_token_ms,
+                             .completion_ms = from->completion_ms,
+                             .seed = from->seed};
     snprintf(usage.numerics_id, sizeof usage.numerics_id, "%s", from->numerics_id);
     snprintf(usage.stop_reason, sizeof usage.stop_reason, "%s", stop_reason(from->stop));
-    return hd_store_answer_finish(server->store, &hd_response_ids(response)->assistant_turn, text, len, ids, n_ids, &usage, err);
+    return hd_store_answer_finish(server->store, &hd_response_ids(response)->assistant_turn, text, len, ids,
+                                  n_ids, &usage, err);
 }
 
-static void end_failed(struct hd_server *server, struct hd_response *response, const struct hearth_error *error,
-                       const struct hearth_usage *from)
+static void end_failed(struct hd_server *server, struct hd_response *response,
+                       const struct hearth_error *error, const struct hearth_usage *from)
 {
     struct hearth_error ignored;
     struct hearth_usage usage = *from;
@@ -136,7 +139,8 @@ static void end_done(struct hd_server *server, struct hd_response *response, con
     struct hearth_error error = {0};
     size_t len;
     hd_response_text(response, &len);
-    enum hearth_status status = store_end(server, response, &note->usage, note->token_ids, note->n_tokens, &error);
+    enum hearth_status status =
+        store_end(server, response, &note->usage, note->token_ids, note->n_tokens, &error);
     if (len > 0)
         emit_item_done(server, response);
     if (status == HEARTH_OK) {
@@ -176,32 +180,24 @@ static void on_text(struct hd_server *server, struct hd_response *response, cons
 
 static void on_note(struct hd_server *server, const struct hd_note *note)
 {
-    struct hd_response *response = note->type == HD_NOTE_MODEL ? NULL : hd_response_find(server->responses, &note->response);
+    struct hd_response *response =
+        note->type == HD_NOTE_MODEL ? NULL : hd_response_find(server->responses, &note->response);
     if (note->type == HD_NOTE_MODEL)
         hd_models_loaded(server, note);
     if (!response || !hd_response_is_running(response)) // deleted meanwhile
         return;
     Hearth__V1__ResponseInProgress progress = HEARTH__V1__RESPONSE_IN_PROGRESS__INIT;
     switch (note->type) {
-    case HD_NOTE_STARTED:
-        on_started(server, response, note);
-        break;
+    case HD_NOTE_STARTED: on_started(server, response, note); break;
     case HD_NOTE_PROMPT:
         progress.prompt_tokens = note->prompt_total;
         progress.prompt_tokens_done = note->prompt_done;
         emit(server, response, HEARTH__V1__EVENT__EVENT_RESPONSE_IN_PROGRESS, &progress);
         break;
-    case HD_NOTE_TEXT:
-        on_text(server, response, note);
-        break;
-    case HD_NOTE_DONE:
-        end_done(server, response, note);
-        break;
-    case HD_NOTE_FAILED:
-        end_failed(server, response, &note->error, &note->usage);
-        break;
-    case HD_NOTE_MODEL:
-        break;
+    case HD_NOTE_TEXT: on_text(server, response, note); break;
+    case HD_NOTE_DONE: end_done(server, response, note); break;
+    case HD_NOTE_FAILED: end_failed(server, response, &note->error, &note->usage); break;
+    case HD_NOTE_MODEL: break;
     }
 }
 
@@ -223,14 +219,16 @@ void hd_api_save_answers(struct hd_server *server)
         const char *text = hd_response_text(response, &len);
         if (!hd_response_is_running(response) || len == *saved)
             continue;
-        if (hd_store_answer_save(server->store, &hd_response_ids(response)->assistant_turn, text, len, &error) == HEARTH_OK)
+        if (hd_store_answer_save(server->store, &hd_response_ids(response)->assistant_turn, text, len,
+                                 &error) == HEARTH_OK)
             *saved = len;
         else
             hd_log(HD_LOG_WARN, "an answer could not be saved so far: %s", error.text);
     }
 }
 
-void hd_api_forget_turns(struct hd_server *server, const struct hd_deleted *deleted, const struct hd_id *conversation)
+void hd_api_forget_turns(struct hd_server *server, const struct hd_deleted *deleted,
+                         const struct hd_id *conversation)
 {
     static const struct hearth_usage cancelled = {.stop = HEARTH_STOP_CANCELLED};
     if (deleted->n_turns == 0)
@@ -305,7 +303,8 @@ static const char *read_sampling(struct hearth_sampling *to, const Hearth__V1__S
     return read_penalties(to, from);
 }
 
-static const char *read_logit_bias(struct hearth_sampling *to, const Hearth__V1__Sampling *from, unsigned n_vocab)
+static const char *read_logit_bias(struct hearth_sampling *to, const Hearth__V1__Sampling *from,
+                                   unsigned n_vocab)
 {
     struct hearth_logit_bias *list = from->n_logit_bias ? calloc(from->n_logit_bias, sizeof *list) : NULL;
     if (from->n_logit_bias && !list)
@@ -314,7 +313,8 @@ static const char *read_logit_bias(struct hearth_sampling *to, const Hearth__V1_
     to->n_logit_bias = from->n_logit_bias;
     for (size_t i = 0; i < from->n_logit_bias; i++) {
         const Hearth__V1__LogitBias *bias = from->logit_bias[i];
-        if (bias->token < 0 || (n_vocab && (unsigned)bias->token >= n_vocab) || !in_range(bias->bias, -100, 100))
+        if (bias->token < 0 || (n_vocab && (unsigned)bias->token >= n_vocab) ||
+            !in_range(bias->bias, -100, 100))
             return "logit_bias: a token of the vocabulary, -100 to 100";
         list[i] = (struct hearth_logit_bias){bias->token, bias->bias};
     }
@@ -373,23 +373,28 @@ static bool add_message(struct hd_job *job, enum hearth_role role, const char *t
 // Ids are taken as they are only while the model that made them is loaded, and only when they spell the text.
 static bool ids_fit(const struct hd_turn *turn, int64_t model_since_ms)
 {
-    return turn->role == HD_ROLE_ASSISTANT && turn->token_ids && turn->n_tokens && turn->created_ms >= model_since_ms && turn->has_usage &&
-           (strcmp(turn->usage.stop_reason, "end") == 0 || strcmp(turn->usage.stop_reason, "max_tokens") == 0);
+    return turn->role == HD_ROLE_ASSISTANT && turn->token_ids && turn->n_tokens &&
+           turn->created_ms >= model_since_ms && turn->has_usage &&
+           (strcmp(turn->usage.stop_reason, "end") == 0 ||
+            strcmp(turn->usage.stop_reason, "max_tokens") == 0);
 }
 
 // The turns up to the answer that is to be written. Empty answers (failed, cancelled at once) are left out.
-static enum hearth_status read_history(struct hd_server *server, struct hd_job *job, const struct hd_accepted *ids, const struct hd_id *person,
+static enum hearth_status read_history(struct hd_server *server, struct hd_job *job,
+                                       const struct hd_accepted *ids, const struct hd_id *person,
                                        int64_t model_since_ms, struct hearth_error *err)
 {
     struct hd_conversation conversation = {0};
-    enum hearth_status status = hd_store_conversation_get(server->store, person, &ids->conversation, true, &conversation, err);
+    enum hearth_status status =
+        hd_store_conversation_get(server->store, person, &ids->conversation, true, &conversation, err);
     if (status != HEARTH_OK)
         return status;
     job->messages = calloc(conversation.n_turns + 1, sizeof *job->messages);
     bool good = job->messages != NULL;
     bool has_system = conversation.n_turns && conversation.turns[0].role == HD_ROLE_SYSTEM;
     if (good && !has_system && server->config->system_prompt[0])
-        good = add_message(job, HEARTH_ROLE_SYSTEM, server->config->system_prompt, strlen(server->config->system_prompt));
+        good = add_message(job, HEARTH_ROLE_SYSTEM, server->config->system_prompt,
+                           strlen(server->config->system_prompt));
     for (size_t i = 0; good && i < conversation.n_turns; i++) {
         struct hd_turn *turn = &conversation.turns[i];
         if (turn->text_len == 0 || hd_id_equal(&turn->id, &ids->assistant_turn))
@@ -406,7 +411,8 @@ static enum hearth_status read_history(struct hd_server *server, struct hd_job *
     return good ? HEARTH_OK : hd_fail(err, HEARTH_NOMEM, "no memory for the prompt");
 }
 
-static void reply_accepted(struct hd_client *client, const struct hd_id *request, const struct hd_accepted *ids)
+static void reply_accepted(struct hd_client *client, const struct hd_id *request,
+                           const struct hd_accepted *ids)
 {
     Hearth__V1__Accepted accepted = HEARTH__V1__ACCEPTED__INIT;
     accepted.response_id = hd_wire_bytes(ids->response.b, HD_ID_BYTES);
@@ -420,7 +426,8 @@ static void reply_accepted(struct hd_client *client, const struct hd_id *request
 }
 
 // Tells the answer from after_seq on, from memory or from the store.
-static void follow(struct hd_client *client, const struct hd_id *request, const struct hd_id *id, uint64_t after_seq)
+static void follow(struct hd_client *client, const struct hd_id *request, const struct hd_id *id,
+                   uint64_t after_seq)
 {
     struct hd_server *server = client->server;
     struct hearth_error error = {0};
@@ -428,19 +435,24 @@ static void follow(struct hd_client *client, const struct hd_id *request, const 
     if (response && hd_id_equal(hd_response_person(response), &client->device.person)) {
         if (!hd_response_is_running(response) && after_seq >= hd_response_last_seq(response))
             hd_api_done(client, request); // ended, and all of it was seen
-        else if (hd_response_follow(server->responses, response, client, request, after_seq, &error) != HEARTH_OK)
+        else if (hd_response_follow(server->responses, response, client, request, after_seq, &error) !=
+                 HEARTH_OK)
             hd_api_fail(client, request, &error);
         return;
     }
     struct hd_turn turn = {0};
     struct hd_id conversation;
-    if (hd_store_response_get(server->store, &client->device.person, id, &turn, &conversation, &error) != HEARTH_OK) {
+    if (hd_store_response_get(server->store, &client->device.person, id, &turn, &conversation, &error) !=
+        HEARTH_OK) {
         hd_api_fail(client, request, &error);
         return;
     }
-    size_t len = turn.text_len <= HD_MAX_RESPONSE_TEXT_BYTES ? turn.text_len : hd_utf8_cut(turn.text, turn.text_len, HD_MAX_RESPONSE_TEXT_BYTES);
+    size_t len = turn.text_len <= HD_MAX_RESPONSE_TEXT_BYTES
+                     ? turn.text_len
+                     : hd_utf8_cut(turn.text, turn.text_len, HD_MAX_RESPONSE_TEXT_BYTES);
     turn.text[len] = 0;
-    struct hd_blob *snapshot = hd_response_snapshot(id, after_seq < UINT64_MAX ? after_seq + 1 : after_seq, turn.text, true);
+    struct hd_blob *snapshot =
+        hd_response_snapshot(id, after_seq < UINT64_MAX ? after_seq + 1 : after_seq, turn.text, true);
     if (snapshot)
         hd_client_send_event(server, client, request, snapshot);
     hd_blob_unref(snapshot);
@@ -450,26 +462,31 @@ static void follow(struct hd_client *client, const struct hd_id *request, const 
 // ---- Chat: taking it
 
 // Why nothing can be taken now, before anything is stored.
-static bool refuse_chat(struct hd_client *client, const struct hd_id *request, const struct hd_worker_state *state, const struct hd_id *conversation)
+static bool refuse_chat(struct hd_client *client, const struct hd_id *request,
+                        const struct hd_worker_state *state, const struct hd_id *conversation)
 {
     char text[HEARTH_ERROR_TEXT_BYTES + 64];
     struct hd_server *server = client->server;
     if (server->stopping) {
         hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_UNAVAILABLE, "the box is stopping");
     } else if (!state->loaded && !state->loading) {
-        snprintf(text, sizeof text, "no model is loaded: %s", state->problem[0] ? state->problem : "none was chosen");
+        snprintf(text, sizeof text, "no model is loaded: %s",
+                 state->problem[0] ? state->problem : "none was chosen");
         hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_UNAVAILABLE, text);
     } else if (state->queued >= HD_MAX_QUEUE) {
-        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_BUSY, "too many questions are waiting: try again");
+        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_BUSY,
+                     "too many questions are waiting: try again");
     } else if (!hd_id_is_zero(conversation) && hd_response_running(server->responses, conversation)) {
-        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_BUSY, "an answer in this conversation is still being written");
+        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_BUSY,
+                     "an answer in this conversation is still being written");
     } else {
         return false;
     }
     return true;
 }
 
-static void start(struct hd_client *client, const struct hd_id *request, struct hd_job *job, const struct hd_accepted *ids, int64_t model_since_ms)
+static void start(struct hd_client *client, const struct hd_id *request, struct hd_job *job,
+                  const struct hd_accepted *ids, int64_t model_since_ms)
 {
     static const struct hearth_usage nothing = {.stop = HEARTH_STOP_ERROR};
     struct hd_server *server = client->server;
@@ -479,14 +496,16 @@ static void start(struct hd_client *client, const struct hd_id *request, struct 
     if (!response) {
         struct hd_usage usage = {.stop_reason = "error"};
         hd_store_answer_finish(server->store, &ids->assistant_turn, "", 0, NULL, 0, &usage, &error);
-        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_BUSY, "too many answers are being written");
+        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_BUSY,
+                     "too many answers are being written");
         hd_job_free(job);
         return;
     }
     hd_response_follow(server->responses, response, client, request, 0, &error);
     job->response = ids->response;
     job->conversation = ids->conversation;
-    enum hearth_status status = read_history(server, job, ids, &client->device.person, model_since_ms, &error);
+    enum hearth_status status =
+        read_history(server, job, ids, &client->device.person, model_since_ms, &error);
     if (status == HEARTH_OK)
         status = hd_worker_submit(server->worker, job, &error);
     if (status != HEARTH_OK) {
@@ -495,17 +514,24 @@ static void start(struct hd_client *client, const struct hd_id *request, struct 
     }
 }
 
-static bool check_chat(struct hd_client *client, const struct hd_id *request, const Hearth__V1__Chat *chat, struct hd_chat *out)
+static bool check_chat(struct hd_client *client, const struct hd_id *request, const Hearth__V1__Chat *chat,
+                       struct hd_chat *out)
 {
-    *out = (struct hd_chat){.person = client->device.person, .device = client->device.id, .request = *request,
-                            .text = chat->text, .text_len = strlen(chat->text)};
-    if (chat->conversation_id.len && !hd_id_from(&out->conversation, chat->conversation_id.data, chat->conversation_id.len)) {
-        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_INVALID, "conversation_id: 16 bytes or none");
+    *out = (struct hd_chat){.person = client->device.person,
+                            .device = client->device.id,
+                            .request = *request,
+                            .text = chat->text,
+                            .text_len = strlen(chat->text)};
+    if (chat->conversation_id.len &&
+        !hd_id_from(&out->conversation, chat->conversation_id.data, chat->conversation_id.len)) {
+        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_INVALID,
+                     "conversation_id: 16 bytes or none");
         return false;
     }
     size_t system_len = strlen(chat->system);
     if (out->text_len < 1 || out->text_len > HD_MAX_TEXT_BYTES || system_len > HD_MAX_SYSTEM_BYTES) {
-        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_LIMIT, "text: 1 byte to 256 KiB; system: at most 64 KiB");
+        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_LIMIT,
+                     "text: 1 byte to 256 KiB; system: at most 64 KiB");
         return false;
     }
     if (system_len) {
@@ -524,7 +550,8 @@ void hd_api_chat(struct hd_client *client, const struct hd_id *request, const He
     struct hearth_error error = {0};
     if (!check_chat(client, request, body, &chat))
         return;
-    enum hearth_status status = hd_store_request_find(server->store, &client->device.id, request, &ids, &error);
+    enum hearth_status status =
+        hd_store_request_find(server->store, &client->device.id, request, &ids, &error);
     if (status == HEARTH_OK) { // asked before: the same answer
         reply_accepted(client, request, &ids);
         follow(client, request, &ids.response, 0);
@@ -569,7 +596,8 @@ void hd_api_cancel(struct hd_client *client, const struct hd_id *request, const 
         return;
     }
     struct hd_turn turn = {0};
-    if (hd_store_response_get(server->store, &client->device.person, &id, &turn, &conversation, &error) == HEARTH_OK)
+    if (hd_store_response_get(server->store, &client->device.person, &id, &turn, &conversation, &error) ==
+        HEARTH_OK)
         hd_api_done(client, request); // it has ended long ago
     else
         hd_api_fail(client, request, &error);

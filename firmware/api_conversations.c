@@ -17,7 +17,8 @@ static void fill_head(Hearth__V1__ConversationHead *head, const struct hd_conver
     head->turns = from->turns;
 }
 
-void hd_api_list_conversations(struct hd_client *client, const struct hd_id *request, const Hearth__V1__ListConversations *body)
+void hd_api_list_conversations(struct hd_client *client, const struct hd_id *request,
+                               const Hearth__V1__ListConversations *body)
 {
     struct hd_conversation_list list = {0};
     struct hearth_error error = {0};
@@ -25,12 +26,13 @@ void hd_api_list_conversations(struct hd_client *client, const struct hd_id *req
         hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_INVALID, "before_ms is out of range");
         return;
     }
-    if (hd_store_conversation_list(client->server->store, &client->device.person, body->limit, (int64_t)body->before_ms, &list, &error) !=
-        HEARTH_OK) {
+    if (hd_store_conversation_list(client->server->store, &client->device.person, body->limit,
+                                   (int64_t)body->before_ms, &list, &error) != HEARTH_OK) {
         hd_api_fail(client, request, &error);
         return;
     }
-    Hearth__V1__ConversationHead *heads = calloc(list.n + 1, sizeof *heads), **items = calloc(list.n + 1, sizeof *items);
+    Hearth__V1__ConversationHead *heads = calloc(list.n + 1, sizeof *heads),
+                                 **items = calloc(list.n + 1, sizeof *items);
     Hearth__V1__ConversationList answer = HEARTH__V1__CONVERSATION_LIST__INIT;
     if (heads && items) {
         for (size_t i = 0; i < list.n; i++) {
@@ -66,7 +68,8 @@ static void fill_usage(Hearth__V1__Usage *usage, const struct hd_usage *from)
     usage->stop_reason = (char *)from->stop_reason;
 }
 
-static void fill_turn(struct hd_server *server, Hearth__V1__Turn *turn, Hearth__V1__Usage *usage, const struct hd_turn *from)
+static void fill_turn(struct hd_server *server, Hearth__V1__Turn *turn, Hearth__V1__Usage *usage,
+                      const struct hd_turn *from)
 {
     hearth__v1__turn__init(turn);
     turn->turn_id = hd_wire_bytes(from->id.b, HD_ID_BYTES);
@@ -81,7 +84,8 @@ static void fill_turn(struct hd_server *server, Hearth__V1__Turn *turn, Hearth__
         fill_usage(usage, &from->usage);
         turn->usage = usage;
     }
-    const struct hd_response *running = from->finished ? NULL : hd_response_find(server->responses, &from->response);
+    const struct hd_response *running =
+        from->finished ? NULL : hd_response_find(server->responses, &from->response);
     size_t len;
     if (running) // newer than what is stored
         turn->text = (char *)hd_response_text(running, &len);
@@ -103,7 +107,8 @@ static size_t first_that_fits(const struct hd_conversation *conversation)
     return first;
 }
 
-void hd_api_get_conversation(struct hd_client *client, const struct hd_id *request, const Hearth__V1__GetConversation *body)
+void hd_api_get_conversation(struct hd_client *client, const struct hd_id *request,
+                             const Hearth__V1__GetConversation *body)
 {
     struct hd_id id;
     struct hd_conversation conversation = {0};
@@ -112,7 +117,8 @@ void hd_api_get_conversation(struct hd_client *client, const struct hd_id *reque
         hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_INVALID, "conversation_id: 16 bytes");
         return;
     }
-    if (hd_store_conversation_get(client->server->store, &client->device.person, &id, false, &conversation, &error) != HEARTH_OK) {
+    if (hd_store_conversation_get(client->server->store, &client->device.person, &id, false, &conversation,
+                                  &error) != HEARTH_OK) {
         hd_api_fail(client, request, &error);
         return;
     }

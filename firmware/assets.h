@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The web page's files, embedded into the binary (build/gen/web_assets.c, made by tools/build-web). Constant data.
+// The web page's files, embedded into the binary (build/gen/web_assets.c, made by tools/build-web). Constant
+// data.
 #ifndef HD_ASSETS_H
 #define HD_ASSETS_H
 #include <stddef.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// CA and leaf certificates with mbedTLS (see ca.h). Extensions that name things are written here as DER, so that a
-// certificate that already names the same can be recognised by its bytes.
+// CA and leaf certificates with mbedTLS (see ca.h). Extensions that name things are written here as DER, so
+// that a certificate that already names the same can be recognised by its bytes.
 #include "firmware/ca.h"
 
 #include <mbedtls/asn1write.h>
@@ -43,8 +43,8 @@ static int rng(void *user, unsigned char *out, size_t len)
 
 static enum hearth_status tls_fail(struct hearth_error *err, const char *what, int code)
 {
-    return hd_fail(err, code == MBEDTLS_ERR_PK_ALLOC_FAILED ? HEARTH_NOMEM : HEARTH_FORMAT, "%s: TLS library error -0x%04x", what,
-                   (unsigned)-code);
+    return hd_fail(err, code == MBEDTLS_ERR_PK_ALLOC_FAILED ? HEARTH_NOMEM : HEARTH_FORMAT,
+                   "%s: TLS library error -0x%04x", what, (unsigned)-code);
 }
 
 // ---- extensions, written backwards as the library does
@@ -86,9 +86,12 @@ static void der_wrap(struct der *der, unsigned char tag, int since)
     der_add(der, mark < 0 ? -1 : head + mark);
 }
 
-enum { TAG_DNS = MBEDTLS_ASN1_CONTEXT_SPECIFIC | 2, TAG_IP = MBEDTLS_ASN1_CONTEXT_SPECIFIC | 7,
-       TAG_SEQUENCE = MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE,
-       TAG_PERMITTED = MBEDTLS_ASN1_CONTEXT_SPECIFIC | MBEDTLS_ASN1_CONSTRUCTED | 0 };
+enum {
+    TAG_DNS = MBEDTLS_ASN1_CONTEXT_SPECIFIC | 2,
+    TAG_IP = MBEDTLS_ASN1_CONTEXT_SPECIFIC | 7,
+    TAG_SEQUENCE = MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE,
+    TAG_PERMITTED = MBEDTLS_ASN1_CONTEXT_SPECIFIC | MBEDTLS_ASN1_CONSTRUCTED | 0
+};
 
 // SubjectAltName ::= SEQUENCE OF GeneralName
 static void write_alt_names(struct der *der, const struct hd_names *names)
@@ -111,8 +114,11 @@ static void write_subtree(struct der *der, unsigned char tag, const void *base, 
 // NameConstraints ::= SEQUENCE { permittedSubtrees [0] SEQUENCE OF SEQUENCE { base GeneralName } }
 static void write_constraints(struct der *der, const struct hd_names *names)
 {
-    static const uint8_t four[][8] = {{127, 0, 0, 0, 255, 0, 0, 0}, {10, 0, 0, 0, 255, 0, 0, 0}, {172, 16, 0, 0, 255, 240, 0, 0},
-                                      {192, 168, 0, 0, 255, 255, 0, 0}, {169, 254, 0, 0, 255, 255, 0, 0}};
+    static const uint8_t four[][8] = {{127, 0, 0, 0, 255, 0, 0, 0},
+                                      {10, 0, 0, 0, 255, 0, 0, 0},
+                                      {172, 16, 0, 0, 255, 240, 0, 0},
+                                      {192, 168, 0, 0, 255, 255, 0, 0},
+                                      {169, 254, 0, 0, 255, 255, 0, 0}};
     uint8_t six[3][32];
     memset(six, 0, sizeof six);
     six[0][15] = 1; // ::1/128
@@ -140,14 +146,20 @@ static void write_constraints(struct der *der, const struct hd_names *names)
 
 static bool contains(const mbedtls_x509_crt *crt, const struct der *der)
 {
-    return der->len > 0 && crt->raw.len > 0 && memmem(crt->raw.p, crt->raw.len, der->p, (size_t)der->len) != NULL;
+    return der->len > 0 && crt->raw.len > 0 &&
+           memmem(crt->raw.p, crt->raw.len, der->p, (size_t)der->len) != NULL;
 }
 
 // ---- times
 
 static int64_t time_ms(const mbedtls_x509_time *t)
 {
-    struct tm tm = {.tm_year = t->year - 1900, .tm_mon = t->mon - 1, .tm_mday = t->day, .tm_hour = t->hour, .tm_min = t->min, .tm_sec = t->sec};
+    struct tm tm = {.tm_year = t->year - 1900,
+                    .tm_mon = t->mon - 1,
+                    .tm_mday = t->day,
+                    .tm_hour = t->hour,
+                    .tm_min = t->min,
+                    .tm_sec = t->sec};
     return (int64_t)timegm(&tm) * 1000;
 }
 
@@ -195,7 +207,9 @@ static enum hearth_status load_key(mbedtls_pk_context *key, const char *path, st
     }
     hd_wipe_free(text, len + 1);
     hd_wipe_free(data, len);
-    return code ? hd_fail(err, HEARTH_FORMAT, "%s: not a private key (TLS library error -0x%04x)", path, (unsigned)-code) : HEARTH_OK;
+    return code ? hd_fail(err, HEARTH_FORMAT, "%s: not a private key (TLS library error -0x%04x)", path,
+                          (unsigned)-code)
+                : HEARTH_OK;
 }
 
 static enum hearth_status load_crt(mbedtls_x509_crt *crt, const char *path, struct hearth_error *err)
@@ -214,7 +228,8 @@ static enum hearth_status load_crt(mbedtls_x509_crt *crt, const char *path, stru
     }
     free(text);
     free(data);
-    return code ? hd_fail(err, HEARTH_FORMAT, "%s: not a certificate (TLS library error -0x%04x)", path, (unsigned)(code < 0 ? -code : code))
+    return code ? hd_fail(err, HEARTH_FORMAT, "%s: not a certificate (TLS library error -0x%04x)", path,
+                          (unsigned)(code < 0 ? -code : code))
                 : HEARTH_OK;
 }
 
@@ -226,12 +241,14 @@ static enum hearth_status make_key(mbedtls_pk_context *key, const char *path, st
         code = mbedtls_ecp_gen_key(MBEDTLS_ECP_DP_SECP256R1, mbedtls_pk_ec(*key), rng, NULL);
     if (code == 0)
         code = mbedtls_pk_write_key_pem(key, pem, sizeof pem);
-    enum hearth_status status = code ? tls_fail(err, path, code) : hd_io_replace(path, pem, strlen((char *)pem), err);
+    enum hearth_status status =
+        code ? tls_fail(err, path, code) : hd_io_replace(path, pem, strlen((char *)pem), err);
     hd_wipe(pem, sizeof pem);
     return status;
 }
 
-static enum hearth_status load_or_make_key(mbedtls_pk_context *key, const char *path, struct hearth_error *err)
+static enum hearth_status load_or_make_key(mbedtls_pk_context *key, const char *path,
+                                           struct hearth_error *err)
 {
     enum hearth_status status = load_key(key, path, err);
     return status == HEARTH_NOT_FOUND ? make_key(key, path, err) : status;
@@ -258,10 +275,12 @@ static int set_leaf_extensions(mbedtls_x509write_cert *w, const struct der *alt_
     if (code == 0)
         code = mbedtls_x509write_crt_set_key_usage(w, MBEDTLS_X509_KU_DIGITAL_SIGNATURE);
     if (code == 0)
-        code = mbedtls_x509write_crt_set_extension(w, MBEDTLS_OID_EXTENDED_KEY_USAGE, MBEDTLS_OID_SIZE(MBEDTLS_OID_EXTENDED_KEY_USAGE), 0,
-                                                   eku.p, (size_t)eku.len);
+        code = mbedtls_x509write_crt_set_extension(w, MBEDTLS_OID_EXTENDED_KEY_USAGE,
+                                                   MBEDTLS_OID_SIZE(MBEDTLS_OID_EXTENDED_KEY_USAGE), 0, eku.p,
+                                                   (size_t)eku.len);
     if (code == 0)
-        code = mbedtls_x509write_crt_set_extension(w, MBEDTLS_OID_SUBJECT_ALT_NAME, MBEDTLS_OID_SIZE(MBEDTLS_OID_SUBJECT_ALT_NAME), 0,
+        code = mbedtls_x509write_crt_set_extension(w, MBEDTLS_OID_SUBJECT_ALT_NAME,
+                                                   MBEDTLS_OID_SIZE(MBEDTLS_OID_SUBJECT_ALT_NAME), 0,
                                                    alt_names->p, (size_t)alt_names->len);
     return code;
 }
@@ -270,11 +289,13 @@ static int set_ca_extensions(mbedtls_x509write_cert *w, const struct der *constr
 {
     int code = mbedtls_x509write_crt_set_basic_constraints(w, 1, 0);
     if (code == 0)
-        code = mbedtls_x509write_crt_set_key_usage(w, MBEDTLS_X509_KU_KEY_CERT_SIGN | MBEDTLS_X509_KU_CRL_SIGN);
-    // Not marked critical: mbedTLS, our own clients' library, refuses critical extensions that it does not know, while
-    // browsers and OpenSSL enforce these constraints either way.
+        code =
+            mbedtls_x509write_crt_set_key_usage(w, MBEDTLS_X509_KU_KEY_CERT_SIGN | MBEDTLS_X509_KU_CRL_SIGN);
+    // Not marked critical: mbedTLS, our own clients' library, refuses critical extensions that it does not
+    // know, while browsers and OpenSSL enforce these constraints either way.
     if (code == 0)
-        code = mbedtls_x509write_crt_set_extension(w, MBEDTLS_OID_NAME_CONSTRAINTS, MBEDTLS_OID_SIZE(MBEDTLS_OID_NAME_CONSTRAINTS), 0,
+        code = mbedtls_x509write_crt_set_extension(w, MBEDTLS_OID_NAME_CONSTRAINTS,
+                                                   MBEDTLS_OID_SIZE(MBEDTLS_OID_NAME_CONSTRAINTS), 0,
                                                    constraints->p, (size_t)constraints->len);
     return code;
 }
@@ -307,7 +328,8 @@ static int fill_cert(mbedtls_x509write_cert *w, const struct issue *issue)
 }
 
 // Writes the certificate to `path` and parses it back into *crt.
-static enum hearth_status issue_cert(mbedtls_x509_crt *crt, const struct issue *issue, const char *path, struct hearth_error *err)
+static enum hearth_status issue_cert(mbedtls_x509_crt *crt, const struct issue *issue, const char *path,
+                                     struct hearth_error *err)
 {
     unsigned char *pem = malloc(CERT_BYTES);
     mbedtls_x509write_cert w;
@@ -316,7 +338,8 @@ static enum hearth_status issue_cert(mbedtls_x509_crt *crt, const struct issue *
     if (code == 0)
         code = mbedtls_x509write_crt_pem(&w, pem, CERT_BYTES, rng, NULL);
     mbedtls_x509write_crt_free(&w);
-    enum hearth_status status = code ? tls_fail(err, path, code) : hd_io_replace(path, pem, strlen((char *)pem), err);
+    enum hearth_status status =
+        code ? tls_fail(err, path, code) : hd_io_replace(path, pem, strlen((char *)pem), err);
     if (status == HEARTH_OK) {
         mbedtls_x509_crt_free(crt);
         mbedtls_x509_crt_init(crt);
@@ -332,7 +355,8 @@ static bool same_key(const mbedtls_pk_context *a, const mbedtls_pk_context *b)
     return mbedtls_pk_check_pair(a, b, rng, NULL) == 0;
 }
 
-static enum hearth_status prepare_ca(struct pair *ca, const char *dir, const struct hd_names *names, bool *is_new, struct hearth_error *err)
+static enum hearth_status prepare_ca(struct pair *ca, const char *dir, const struct hd_names *names,
+                                     bool *is_new, struct hearth_error *err)
 {
     char key_path[HD_PATH_BYTES + 32], crt_path[HD_PATH_BYTES + 32], subject[128], id[9];
     uint8_t random[4];
@@ -354,14 +378,16 @@ static enum hearth_status prepare_ca(struct pair *ca, const char *dir, const str
     if (status != HEARTH_OK)
         return status;
     hd_hex(id, random, sizeof random);
-    snprintf(subject, sizeof subject, "O=Hearth,CN=Hearth box %.*s %s", (int)strcspn(names->dns[0], "."), names->dns[0], id);
-    struct issue issue = {subject, subject, &ca->key, &ca->key, &constraints, true, now - day_ms, now + CA_DAYS * day_ms};
+    snprintf(subject, sizeof subject, "O=Hearth,CN=Hearth box %.*s %s", (int)strcspn(names->dns[0], "."),
+             names->dns[0], id);
+    struct issue issue = {subject,      subject, &ca->key,     &ca->key,
+                          &constraints, true,    now - day_ms, now + CA_DAYS * day_ms};
     *is_new = true;
     return issue_cert(&ca->crt, &issue, crt_path, err);
 }
 
-static enum hearth_status prepare_leaf(struct pair *leaf, struct pair *ca, const char *dir, const struct hd_names *names, bool *is_new,
-                                       struct hearth_error *err)
+static enum hearth_status prepare_leaf(struct pair *leaf, struct pair *ca, const char *dir,
+                                       const struct hd_names *names, bool *is_new, struct hearth_error *err)
 {
     char key_path[HD_PATH_BYTES + 32], crt_path[HD_PATH_BYTES + 32], subject[HD_HOST_BYTES + 32], issuer[512];
     struct der alt_names;
@@ -380,10 +406,12 @@ static enum hearth_status prepare_leaf(struct pair *leaf, struct pair *ca, const
         time_ms(&leaf->crt.valid_from) <= now && time_ms(&leaf->crt.valid_to) - now > RENEW_DAYS * day_ms &&
         mbedtls_x509_crt_verify(&leaf->crt, &ca->crt, NULL, NULL, &flags, NULL, NULL) == 0)
         return HEARTH_OK;
-    snprintf(subject, sizeof subject, "CN=%.60s", names->dns[0]); // nobody reads it; X.509 allows 64 characters
+    snprintf(subject, sizeof subject, "CN=%.60s",
+             names->dns[0]); // nobody reads it; X.509 allows 64 characters
     if (mbedtls_x509_dn_gets(issuer, sizeof issuer, &ca->crt.subject) < 0)
         return hd_fail(err, HEARTH_FORMAT, "%s: its subject is too long", dir);
-    struct issue issue = {subject, issuer, &leaf->key, &ca->key, &alt_names, false, now - day_ms, now + (LEAF_DAYS - 1) * day_ms};
+    struct issue issue = {subject,    issuer, &leaf->key,   &ca->key,
+                          &alt_names, false,  now - day_ms, now + (LEAF_DAYS - 1) * day_ms};
     *is_new = true;
     return issue_cert(&leaf->crt, &issue, crt_path, err);
 }
@@ -399,7 +427,8 @@ static char *chain_pem(const mbedtls_x509_crt *leaf, const mbedtls_x509_crt *ca)
     const mbedtls_x509_crt *lists[] = {leaf, ca};
     for (int i = 0; out && i < 2; i++) {
         for (const mbedtls_x509_crt *c = lists[i]; c && c->raw.len; c = c->next) {
-            if (mbedtls_pem_write_buffer(begin, end, c->raw.p, c->raw.len, out + used, ROOM - used, &n) != 0) {
+            if (mbedtls_pem_write_buffer(begin, end, c->raw.p, c->raw.len, out + used, ROOM - used, &n) !=
+                0) {
                 free(out);
                 return NULL;
             }
@@ -409,7 +438,8 @@ static char *chain_pem(const mbedtls_x509_crt *leaf, const mbedtls_x509_crt *ca)
     return (char *)out;
 }
 
-static enum hearth_status fill_identity(struct hd_identity *identity, struct pair *leaf, struct pair *ca, struct hearth_error *err)
+static enum hearth_status fill_identity(struct hd_identity *identity, struct pair *leaf, struct pair *ca,
+                                        struct hearth_error *err)
 {
     unsigned char der[KEY_BYTES * 8];
     int n = mbedtls_pk_write_key_der(&leaf->key, der, sizeof der); // written at the end of the buffer
@@ -436,7 +466,8 @@ static enum hearth_status fill_identity(struct hd_identity *identity, struct pai
     return HEARTH_OK;
 }
 
-static enum hearth_status load_own(struct pair *leaf, const struct hd_config *config, struct hearth_error *err)
+static enum hearth_status load_own(struct pair *leaf, const struct hd_config *config,
+                                   struct hearth_error *err)
 {
     enum hearth_status status = load_crt(&leaf->crt, config->tls_cert, err);
     if (status == HEARTH_OK)
@@ -446,8 +477,8 @@ static enum hearth_status load_own(struct pair *leaf, const struct hd_config *co
     return status;
 }
 
-enum hearth_status hd_identity_load(struct hd_identity **out, const struct hd_config *config, const struct hd_names *names,
-                                    struct hearth_error *err)
+enum hearth_status hd_identity_load(struct hd_identity **out, const struct hd_config *config,
+                                    const struct hd_names *names, struct hearth_error *err)
 {
     char dir[HD_PATH_BYTES + 8];
     bool own = config->tls_cert[0] != 0;
@@ -488,27 +519,28 @@ void hd_identity_free(struct hd_identity **identity)
 
 char *hd_identity_mobileconfig(const struct hd_identity *identity, const char *host)
 {
-    static const char form[] =
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
-        "<!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \"http://www.apple.com/DTDs/PropertyList-1.0.dtd\">\n"
-        "<plist version=\"1.0\"><dict>\n"
-        "<key>PayloadContent</key><array><dict>\n"
-        "<key>PayloadCertificateFileName</key><string>hearth-ca.cer</string>\n"
-        "<key>PayloadContent</key><data>%s</data>\n"
-        "<key>PayloadDisplayName</key><string>Hearth box %s</string>\n"
-        "<key>PayloadIdentifier</key><string>hearth.ca.%.16s.certificate</string>\n"
-        "<key>PayloadType</key><string>com.apple.security.root</string>\n"
-        "<key>PayloadUUID</key><string>%.8s-%.4s-4%.3s-8%.3s-%.12s</string>\n"
-        "<key>PayloadVersion</key><integer>1</integer>\n"
-        "</dict></array>\n"
-        "<key>PayloadDescription</key><string>Trusts this Hearth box, for names ending in .local and private addresses only.</string>\n"
-        "<key>PayloadDisplayName</key><string>Hearth box %s</string>\n"
-        "<key>PayloadIdentifier</key><string>hearth.ca.%.16s</string>\n"
-        "<key>PayloadRemovalDisallowed</key><false/>\n"
-        "<key>PayloadType</key><string>Configuration</string>\n"
-        "<key>PayloadUUID</key><string>%.8s-%.4s-4%.3s-9%.3s-%.12s</string>\n"
-        "<key>PayloadVersion</key><integer>1</integer>\n"
-        "</dict></plist>\n";
+    static const char form[] = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
+                               "<!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" "
+                               "\"http://www.apple.com/DTDs/PropertyList-1.0.dtd\">\n"
+                               "<plist version=\"1.0\"><dict>\n"
+                               "<key>PayloadContent</key><array><dict>\n"
+                               "<key>PayloadCertificateFileName</key><string>hearth-ca.cer</string>\n"
+                               "<key>PayloadContent</key><data>%s</data>\n"
+                               "<key>PayloadDisplayName</key><string>Hearth box %s</string>\n"
+                               "<key>PayloadIdentifier</key><string>hearth.ca.%.16s.certificate</string>\n"
+                               "<key>PayloadType</key><string>com.apple.security.root</string>\n"
+                               "<key>PayloadUUID</key><string>%.8s-%.4s-4%.3s-8%.3s-%.12s</string>\n"
+                               "<key>PayloadVersion</key><integer>1</integer>\n"
+                               "</dict></array>\n"
+                               "<key>PayloadDescription</key><string>Trusts this Hearth box, for names "
+                               "ending in .local and private addresses only.</string>\n"
+                               "<key>PayloadDisplayName</key><string>Hearth box %s</string>\n"
+                               "<key>PayloadIdentifier</key><string>hearth.ca.%.16s</string>\n"
+                               "<key>PayloadRemovalDisallowed</key><false/>\n"
+                               "<key>PayloadType</key><string>Configuration</string>\n"
+                               "<key>PayloadUUID</key><string>%.8s-%.4s-4%.3s-9%.3s-%.12s</string>\n"
+                               "<key>PayloadVersion</key><integer>1</integer>\n"
+                               "</dict></plist>\n";
     char hex[2 * HD_HASH_BYTES + 1];
     if (!identity->ca_der)
         return NULL;
@@ -517,8 +549,8 @@ char *hd_identity_mobileconfig(const struct hd_identity *identity, const char *h
     char *out = NULL;
     hd_hex(hex, identity->pin, HD_HASH_BYTES);
     if (base64 && mbedtls_base64_encode(base64, room, &base64_len, identity->ca_der, identity->ca_len) == 0) {
-        int n = asprintf(&out, form, (char *)base64, host, hex, hex, hex + 8, hex + 12, hex + 15, hex + 18, host, hex, hex + 1, hex + 9,
-                         hex + 13, hex + 16, hex + 19);
+        int n = asprintf(&out, form, (char *)base64, host, hex, hex, hex + 8, hex + 12, hex + 15, hex + 18,
+                         host, hex, hex + 1, hex + 9, hex + 13, hex + 16, hex + 19);
         if (n < 0)
             out = NULL;
     }

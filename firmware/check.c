@@ -95,7 +95,8 @@ enum hearth_status hd_check_model(const char *path, struct hearth_error *err)
         return hd_fail(err, HEARTH_FORMAT, "%s", text);
     if (WIFSIGNALED(state) && WTERMSIG(state) != SIGKILL)
         return hd_fail(err, HEARTH_FORMAT, "%s: reading it ended in signal %d", path, WTERMSIG(state));
-    return hd_fail(err, HEARTH_FORMAT, "%s: reading it took more than %d s, or more memory than allowed", path, CHECK_SECONDS);
+    return hd_fail(err, HEARTH_FORMAT, "%s: reading it took more than %d s, or more memory than allowed",
+                   path, CHECK_SECONDS);
 }
 
 // ---- child
@@ -116,7 +117,8 @@ static void forbid_calls(void)
 #else
     const unsigned arch = 0;
 #endif
-    static const int denied[] = {SYS_socket, SYS_socketpair, SYS_connect, SYS_execve, SYS_execveat, SYS_ptrace, SYS_kill, SYS_unlinkat, SYS_renameat2};
+    static const int denied[] = {SYS_socket, SYS_socketpair, SYS_connect,  SYS_execve,   SYS_execveat,
+                                 SYS_ptrace, SYS_kill,       SYS_unlinkat, SYS_renameat2};
     enum { N = sizeof denied / sizeof denied[0] };
     struct sock_filter code[N + 5];
     unsigned n = 0;
@@ -124,7 +126,8 @@ static void forbid_calls(void)
     code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, arch, 0, N + 2);
     code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
     for (unsigned i = 0; i < N; i++)
-        code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)denied[i], (unsigned char)(N - i), 0);
+        code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)denied[i],
+                                                 (unsigned char)(N - i), 0);
     code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
     code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
     struct sock_fprog program = {(unsigned short)n, code};
@@ -144,7 +147,8 @@ int hd_check_main(const char *path)
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     forbid_calls();
-    struct hearth_engine_params params = {.model_path = path, .device = "cpu", .n_threads = 1, .vocab_only = true};
+    struct hearth_engine_params params = {
+        .model_path = path, .device = "cpu", .n_threads = 1, .vocab_only = true};
     struct hearth_engine *engine = NULL;
     struct hearth_error error = {0};
     if (hearth_engine_open(&engine, &params, &error) != HEARTH_OK) {

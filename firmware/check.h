@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A model file is first opened by a child process without network and with little of everything, so that a hostile
-// file that crashes the reader costs one error line.
+// A model file is first opened by a child process without network and with little of everything, so that a
+// hostile file that crashes the reader costs one error line.
 #ifndef HD_CHECK_H
 #define HD_CHECK_H
 #include "engine/status.h"

@@ -18,11 +18,12 @@
 enum kind { TEXT, PATH, NUMBER, CHOICE, SWITCH };
 
 struct setting {
-    const char *key; // in the file; a flag with '-' for '_', an environment variable in capitals after HEARTH_
+    const char
+        *key; // in the file; a flag with '-' for '_', an environment variable in capitals after HEARTH_
     enum kind kind;
     size_t offset, size_bytes;
-    unsigned low, high;    // NUMBER
-    const char *choices;   // CHOICE: "auto|loopback|all", the index is stored
+    unsigned low, high;  // NUMBER
+    const char *choices; // CHOICE: "auto|loopback|all", the index is stored
     const char *help;
 };
 
@@ -33,24 +34,37 @@ static const struct setting settings[] = {
     {"runtime", PATH, AT(runtime_dir), 0, 0, NULL, "DIR  where admin.sock lies"},
     {"model", TEXT, AT(model), 0, 0, NULL, "PATH|NAME  the model that answers"},
     {"port", NUMBER, AT(port), 1, 65535, NULL, "N  HTTPS and WebSocket port (8443)"},
-    {"listen", CHOICE, AT(listen), 0, 0, "auto|loopback|all", "auto|loopback|all  auto: all interfaces once somebody is invited"},
-    {"names", TEXT, AT(names), 0, 0, NULL, "LIST  further host names of this box, for certificate and Host check"},
+    {"listen", CHOICE, AT(listen), 0, 0, "auto|loopback|all",
+     "auto|loopback|all  auto: all interfaces once somebody is invited"},
+    {"names", TEXT, AT(names), 0, 0, NULL,
+     "LIST  further host names of this box, for certificate and Host check"},
     {"tls_cert", PATH, AT(tls_cert), 0, 0, NULL, "FILE  your own certificate chain (PEM)"},
     {"tls_key", PATH, AT(tls_key), 0, 0, NULL, "FILE  its key"},
     {"threads", NUMBER, AT(n_threads), 0, 1024, NULL, "N  0 = all cores"},
-    {"ctx", NUMBER, AT(n_ctx), 0, 1 << 24, NULL, "N  positions of context of all conversations together; 0 = what fits"},
-    {"sessions", NUMBER, AT(max_sessions), 1, 64, NULL, "N  conversations kept in the model's cache at once (4)"},
+    {"ctx", NUMBER, AT(n_ctx), 0, 1 << 24, NULL,
+     "N  positions of context of all conversations together; 0 = what fits"},
+    {"sessions", NUMBER, AT(max_sessions), 1, 64, NULL,
+     "N  conversations kept in the model's cache at once (4)"},
     {"kv", CHOICE, AT(kv), 0, 0, "auto|f32|f16|q8", "auto|f32|f16|q8  type of the cache"},
     {"device", TEXT, AT(device), 0, 0, NULL, "auto|cpu|cuda[:i]|vulkan[:i]"},
     {"template", TEXT, AT(chat_template), 0, 0, NULL, "NAME  chat template, where the file's is unknown"},
     {"isa", TEXT, AT(cpu_isa), 0, 0, NULL, "NAME  CPU path, for tests"},
-    {"system_prompt", TEXT, AT(system_prompt), 0, 0, NULL, "TEXT  for conversations that bring none; empty: the model's own (You are a helpful AI assistant.)"},
+    {"system_prompt", TEXT, AT(system_prompt), 0, 0, NULL,
+     "TEXT  for conversations that bring none; empty: the model's own (You are a helpful AI assistant.)"},
     {"ping_s", NUMBER, AT(ping_s), 1, 3600, NULL, "N  idle seconds before a client is pinged (30)"},
-    {"discard_unreadable", SWITCH, AT(discard_unreadable), 0, 0, NULL, "start although keys are lost: drops what they sealed"},
+    {"discard_unreadable", SWITCH, AT(discard_unreadable), 0, 0, NULL,
+     "start although keys are lost: drops what they sealed"},
     {"log_format", CHOICE, AT(log_format), 0, 0, "text|json", "text|json"},
     {"log_level", CHOICE, AT(log_level), 0, 0, "error|warn|info|debug", "error|warn|info|debug"},
 };
-enum { N_SETTINGS = sizeof settings / sizeof settings[0], FLAG_CONFIG = 1000, FLAG_FOREGROUND, FLAG_CHECK, FLAG_HELP, FLAG_VERSION };
+enum {
+    N_SETTINGS = sizeof settings / sizeof settings[0],
+    FLAG_CONFIG = 1000,
+    FLAG_FOREGROUND,
+    FLAG_CHECK,
+    FLAG_HELP,
+    FLAG_VERSION
+};
 
 static bool choice_index(const char *choices, const char *value, unsigned *index)
 {
@@ -69,8 +83,8 @@ static bool choice_index(const char *choices, const char *value, unsigned *index
 }
 
 // `where` names the source for the message: "--port", "HEARTH_PORT", "hearthd.conf:3: port".
-static enum hearth_status set(struct hd_config *config, const struct setting *s, const char *value, const char *where,
-                              struct hearth_error *err)
+static enum hearth_status set(struct hd_config *config, const struct setting *s, const char *value,
+                              const char *where, struct hearth_error *err)
 {
     void *field = (char *)config + s->offset;
     unsigned index;
@@ -88,7 +102,8 @@ static enum hearth_status set(struct hd_config *config, const struct setting *s,
         errno = 0;
         unsigned long number = strtoul(value, &end, 10);
         if (!isdigit((unsigned char)value[0]) || *end || errno || number < s->low || number > s->high)
-            return hd_fail(err, HEARTH_INVALID, "%s: '%s' is not a number from %u to %u", where, value, s->low, s->high);
+            return hd_fail(err, HEARTH_INVALID, "%s: '%s' is not a number from %u to %u", where, value,
+                           s->low, s->high);
         *(unsigned *)field = (unsigned)number;
         return HEARTH_OK;
     }
@@ -105,10 +120,13 @@ static enum hearth_status set(struct hd_config *config, const struct setting *s,
     }
     return HEARTH_OK;
 }
-_Static_assert(sizeof(enum hd_listen) == sizeof(unsigned) && sizeof(enum hearth_kv_type) == sizeof(unsigned) &&
-                   sizeof(enum hd_log_format) == sizeof(unsigned) && sizeof(enum hd_log_level) == sizeof(unsigned),
+_Static_assert(sizeof(enum hd_listen) == sizeof(unsigned) &&
+                   sizeof(enum hearth_kv_type) == sizeof(unsigned) &&
+                   sizeof(enum hd_log_format) == sizeof(unsigned) &&
+                   sizeof(enum hd_log_level) == sizeof(unsigned),
                "set() writes choices as unsigned");
-_Static_assert(HEARTH_KV_F32 == 1 && HEARTH_KV_F16 == 2 && HEARTH_KV_Q8 == 3, "the choices of kv are in this order");
+_Static_assert(HEARTH_KV_F32 == 1 && HEARTH_KV_F16 == 2 && HEARTH_KV_Q8 == 3,
+               "the choices of kv are in this order");
 _Static_assert(HD_LOG_ERROR == 0 && HD_LOG_DEBUG == 3, "the choices of log_level are in this order");
 
 static const struct setting *setting_find(const char *key, size_t len)
@@ -137,7 +155,8 @@ static enum hearth_status read_line(struct hd_config *config, char *line, const 
         value[--len] = 0;
     const struct setting *s = setting_find(p, key_len);
     if (!s)
-        return hd_fail(err, HEARTH_INVALID, "%s:%u: unknown key '%.*s'", path, number, key_len > 40 ? 40 : (int)key_len, p);
+        return hd_fail(err, HEARTH_INVALID, "%s:%u: unknown key '%.*s'", path, number,
+                       key_len > 40 ? 40 : (int)key_len, p);
     snprintf(where, sizeof where, "%s:%u: %s", path, number, s->key);
     return set(config, s, value, where, err);
 }
@@ -203,10 +222,13 @@ static enum hearth_status defaults(struct hd_config *config, struct hearth_error
     snprintf(config->device, sizeof config->device, "auto");
     snprintf(config->system_prompt, sizeof config->system_prompt, "You are a helpful AI assistant.");
     if (!base_dir(config->state_dir, "STATE_DIRECTORY", "XDG_STATE_HOME", "/.local/state/hearth") ||
-        !base_dir(cache, "CACHE_DIRECTORY", "XDG_CACHE_HOME", "/.cache/hearth") || !join(config->models_dir, cache, "/models") ||
+        !base_dir(cache, "CACHE_DIRECTORY", "XDG_CACHE_HOME", "/.cache/hearth") ||
+        !join(config->models_dir, cache, "/models") ||
         !base_dir(dir, "CONFIGURATION_DIRECTORY", "XDG_CONFIG_HOME", "/.config/hearth") ||
         !join(config->file, dir, "/hearthd.conf"))
-        return hd_fail(err, HEARTH_INVALID, "no home folder is known: set HOME, or XDG_STATE_HOME, XDG_CACHE_HOME and XDG_CONFIG_HOME");
+        return hd_fail(
+            err, HEARTH_INVALID,
+            "no home folder is known: set HOME, or XDG_STATE_HOME, XDG_CACHE_HOME and XDG_CONFIG_HOME");
     if (!base_dir(config->runtime_dir, "RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", NULL)) {
         snprintf(user, sizeof user, "/run/user/%u", (unsigned)getuid());
         if (stat(user, &st) == 0 && S_ISDIR(st.st_mode) && st.st_uid == getuid())
@@ -233,28 +255,22 @@ static void variable_name(char out[64], const char *key)
         *p = (char)toupper((unsigned char)*p);
 }
 
-static enum hearth_status set_flag(struct hd_config *config, int flag, const char *value, const char *name, struct hearth_error *err)
+static enum hearth_status set_flag(struct hd_config *config, int flag, const char *value, const char *name,
+                                   struct hearth_error *err)
 {
     char where[80];
     switch (flag) {
     case FLAG_CONFIG: // read before the flags
         return HEARTH_OK;
-    case FLAG_FOREGROUND:
-        config->foreground = true;
-        return HEARTH_OK;
+    case FLAG_FOREGROUND: config->foreground = true; return HEARTH_OK;
     case FLAG_CHECK:
         if (strlen(value) >= sizeof config->check_model)
             return hd_fail(err, HEARTH_INVALID, "--check-model: path too long");
         snprintf(config->check_model, sizeof config->check_model, "%s", value);
         return HEARTH_OK;
-    case FLAG_HELP:
-        config->help = true;
-        return HEARTH_OK;
-    case FLAG_VERSION:
-        config->version = true;
-        return HEARTH_OK;
-    default:
-        break;
+    case FLAG_HELP: config->help = true; return HEARTH_OK;
+    case FLAG_VERSION: config->version = true; return HEARTH_OK;
+    default: break;
     }
     snprintf(where, sizeof where, "--%s", name);
     char full[PATH_MAX > 4096 ? PATH_MAX : 4096];
@@ -268,14 +284,16 @@ static enum hearth_status set_flag(struct hd_config *config, int flag, const cha
 }
 
 // First pass (config = NULL): finds --config. Second pass: sets the rest.
-static enum hearth_status walk_flags(struct hd_config *config, int argc, char *const *argv, const char **file, struct hearth_error *err)
+static enum hearth_status walk_flags(struct hd_config *config, int argc, char *const *argv, const char **file,
+                                     struct hearth_error *err)
 {
     static char names[N_SETTINGS][64];
     struct option options[N_SETTINGS + 6];
     memset(options, 0, sizeof options);
     for (size_t i = 0; i < N_SETTINGS; i++) {
         flag_name(names[i], settings[i].key);
-        options[i] = (struct option){names[i], settings[i].kind == SWITCH ? no_argument : required_argument, NULL, (int)i};
+        options[i] = (struct option){names[i], settings[i].kind == SWITCH ? no_argument : required_argument,
+                                     NULL, (int)i};
     }
     options[N_SETTINGS] = (struct option){"config", required_argument, NULL, FLAG_CONFIG};
     options[N_SETTINGS + 1] = (struct option){"foreground", no_argument, NULL, FLAG_FOREGROUND};
@@ -293,7 +311,8 @@ static enum hearth_status walk_flags(struct hd_config *config, int argc, char *c
             return hd_fail(err, HEARTH_INVALID, "unknown option %.60s (see --help)", last);
         if (flag == FLAG_CONFIG)
             *file = optarg;
-        enum hearth_status status = config ? set_flag(config, flag, optarg, options[index].name, err) : HEARTH_OK;
+        enum hearth_status status =
+            config ? set_flag(config, flag, optarg, options[index].name, err) : HEARTH_OK;
         if (status != HEARTH_OK)
             return status;
     }
@@ -303,7 +322,8 @@ static enum hearth_status walk_flags(struct hd_config *config, int argc, char *c
 }
 
 // What is wrong here is not the caller's command line: FORMAT.
-static enum hearth_status load_file_and_environment(struct hd_config *config, bool named, struct hearth_error *err)
+static enum hearth_status load_file_and_environment(struct hd_config *config, bool named,
+                                                    struct hearth_error *err)
 {
     char path[HD_PATH_BYTES], variable[64];
     struct hearth_error why = {0};
@@ -322,7 +342,8 @@ static enum hearth_status load_file_and_environment(struct hd_config *config, bo
     return HEARTH_OK;
 }
 
-enum hearth_status hd_config_load(struct hd_config *config, int argc, char *const *argv, struct hearth_error *err)
+enum hearth_status hd_config_load(struct hd_config *config, int argc, char *const *argv,
+                                  struct hearth_error *err)
 {
     const char *file = getenv("HEARTH_CONFIG");
     enum hearth_status status = defaults(config, err);
@@ -343,7 +364,8 @@ enum hearth_status hd_config_load(struct hd_config *config, int argc, char *cons
         status = hd_fail(err, HEARTH_INVALID, "tls_cert and tls_key go together");
 #ifdef HEARTH_OLD_TLS // see firmware/old_tls.h
     if (status == HEARTH_OK && config->listen == HD_LISTEN_ALL)
-        return hd_fail(err, HEARTH_INVALID, "listen = all: this hearthd is built on older TLS libraries (see tools/setup)");
+        return hd_fail(err, HEARTH_INVALID,
+                       "listen = all: this hearthd is built on older TLS libraries (see tools/setup)");
     config->listen = HD_LISTEN_LOOPBACK;
 #endif
     return status;
@@ -353,7 +375,8 @@ void hd_config_help(FILE *out)
 {
     fputs("Usage: hearthd [option]...\n"
           "The Hearth box: serves a language model to the page, the terminal and paired devices.\n\n"
-          "Example: hearthd --port 8443 --model SmolLM2-135M-Instruct-Q4_1\n\n", out);
+          "Example: hearthd --port 8443 --model SmolLM2-135M-Instruct-Q4_1\n\n",
+          out);
     for (size_t i = 0; i < N_SETTINGS; i++) {
         char name[64];
         flag_name(name, settings[i].key);
@@ -364,8 +387,10 @@ void hd_config_help(FILE *out)
           "  --check-model          FILE  read a model's header and end: 0 if it can be served\n"
           "  --help, --version\n\n"
           "Order: flag, environment (HEARTH_PORT ...), file (port = 8443), default.\n"
-          "Exit codes: 0 ok, 64 wrong use, 69 port in use or something missing, 70 internal, 73 cannot create,\n"
-          "74 input/output, 75 another hearthd runs here, 78 wrong configuration.\n", out);
+          "Exit codes: 0 ok, 64 wrong use, 69 port in use or something missing, 70 internal, 73 cannot "
+          "create,\n"
+          "74 input/output, 75 another hearthd runs here, 78 wrong configuration.\n",
+          out);
 }
 
 enum hearth_status hd_config_make_dir(const char *path, struct hearth_error *err)

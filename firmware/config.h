@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The daemon's settings. Order: flag > environment HEARTH_<KEY> > file > default. Main thread, before the others start.
+// The daemon's settings. Order: flag > environment HEARTH_<KEY> > file > default. Main thread, before the
+// others start.
 #ifndef HD_CONFIG_H
 #define HD_CONFIG_H
 #include <stdbool.h>
@@ -20,9 +21,9 @@ struct hd_config {
     char model[HD_PATH_BYTES];       // path or name; "" = the remembered one, else the default
     char tls_cert[HD_PATH_BYTES];    // the owner's own certificate chain and key (PEM); "" = the box's
     char tls_key[HD_PATH_BYTES];
-    char names[HD_PATH_BYTES];       // further host names, separated by commas or blanks
+    char names[HD_PATH_BYTES]; // further host names, separated by commas or blanks
     char device[64], chat_template[64], cpu_isa[32];
-    char system_prompt[4096];        // for conversations without a system text; "" = the model's own
+    char system_prompt[4096]; // for conversations without a system text; "" = the model's own
     enum hd_listen listen;
     unsigned port;
     unsigned n_threads, n_ctx, max_sessions; // 0 = the engine's default, max_sessions 1..64
@@ -37,8 +38,10 @@ struct hd_config {
     char check_model[HD_PATH_BYTES];
 };
 
-// Fills *config from everything. INVALID: a flag is wrong; FORMAT: the file or the environment is. The text names it.
-enum hearth_status hd_config_load(struct hd_config *config, int argc, char *const *argv, struct hearth_error *err);
+// Fills *config from everything. INVALID: a flag is wrong; FORMAT: the file or the environment is. The text
+// names it.
+enum hearth_status hd_config_load(struct hd_config *config, int argc, char *const *argv,
+                                  struct hearth_error *err);
 // One file's lines into *config, over what is there. NOT_FOUND if the file is absent.
 enum hearth_status hd_config_read_file(struct hd_config *config, const char *path, struct hearth_error *err);
 void hd_config_help(FILE *out);

@@ -61,7 +61,8 @@ static struct peer *find_or_add(struct hd_guard *guard, const struct hd_address 
     struct peer *peer = find(guard, address);
     for (size_t i = 0; !peer && i < HD_MAX_ADDRESSES; i++) {
         struct peer *p = &guard->peers[i];
-        if (!p->used || (p->connections == 0 && (p->wrong_tries == 0 || now_ms - p->window_ms >= BACK_OFF_MS))) {
+        if (!p->used ||
+            (p->connections == 0 && (p->wrong_tries == 0 || now_ms - p->window_ms >= BACK_OFF_MS))) {
             *p = (struct peer){.address = peer_key(address), .used = true};
             peer = p;
         }
@@ -174,7 +175,8 @@ bool hd_host_allowed(const struct hd_names *names, unsigned port, const char *ho
 bool hd_origin_allowed(const struct hd_names *names, unsigned port, const char *origin)
 {
     static const char scheme[] = "https://";
-    return strncasecmp(origin, scheme, sizeof scheme - 1) == 0 && hd_host_allowed(names, port, origin + sizeof scheme - 1);
+    return strncasecmp(origin, scheme, sizeof scheme - 1) == 0 &&
+           hd_host_allowed(names, port, origin + sizeof scheme - 1);
 }
 
 bool hd_bucket_take(struct hd_bucket *bucket, int64_t now_ms, double per_second, double burst)
@@ -191,4 +193,3 @@ bool hd_bucket_take(struct hd_bucket *bucket, int64_t now_ms, double per_second,
     bucket->level -= 1;
     return true;
 }
-

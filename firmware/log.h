@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The sink of hd_log (util.h): one line per event on stderr; text, systemd's <N> prefix under the journal, or JSON.
-// No text of a conversation, no token and no secret is ever logged, at any level: ids and counts only.
+// The sink of hd_log (util.h): one line per event on stderr; text, systemd's <N> prefix under the journal, or
+// JSON. No text of a conversation, no token and no secret is ever logged, at any level: ids and counts only.
 #ifndef HD_LOG_H
 #define HD_LOG_H
 #include <stdbool.h>

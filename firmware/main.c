@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// hearthd: reads its settings, opens the store, runs the server loop, ends with a sysexits code and one line why.
-// The only file of the daemon that may end the process.
+// hearthd: reads its settings, opens the store, runs the server loop, ends with a sysexits code and one line
+// why. The only file of the daemon that may end the process.
 #include <mbedtls/version.h>
 #if MBEDTLS_VERSION_MAJOR >= 3
 #include <psa/crypto.h>
@@ -47,14 +47,10 @@ static int fail(int code, const struct hearth_error *error)
 static int store_exit_code(enum hearth_status status)
 {
     switch (status) {
-    case HEARTH_BUSY:
-        return EX_TEMPFAIL;
-    case HEARTH_FORMAT:
-        return EX_DATAERR;
-    case HEARTH_IO:
-        return EX_IOERR;
-    default:
-        return EX_SOFTWARE;
+    case HEARTH_BUSY: return EX_TEMPFAIL;
+    case HEARTH_FORMAT: return EX_DATAERR;
+    case HEARTH_IO: return EX_IOERR;
+    default: return EX_SOFTWARE;
     }
 }
 
@@ -62,18 +58,12 @@ static int server_exit_code(enum hearth_status status)
 {
     switch (status) {
     case HEARTH_BUSY: // the port
-    case HEARTH_UNSUPPORTED:
-        return EX_UNAVAILABLE;
-    case HEARTH_INVALID:
-        return EX_CONFIG;
-    case HEARTH_FORMAT:
-        return EX_DATAERR;
-    case HEARTH_NOT_FOUND:
-        return EX_NOINPUT;
-    case HEARTH_IO:
-        return EX_IOERR;
-    default:
-        return EX_SOFTWARE;
+    case HEARTH_UNSUPPORTED: return EX_UNAVAILABLE;
+    case HEARTH_INVALID: return EX_CONFIG;
+    case HEARTH_FORMAT: return EX_DATAERR;
+    case HEARTH_NOT_FOUND: return EX_NOINPUT;
+    case HEARTH_IO: return EX_IOERR;
+    default: return EX_SOFTWARE;
     }
 }
 
@@ -88,7 +78,8 @@ static int serve(const struct hd_config *config)
         return fail(EX_CANTCREAT, &error);
     if (stat(config->state_dir, &st) == 0 && (st.st_mode & 077) != 0 && chmod(config->state_dir, 0700) != 0)
         hd_log(HD_LOG_WARN, "%s is open to other users", config->state_dir);
-    struct hd_store_options options = {.dir = config->state_dir, .discard_unreadable = config->discard_unreadable};
+    struct hd_store_options options = {.dir = config->state_dir,
+                                       .discard_unreadable = config->discard_unreadable};
     enum hearth_status status = hd_store_open(&store, &options, &error);
     if (status != HEARTH_OK)
         return fail(store_exit_code(status), &error);

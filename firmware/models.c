@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Model files by name, and changing the model that answers. A name from outside is never used as a path: it must be
-// the name of a file in the models folder. Loop thread.
+// Model files by name, and changing the model that answers. A name from outside is never used as a path: it
+// must be the name of a file in the models folder. Loop thread.
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -44,7 +44,8 @@ static bool name_is_plain(const char *name, size_t len)
     return true;
 }
 
-enum hearth_status hd_models_find(const struct hd_config *config, const char *name, struct hd_model_file *file, struct hearth_error *err)
+enum hearth_status hd_models_find(const struct hd_config *config, const char *name,
+                                  struct hd_model_file *file, struct hearth_error *err)
 {
     size_t len = strlen(name);
     struct stat st;
@@ -52,7 +53,9 @@ enum hearth_status hd_models_find(const struct hd_config *config, const char *na
     if (ends_with_suffix(name, len))
         len -= sizeof suffix - 1;
     if (!name_is_plain(name, len))
-        return hd_fail(err, HEARTH_INVALID, "a model is chosen by its name in the models folder, 1 to %d bytes", HD_MAX_MODEL_BYTES);
+        return hd_fail(err, HEARTH_INVALID,
+                       "a model is chosen by its name in the models folder, 1 to %d bytes",
+                       HD_MAX_MODEL_BYTES);
     memcpy(file->name, name, len);
     int n = snprintf(file->path, sizeof file->path, "%s/%s%s", config->models_dir, file->name, suffix);
     if (n < 0 || (size_t)n >= sizeof file->path)
@@ -68,7 +71,8 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct hd_model_file *)a)->name, ((const struct hd_model_file *)b)->name);
 }
 
-static enum hearth_status list_dir(const struct hd_config *config, struct hd_model_file **files, size_t *n, struct hearth_error *err)
+static enum hearth_status list_dir(const struct hd_config *config, struct hd_model_file **files, size_t *n,
+                                   struct hearth_error *err)
 {
     *n = 0;
     *files = calloc(MAX_MODELS + 1, sizeof **files);
@@ -88,7 +92,8 @@ static enum hearth_status list_dir(const struct hd_config *config, struct hd_mod
     return HEARTH_OK;
 }
 
-enum hearth_status hd_models_list(struct hd_server *server, struct hd_model_file **files, size_t *n, struct hearth_error *err)
+enum hearth_status hd_models_list(struct hd_server *server, struct hd_model_file **files, size_t *n,
+                                  struct hearth_error *err)
 {
     struct hd_worker_state state;
     bool found = false;
@@ -100,7 +105,8 @@ enum hearth_status hd_models_list(struct hd_server *server, struct hd_model_file
         (*files)[i].loaded = state.loaded && strcmp((*files)[i].path, state.path) == 0;
         found = found || (*files)[i].loaded;
     }
-    if (state.loaded && !found) { // the owner gave a path outside of the folder; there is a place more than MAX_MODELS
+    if (state.loaded &&
+        !found) { // the owner gave a path outside of the folder; there is a place more than MAX_MODELS
         struct hd_model_file *file = &(*files)[(*n)++];
         memset(file, 0, sizeof *file);
         hd_model_name(&state, file->name);
@@ -117,7 +123,8 @@ static bool is_path(const char *model)
     return strchr(model, '/') != NULL;
 }
 
-static enum hearth_status chosen(const struct hd_config *config, const char *name, char path[HD_PATH_BYTES], struct hearth_error *err)
+static enum hearth_status chosen(const struct hd_config *config, const char *name, char path[HD_PATH_BYTES],
+                                 struct hearth_error *err)
 {
     struct hd_model_file file;
     enum hearth_status status = hd_models_find(config, name, &file, err);
@@ -126,7 +133,8 @@ static enum hearth_status chosen(const struct hd_config *config, const char *nam
     return status;
 }
 
-enum hearth_status hd_models_first(const struct hd_config *config, struct hd_store *store, char path[HD_PATH_BYTES], struct hearth_error *err)
+enum hearth_status hd_models_first(const struct hd_config *config, struct hd_store *store,
+                                   char path[HD_PATH_BYTES], struct hearth_error *err)
 {
     char name[HD_MAX_MODEL_BYTES + 1];
     struct hearth_error ignored;
@@ -143,7 +151,8 @@ enum hearth_status hd_models_first(const struct hd_config *config, struct hd_sto
     }
     if (config->model[0])
         return chosen(config, strcmp(config->model, "default") ? config->model : default_model, path, err);
-    if (hd_store_model_get(store, name, &ignored) == HEARTH_OK && chosen(config, name, path, &ignored) == HEARTH_OK)
+    if (hd_store_model_get(store, name, &ignored) == HEARTH_OK &&
+        chosen(config, name, path, &ignored) == HEARTH_OK)
         return HEARTH_OK;
     if (chosen(config, default_model, path, &ignored) == HEARTH_OK)
         return HEARTH_OK;
@@ -153,17 +162,20 @@ enum hearth_status hd_models_first(const struct hd_config *config, struct hd_sto
     if (status == HEARTH_OK && n == 1)
         memcpy(path, files[0].path, HD_PATH_BYTES);
     else if (status == HEARTH_OK)
-        status = hd_fail(err, HEARTH_NOT_FOUND, n ? "several models are in %s: choose one with 'hearth models use NAME'"
-                                                  : "there is no model in %s: 'hearth pull default' gets one", config->models_dir);
+        status = hd_fail(err, HEARTH_NOT_FOUND,
+                         n ? "several models are in %s: choose one with 'hearth models use NAME'"
+                           : "there is no model in %s: 'hearth pull default' gets one",
+                         config->models_dir);
     free(files);
     return status;
 }
 
-enum hearth_status hd_models_use(struct hd_server *server, const char *name, const struct hd_id *device, const struct hd_id *request,
-                                 struct hearth_error *err)
+enum hearth_status hd_models_use(struct hd_server *server, const char *name, const struct hd_id *device,
+                                 const struct hd_id *request, struct hearth_error *err)
 {
     struct hd_model_file file;
-    enum hearth_status status = hd_models_find(server->config, strcmp(name, "default") ? name : default_model, &file, err);
+    enum hearth_status status =
+        hd_models_find(server->config, strcmp(name, "default") ? name : default_model, &file, err);
     if (status == HEARTH_OK && server->load.active)
         status = hd_fail(err, HEARTH_BUSY, "a model is being loaded already");
     if (status == HEARTH_OK)
@@ -180,7 +192,8 @@ enum hearth_status hd_models_use(struct hd_server *server, const char *name, con
 }
 
 // Tells the device that asked, on whichever of its sockets is open.
-static void tell_device(struct hd_server *server, const struct hd_load *load, const struct hearth_error *error)
+static void tell_device(struct hd_server *server, const struct hd_load *load,
+                        const struct hearth_error *error)
 {
     for (struct hd_client *client = server->clients; client; client = client->next) {
         if (!client->authenticated || client->close_code || !hd_id_equal(&client->device.id, &load->device))
@@ -199,13 +212,15 @@ void hd_models_loaded(struct hd_server *server, const struct hd_note *note)
     struct hd_worker_state state;
     hd_worker_state(server->worker, &state);
     if (note->error.code == HEARTH_OK)
-        hd_log(HD_LOG_INFO, "model %s is loaded: %s, %u positions, %s", state.path, state.info.file_type, state.info.n_ctx, state.info.device);
+        hd_log(HD_LOG_INFO, "model %s is loaded: %s, %u positions, %s", state.path, state.info.file_type,
+               state.info.n_ctx, state.info.device);
     else
         hd_log(HD_LOG_ERROR, "the model cannot be loaded: %s", note->error.text);
     if (!load.active || load.tag != note->tag)
         return;
     memset(&server->load, 0, sizeof server->load);
-    if (note->error.code == HEARTH_OK && load.remember && hd_store_model_set(server->store, load.name, "", &error) != HEARTH_OK)
+    if (note->error.code == HEARTH_OK && load.remember &&
+        hd_store_model_set(server->store, load.name, "", &error) != HEARTH_OK)
         hd_log(HD_LOG_WARN, "the choice of the model could not be stored: %s", error.text);
     if (hd_id_is_zero(&load.device))
         hd_admin_model_loaded(server, &note->error);

@@ -25,7 +25,8 @@ bool hd_address_is_local(const struct hd_address *a)
         return true;
     if (a->len == 16)
         return (b[0] & 0xfe) == 0xfc || (b[0] == 0xfe && (b[1] & 0xc0) == 0x80);
-    return b[0] == 10 || (b[0] == 172 && (b[1] & 0xf0) == 16) || (b[0] == 192 && b[1] == 168) || (b[0] == 169 && b[1] == 254);
+    return b[0] == 10 || (b[0] == 172 && (b[1] & 0xf0) == 16) || (b[0] == 192 && b[1] == 168) ||
+           (b[0] == 169 && b[1] == 254);
 }
 
 bool hd_address_from(struct hd_address *address, const struct sockaddr *from)
@@ -155,7 +156,8 @@ static enum hearth_status add_configured(struct hd_names *names, const char *lis
     return HEARTH_OK;
 }
 
-enum hearth_status hd_names_get(struct hd_names *names, const struct hd_config *config, struct hearth_error *err)
+enum hearth_status hd_names_get(struct hd_names *names, const struct hd_config *config,
+                                struct hearth_error *err)
 {
     struct hd_address address;
     memset(names, 0, sizeof *names);
@@ -174,7 +176,8 @@ enum hearth_status hd_names_get(struct hd_names *names, const struct hd_config *
     for (const struct ifaddrs *i = list; i; i = i->ifa_next) {
         if (!i->ifa_addr || !(i->ifa_flags & IFF_UP) || !hd_address_from(&address, i->ifa_addr))
             continue;
-        bool link_local = address.len == 16 && address.b[0] == 0xfe && (address.b[1] & 0xc0) == 0x80; // needs a zone: no URL has one
+        bool link_local = address.len == 16 && address.b[0] == 0xfe &&
+                          (address.b[1] & 0xc0) == 0x80; // needs a zone: no URL has one
         if (hd_address_is_local(&address) && !link_local)
             add_address(names, &address);
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this box is called and where it can be reached: for the certificate, the Host check and pairing links. Loop thread.
+// What this box is called and where it can be reached: for the certificate, the Host check and pairing links.
+// Loop thread.
 #ifndef HD_NET_H
 #define HD_NET_H
 #include <netinet/in.h>
@@ -14,14 +15,17 @@ struct hd_address {
 };
 
 struct hd_names {
-    char dns[HD_MAX_NAMES + 2][HD_HOST_BYTES]; // "<host>.local", "localhost", then configured ones; lower case
+    char dns[HD_MAX_NAMES + 2]
+            [HD_HOST_BYTES]; // "<host>.local", "localhost", then configured ones; lower case
     size_t n_dns;
     struct hd_address ip[HD_MAX_ADDRESSES_OF_BOX]; // loopback first, then LAN addresses in interface order
     size_t n_ip;
 };
 
-// Reads the host name, the configured names and the interfaces' private addresses. INVALID: a configured name is none.
-enum hearth_status hd_names_get(struct hd_names *names, const struct hd_config *config, struct hearth_error *err);
+// Reads the host name, the configured names and the interfaces' private addresses. INVALID: a configured name
+// is none.
+enum hearth_status hd_names_get(struct hd_names *names, const struct hd_config *config,
+                                struct hearth_error *err);
 bool hd_names_equal(const struct hd_names *a, const struct hd_names *b);
 
 // Private, loopback or link-local: what the box's certificates may name.

@@ -24,7 +24,7 @@ struct hd_response {
     struct hd_id person;
     bool running;
     int64_t ended_ms;
-    uint64_t order;    // of opening
+    uint64_t order; // of opening
     uint64_t last_seq;
     struct entry *first, *last; // the log: consecutive seqs up to last_seq, or empty
     size_t log_bytes;
@@ -43,7 +43,8 @@ struct hd_responses {
     void *user;
 };
 
-struct hd_responses *hd_responses_new(size_t max_responses, size_t max_log_bytes, hd_response_send_fn *send, void *user)
+struct hd_responses *hd_responses_new(size_t max_responses, size_t max_log_bytes, hd_response_send_fn *send,
+                                      void *user)
 {
     struct hd_responses *r = calloc(1, sizeof *r);
     struct hd_response **items = r ? calloc(max_responses, sizeof(struct hd_response *)) : NULL;
@@ -51,7 +52,11 @@ struct hd_responses *hd_responses_new(size_t max_responses, size_t max_log_bytes
         free(r);
         return NULL;
     }
-    *r = (struct hd_responses){.items = items, .capacity = max_responses, .max_log_bytes = max_log_bytes, .send = send, .user = user};
+    *r = (struct hd_responses){.items = items,
+                               .capacity = max_responses,
+                               .max_log_bytes = max_log_bytes,
+                               .send = send,
+                               .user = user};
     return r;
 }
 
@@ -123,7 +128,8 @@ static bool make_room(struct hd_responses *r)
     return true;
 }
 
-struct hd_response *hd_response_open(struct hd_responses *r, const struct hd_accepted *ids, const struct hd_id *person)
+struct hd_response *hd_response_open(struct hd_responses *r, const struct hd_accepted *ids,
+                                     const struct hd_id *person)
 {
     struct hd_response *response = make_room(r) ? calloc(1, sizeof *response) : NULL;
     if (!response)
@@ -296,7 +302,8 @@ void hd_response_forget(struct hd_responses *r, struct hd_response *response)
 
 // ---- followers
 
-struct hd_blob *hd_response_snapshot(const struct hd_id *response, uint64_t seq, const char *text, bool finished)
+struct hd_blob *hd_response_snapshot(const struct hd_id *response, uint64_t seq, const char *text,
+                                     bool finished)
 {
     Hearth__V1__ResponseSnapshot body = HEARTH__V1__RESPONSE_SNAPSHOT__INIT;
     body.text = (char *)text;
@@ -309,8 +316,8 @@ struct hd_blob *hd_response_snapshot(const struct hd_id *response, uint64_t seq,
     return hd_wire_event(&event);
 }
 
-static bool send_missed(struct hd_responses *r, struct hd_response *response, void *socket, const struct hd_id *request,
-                        uint64_t after_seq)
+static bool send_missed(struct hd_responses *r, struct hd_response *response, void *socket,
+                        const struct hd_id *request, uint64_t after_seq)
 {
     uint64_t first = response->first ? response->first->seq : response->last_seq + 1;
     if (after_seq >= first - 1) {
@@ -320,8 +327,8 @@ static bool send_missed(struct hd_responses *r, struct hd_response *response, vo
         }
         return true;
     }
-    struct hd_blob *blob = hd_response_snapshot(&response->ids.response, response->last_seq, response->text ? response->text : "",
-                                                !response->running);
+    struct hd_blob *blob = hd_response_snapshot(&response->ids.response, response->last_seq,
+                                                response->text ? response->text : "", !response->running);
     if (!blob)
         return false;
     r->send(r->user, socket, request, blob);
@@ -330,7 +337,8 @@ static bool send_missed(struct hd_responses *r, struct hd_response *response, vo
 }
 
 enum hearth_status hd_response_follow(struct hd_responses *r, struct hd_response *response, void *socket,
-                                      const struct hd_id *request, uint64_t after_seq, struct hearth_error *err)
+                                      const struct hd_id *request, uint64_t after_seq,
+                                      struct hearth_error *err)
 {
     for (struct follower *f = response->followers; f; f = f->next) {
         if (f->socket == socket) { // once per socket: the newest request carries on

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Life of the server loop: context, certificate, timers, signals, end. Loop thread (the process's first thread).
+// Life of the server loop: context, certificate, timers, signals, end. Loop thread (the process's first
+// thread).
 #include "firmware/server.h"
 
 #include <signal.h>
@@ -199,7 +200,8 @@ static enum hearth_status set_up(struct hd_server *server, struct hearth_error *
     return hd_worker_start(&server->worker, &params, err);
 }
 
-enum hearth_status hd_server_new(struct hd_server **out, const struct hd_config *config, struct hd_store *store, struct hearth_error *err)
+enum hearth_status hd_server_new(struct hd_server **out, const struct hd_config *config,
+                                 struct hd_store *store, struct hearth_error *err)
 {
     *out = NULL;
     struct hd_server *server = calloc(1, sizeof *server);
@@ -210,9 +212,11 @@ enum hearth_status hd_server_new(struct hd_server **out, const struct hd_config 
     server->started_ms = hd_now_ms();
     server->guard = hd_guard_new();
     server->scratch = malloc(LWS_PRE + HD_WIRE_PREFIX_BYTES + HD_MAX_FRAME_BYTES);
-    server->responses = hd_responses_new(HD_MAX_RESPONSES, HD_MAX_RESPONSE_LOG_BYTES, hd_client_send_event, server);
-    enum hearth_status status = server->guard && server->scratch && server->responses ? set_up(server, err)
-                                                                                      : hd_fail(err, HEARTH_NOMEM, "no memory for the server");
+    server->responses =
+        hd_responses_new(HD_MAX_RESPONSES, HD_MAX_RESPONSE_LOG_BYTES, hd_client_send_event, server);
+    enum hearth_status status = server->guard && server->scratch && server->responses
+                                    ? set_up(server, err)
+                                    : hd_fail(err, HEARTH_NOMEM, "no memory for the server");
     if (status != HEARTH_OK) {
         hd_server_free(&server);
         return status;
@@ -279,8 +283,9 @@ void hd_server_run(struct hd_server *server)
     hd_log(HD_LOG_INFO, "hearthd " HEARTH_VERSION ": %s (%s)", url,
            server->open_to_all ? "all interfaces" : "loopback only until somebody is invited");
 #ifdef HEARTH_OLD_TLS
-    hd_log(HD_LOG_WARN, "loopback only: built on this system's older TLS libraries, libwebsockets " LWS_LIBRARY_VERSION
-                        " and mbedTLS " MBEDTLS_VERSION_STRING);
+    hd_log(HD_LOG_WARN,
+           "loopback only: built on this system's older TLS libraries, libwebsockets " LWS_LIBRARY_VERSION
+           " and mbedTLS " MBEDTLS_VERSION_STRING);
 #endif
     notify("READY=1");
     while (lws_service(server->lws, 0) >= 0) {
@@ -294,7 +299,8 @@ void hd_server_run(struct hd_server *server)
 static void on_stop_poll(lws_sorted_usec_list_t *sul) // keeps the loop turning until what runs has ended
 {
     struct hd_server *server = lws_container_of(sul, struct hd_server, watchdog);
-    lws_sul_schedule(server->lws, 0, &server->watchdog, on_stop_poll, (lws_usec_t)STOP_POLL_MS * LWS_US_PER_MS);
+    lws_sul_schedule(server->lws, 0, &server->watchdog, on_stop_poll,
+                     (lws_usec_t)STOP_POLL_MS * LWS_US_PER_MS);
     lws_cancel_service(server->lws);
 }
 

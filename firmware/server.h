@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The server loop: one thread, one libwebsockets context. What the files server*.c, api*.c and admin.c share; main.c
-// needs only create, run and free. Everything here belongs to the loop thread.
+// The server loop: one thread, one libwebsockets context. What the files server*.c, api*.c and admin.c share;
+// main.c needs only create, run and free. Everything here belongs to the loop thread.
 //
-// Listening sockets are ours: a connection is counted before TLS costs anything, and the step from loopback to all
-// interfaces closes no connection. Sockets are then adopted by the virtual host that holds the certificate.
+// Listening sockets are ours: a connection is counted before TLS costs anything, and the step from loopback
+// to all interfaces closes no connection. Sockets are then adopted by the virtual host that holds the
+// certificate.
 #ifndef HD_SERVER_H
 #define HD_SERVER_H
 #include <libwebsockets.h>
@@ -89,7 +90,8 @@ struct hd_server {
 // ---- life (server.c)
 
 // BUSY: the port is in use. UNSUPPORTED: cannot listen.
-enum hearth_status hd_server_new(struct hd_server **server, const struct hd_config *config, struct hd_store *store, struct hearth_error *err);
+enum hearth_status hd_server_new(struct hd_server **server, const struct hd_config *config,
+                                 struct hd_store *store, struct hearth_error *err);
 void hd_server_run(struct hd_server *server); // until a signal or hd_server_stop
 void hd_server_stop(struct hd_server *server);
 void hd_server_free(struct hd_server **server);
@@ -115,16 +117,19 @@ struct lws *hd_listen_adopt_fd(struct hd_server *server, int fd, const char *pro
 
 int hd_http_callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t len);
 int hd_ws_callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t len);
-void hd_client_send(struct hd_client *client, struct hd_blob *frame); // takes over the reference; NULL closes with 1011
+void hd_client_send(struct hd_client *client,
+                    struct hd_blob *frame); // takes over the reference; NULL closes with 1011
 void hd_client_send_event(void *server, void *client, const struct hd_id *request, struct hd_blob *event);
 void hd_client_close(struct hd_client *client, unsigned code, const char *reason);
 size_t hd_clients_close_device(struct hd_server *server, const struct hd_id *device);
-size_t hd_clients_count(const struct hd_server *server, const struct hd_id *device); // NULL = all authenticated ones
+size_t hd_clients_count(const struct hd_server *server,
+                        const struct hd_id *device); // NULL = all authenticated ones
 
 // ---- requests (api.c, api_chat.c)
 
 void hd_api_frame(struct hd_client *client, const uint8_t *data, size_t len_bytes);
-void hd_api_error(struct hd_client *client, const struct hd_id *request, Hearth__V1__Error__Code code, const char *text);
+void hd_api_error(struct hd_client *client, const struct hd_id *request, Hearth__V1__Error__Code code,
+                  const char *text);
 void hd_api_fail(struct hd_client *client, const struct hd_id *request, const struct hearth_error *error);
 Hearth__V1__Error__Code hd_api_code(enum hearth_status status);
 void hd_api_reply(struct hd_client *client, const struct hd_id *request, Hearth__V1__ServerFrame *frame);
@@ -132,13 +137,16 @@ void hd_api_done(struct hd_client *client, const struct hd_id *request);
 void hd_api_chat(struct hd_client *client, const struct hd_id *request, const Hearth__V1__Chat *chat);
 void hd_api_cancel(struct hd_client *client, const struct hd_id *request, const Hearth__V1__Cancel *cancel);
 void hd_api_resume(struct hd_client *client, const struct hd_id *request, const Hearth__V1__Resume *resume);
-void hd_api_list_conversations(struct hd_client *client, const struct hd_id *request, const Hearth__V1__ListConversations *list);
-void hd_api_get_conversation(struct hd_client *client, const struct hd_id *request, const Hearth__V1__GetConversation *get);
-void hd_api_notes(struct hd_server *server);         // takes what the engine thread has to tell
-void hd_api_save_answers(struct hd_server *server);  // running ones, so that a crash loses little
-// After turns were deleted: their answers are cancelled and forgotten, and the cache of the conversation is emptied
-// (NULL = all caches: it is not known whose turns they were).
-void hd_api_forget_turns(struct hd_server *server, const struct hd_deleted *deleted, const struct hd_id *conversation);
+void hd_api_list_conversations(struct hd_client *client, const struct hd_id *request,
+                               const Hearth__V1__ListConversations *list);
+void hd_api_get_conversation(struct hd_client *client, const struct hd_id *request,
+                             const Hearth__V1__GetConversation *get);
+void hd_api_notes(struct hd_server *server);        // takes what the engine thread has to tell
+void hd_api_save_answers(struct hd_server *server); // running ones, so that a crash loses little
+// After turns were deleted: their answers are cancelled and forgotten, and the cache of the conversation is
+// emptied (NULL = all caches: it is not known whose turns they were).
+void hd_api_forget_turns(struct hd_server *server, const struct hd_deleted *deleted,
+                         const struct hd_id *conversation);
 // The name that the loaded model is chosen by; "" if none.
 void hd_model_name(const struct hd_worker_state *state, char name[HD_MAX_MODEL_BYTES + 1]);
 
@@ -151,14 +159,17 @@ struct hd_model_file {
     bool loaded;
 };
 // *files is malloc'ed; sorted by name. Files whose names cannot be told on the wire are left out.
-enum hearth_status hd_models_list(struct hd_server *server, struct hd_model_file **files, size_t *n, struct hearth_error *err);
+enum hearth_status hd_models_list(struct hd_server *server, struct hd_model_file **files, size_t *n,
+                                  struct hearth_error *err);
 // A plain name within the models folder, never a path. NOT_FOUND or INVALID.
-enum hearth_status hd_models_find(const struct hd_config *config, const char *name, struct hd_model_file *file, struct hearth_error *err);
+enum hearth_status hd_models_find(const struct hd_config *config, const char *name,
+                                  struct hd_model_file *file, struct hearth_error *err);
 // The model to load at start: the setting, the remembered one, the default one, or the only one there is.
-enum hearth_status hd_models_first(const struct hd_config *config, struct hd_store *store, char path[HD_PATH_BYTES], struct hearth_error *err);
+enum hearth_status hd_models_first(const struct hd_config *config, struct hd_store *store,
+                                   char path[HD_PATH_BYTES], struct hearth_error *err);
 // Starts a load; who asked is told when it ended. `device` NULL = the admin socket.
-enum hearth_status hd_models_use(struct hd_server *server, const char *name, const struct hd_id *device, const struct hd_id *request,
-                                 struct hearth_error *err);
+enum hearth_status hd_models_use(struct hd_server *server, const char *name, const struct hd_id *device,
+                                 const struct hd_id *request, struct hearth_error *err);
 void hd_models_loaded(struct hd_server *server, const struct hd_note *note);
 
 // ---- admin socket (admin.c)

@@ -27,17 +27,22 @@ static bool header(struct lws *wsi, enum lws_token_indexes token, char value[VAL
 
 static bool add(struct lws *wsi, const char *name, const char *value, unsigned char **p, unsigned char *end)
 {
-    return lws_add_http_header_by_name(wsi, (const unsigned char *)name, (const unsigned char *)value, (int)strlen(value), p, end) == 0;
+    return lws_add_http_header_by_name(wsi, (const unsigned char *)name, (const unsigned char *)value,
+                                       (int)strlen(value), p, end) == 0;
 }
 
 static bool add_security(struct lws *wsi, unsigned char **p, unsigned char *end)
 {
     return add(wsi, "content-security-policy:",
-               "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self' wss:; "
-               "font-src 'self'; manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+               "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src "
+               "'self' wss:; "
+               "font-src 'self'; manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action "
+               "'none'; frame-ancestors 'none'",
                p, end) &&
-           add(wsi, "x-content-type-options:", "nosniff", p, end) && add(wsi, "referrer-policy:", "no-referrer", p, end) &&
-           add(wsi, "x-frame-options:", "DENY", p, end) && add(wsi, "cross-origin-opener-policy:", "same-origin", p, end) &&
+           add(wsi, "x-content-type-options:", "nosniff", p, end) &&
+           add(wsi, "referrer-policy:", "no-referrer", p, end) &&
+           add(wsi, "x-frame-options:", "DENY", p, end) &&
+           add(wsi, "cross-origin-opener-policy:", "same-origin", p, end) &&
            add(wsi, "cross-origin-resource-policy:", "same-origin", p, end) &&
            add(wsi, "permissions-policy:", "camera=(self), microphone=(), geolocation=()", p, end);
 }
@@ -52,7 +57,8 @@ struct answer {
 // Headers now, the body when the socket is writable. The result is the callback's.
 static int reply(struct lws *wsi, struct page *page, const struct answer *answer, bool head_only)
 {
-    unsigned char buffer[LWS_PRE + HEADER_BYTES], *start = buffer + LWS_PRE, *p = start, *end = buffer + sizeof buffer;
+    unsigned char buffer[LWS_PRE + HEADER_BYTES], *start = buffer + LWS_PRE, *p = start,
+                                                  *end = buffer + sizeof buffer;
     char quoted[80];
     bool not_modified = answer->status == HTTP_STATUS_NOT_MODIFIED;
     size_t len = not_modified ? 0 : answer->len_bytes;
@@ -64,7 +70,8 @@ static int reply(struct lws *wsi, struct page *page, const struct answer *answer
     snprintf(quoted, sizeof quoted, "\"%.64s\"", answer->etag ? answer->etag : "");
     if (answer->etag && !add(wsi, "etag:", quoted, &p, end))
         return -1;
-    if (lws_add_http_header_content_length(wsi, len, &p, end) || lws_finalize_write_http_header(wsi, start, &p, end))
+    if (lws_add_http_header_content_length(wsi, len, &p, end) ||
+        lws_finalize_write_http_header(wsi, start, &p, end))
         return -1;
     page->data = answer->data;
     page->left_bytes = head_only ? 0 : len;
@@ -76,7 +83,8 @@ static int reply(struct lws *wsi, struct page *page, const struct answer *answer
 
 static int reply_text(struct lws *wsi, struct page *page, unsigned status, const char *text)
 {
-    struct answer answer = {status, "text/plain; charset=utf-8", NULL, "no-store", (const unsigned char *)text, strlen(text)};
+    struct answer answer = {status,     "text/plain; charset=utf-8", NULL,
+                            "no-store", (const unsigned char *)text, strlen(text)};
     return reply(wsi, page, &answer, false);
 }
 
@@ -85,7 +93,8 @@ static void refuse(struct lws *wsi, unsigned status)
 {
     unsigned char buffer[LWS_PRE + 128];
     char *text = (char *)buffer + LWS_PRE;
-    int n = snprintf(text, 128, "HTTP/1.1 %u Refused\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", status);
+    int n =
+        snprintf(text, 128, "HTTP/1.1 %u Refused\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", status);
     lws_write(wsi, buffer + LWS_PRE, (size_t)n, LWS_WRITE_HTTP_HEADERS);
 }
 
@@ -132,7 +141,9 @@ static int get(struct lws *wsi, struct page *page, const char *path, bool head_o
     struct hd_server *server = server_of(wsi);
     char match[VALUE_BYTES];
     static const char healthy[] = "{\"status\":\"ok\"}";
-    struct answer answer = {HTTP_STATUS_OK, "application/json", NULL, "no-store", (const unsigned char *)healthy, sizeof healthy - 1};
+    struct answer answer = {
+        HTTP_STATUS_OK,    "application/json", NULL, "no-store", (const unsigned char *)healthy,
+        sizeof healthy - 1};
     if (strcmp(path, "/health") == 0)
         return reply(wsi, page, &answer, head_only);
     if (strcmp(path, "/hearth-ca.crt") == 0 && server->identity->ca_der) {
@@ -150,7 +161,8 @@ static int get(struct lws *wsi, struct page *page, const char *path, bool head_o
     const struct hd_asset *asset = find_asset(path);
     if (!asset)
         return reply_text(wsi, page, HTTP_STATUS_NOT_FOUND, "not found\n");
-    answer = (struct answer){HTTP_STATUS_OK, asset->mime, asset->etag, "no-cache", asset->data, asset->len_bytes};
+    answer =
+        (struct answer){HTTP_STATUS_OK, asset->mime, asset->etag, "no-cache", asset->data, asset->len_bytes};
     if (header(wsi, WSI_TOKEN_HTTP_IF_NONE_MATCH, match) && strstr(match, asset->etag))
         answer.status = HTTP_STATUS_NOT_MODIFIED;
     return reply(wsi, page, &answer, head_only);
@@ -164,7 +176,8 @@ static int on_http(struct lws *wsi, struct page *page)
     unsigned refused = check_host(wsi);
     if (refused)
         return reply_text(wsi, page, refused, "this box is not known by that name\n");
-    if (method != LWSHUMETH_GET && method != LWSHUMETH_HEAD) { // a body may follow, which nobody will read: hang up
+    if (method != LWSHUMETH_GET &&
+        method != LWSHUMETH_HEAD) { // a body may follow, which nobody will read: hang up
         refuse(wsi, HTTP_STATUS_METHOD_NOT_ALLOWED);
         return -1;
     }
@@ -187,7 +200,8 @@ static unsigned check_upgrade(struct lws *wsi)
     if (lws_hdr_copy(wsi, path, sizeof path, WSI_TOKEN_GET_URI) <= 0 || strcmp(path, "/ws") != 0)
         return HTTP_STATUS_NOT_FOUND;
     if (lws_hdr_total_length(wsi, WSI_TOKEN_ORIGIN) > 0 && // a browser always sends one, other clients none
-        (!header(wsi, WSI_TOKEN_ORIGIN, value) || !hd_origin_allowed(&server->names, server->config->port, value)))
+        (!header(wsi, WSI_TOKEN_ORIGIN, value) ||
+         !hd_origin_allowed(&server->names, server->config->port, value)))
         return HTTP_STATUS_FORBIDDEN;
     if (!header(wsi, WSI_TOKEN_PROTOCOL, value) || strcmp(value, "hearth.v1") != 0)
         return HTTP_STATUS_BAD_REQUEST;
@@ -214,10 +228,8 @@ int hd_http_callback(struct lws *wsi, enum lws_callback_reasons reason, void *us
     (void)in;
     (void)len;
     switch (reason) {
-    case LWS_CALLBACK_HTTP:
-        return on_http(wsi, page);
-    case LWS_CALLBACK_HTTP_WRITEABLE:
-        return send_body(wsi, page);
+    case LWS_CALLBACK_HTTP: return on_http(wsi, page);
+    case LWS_CALLBACK_HTTP_WRITEABLE: return send_body(wsi, page);
     case LWS_CALLBACK_HTTP_BODY: // nothing here takes a body
         return -1;
     case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:
@@ -227,12 +239,8 @@ int hd_http_callback(struct lws *wsi, enum lws_callback_reasons reason, void *us
         refuse(wsi, status);
         return -1;
     case LWS_CALLBACK_FILTER_PROTOCOL_CONNECTION: // a WebSocket without our sub-protocol
-    case LWS_CALLBACK_ESTABLISHED:
-        return -1;
-    case LWS_CALLBACK_WSI_DESTROY:
-        connection_ended(wsi);
-        return 0;
-    default:
-        return 0;
+    case LWS_CALLBACK_ESTABLISHED: return -1;
+    case LWS_CALLBACK_WSI_DESTROY: connection_ended(wsi); return 0;
+    default: return 0;
     }
 }

@@ -15,7 +15,10 @@ static lws_retry_bo_t idle_policy;
 
 static const struct lws_protocols base_protocols[] = {
     {.name = "hearth-listen", .callback = hd_listen_callback},
-    {.name = "hearth-admin", .callback = hd_admin_callback, .per_session_data_size = sizeof(void *), .rx_buffer_size = 4096},
+    {.name = "hearth-admin",
+     .callback = hd_admin_callback,
+     .per_session_data_size = sizeof(void *),
+     .rx_buffer_size = 4096},
     {.name = "hearth-signal", .callback = hd_signal_callback},
     LWS_PROTOCOL_LIST_TERM,
 };
@@ -23,26 +26,35 @@ static const struct lws_protocols base_protocols[] = {
 // [0] answers HTTP and hears of every connection's end; a WebSocket must name the second.
 static const struct lws_protocols tls_protocols[] = {
     {.name = "hearth-pages", .callback = hd_http_callback, .per_session_data_size = 64},
-    {.name = "hearth.v1", .callback = hd_ws_callback, .per_session_data_size = sizeof(struct hd_client), .rx_buffer_size = 16384},
+    {.name = "hearth.v1",
+     .callback = hd_ws_callback,
+     .per_session_data_size = sizeof(struct hd_client),
+     .rx_buffer_size = 16384},
     LWS_PROTOCOL_LIST_TERM,
 };
 
 struct lws_vhost *hd_listen_base(struct hd_server *server)
 {
-    struct lws_context_creation_info info = {.port = CONTEXT_PORT_NO_LISTEN, .vhost_name = "hearth-base", .protocols = base_protocols};
+    struct lws_context_creation_info info = {
+        .port = CONTEXT_PORT_NO_LISTEN, .vhost_name = "hearth-base", .protocols = base_protocols};
     return lws_create_vhost(server->lws, &info);
 }
 
 struct lws *hd_listen_adopt_fd(struct hd_server *server, int fd, const char *protocol, void *opaque)
 {
-    lws_adopt_desc_t adopt = {.vh = server->base, .type = LWS_ADOPT_RAW_FILE_DESC, .fd = {.filefd = fd}, .vh_prot_name = protocol, .opaque = opaque};
+    lws_adopt_desc_t adopt = {.vh = server->base,
+                              .type = LWS_ADOPT_RAW_FILE_DESC,
+                              .fd = {.filefd = fd},
+                              .vh_prot_name = protocol,
+                              .opaque = opaque};
     struct lws *wsi = lws_adopt_descriptor_vhost_via_info(&adopt);
     if (!wsi)
         close(fd);
     return wsi;
 }
 
-static enum hearth_status listen_on(struct hd_server *server, size_t place, const char *address, bool optional, struct hearth_error *err)
+static enum hearth_status listen_on(struct hd_server *server, size_t place, const char *address,
+                                    bool optional, struct hearth_error *err)
 {
     struct hd_address at;
     hd_address_parse(&at, address);
@@ -57,7 +69,8 @@ static enum hearth_status listen_on(struct hd_server *server, size_t place, cons
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (is_six)
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
-    int code = bind(fd, is_six ? (struct sockaddr *)&six : (struct sockaddr *)&four, is_six ? sizeof six : sizeof four);
+    int code = bind(fd, is_six ? (struct sockaddr *)&six : (struct sockaddr *)&four,
+                    is_six ? sizeof six : sizeof four);
     if (code == 0)
         code = listen(fd, BACKLOG);
     if (code != 0) {
@@ -65,11 +78,12 @@ static enum hearth_status listen_on(struct hd_server *server, size_t place, cons
         close(fd);
         if (optional && code == EADDRNOTAVAIL) // no IPv6 here
             return HEARTH_OK;
-        return hd_fail(err, code == EADDRINUSE ? HEARTH_BUSY : HEARTH_UNSUPPORTED, "cannot listen on %s port %u: %s", address,
-                       server->config->port, strerror(code));
+        return hd_fail(err, code == EADDRINUSE ? HEARTH_BUSY : HEARTH_UNSUPPORTED,
+                       "cannot listen on %s port %u: %s", address, server->config->port, strerror(code));
     }
     server->listeners[place] = hd_listen_adopt_fd(server, fd, "hearth-listen", server);
-    return server->listeners[place] ? HEARTH_OK : hd_fail(err, HEARTH_NOMEM, "cannot watch the listening socket");
+    return server->listeners[place] ? HEARTH_OK
+                                    : hd_fail(err, HEARTH_NOMEM, "cannot watch the listening socket");
 }
 
 enum hearth_status hd_listen_loopback(struct hd_server *server, struct hearth_error *err)
@@ -100,7 +114,8 @@ void hd_listen_invited(struct hd_server *server)
     if (server->open_to_all || server->config->listen != HD_LISTEN_AUTO)
         return;
     if (hd_listen_all(server, &error) == HEARTH_OK) {
-        hd_log(HD_LOG_INFO, "somebody was invited: listening on all interfaces, port %u", server->config->port);
+        hd_log(HD_LOG_INFO, "somebody was invited: listening on all interfaces, port %u",
+               server->config->port);
         return;
     }
     hd_log(HD_LOG_ERROR, "%s; staying on loopback", error.text);
@@ -125,7 +140,9 @@ static void accept_one(struct hd_server *server, int fd, const struct sockaddr *
     }
     *connection = (struct hd_connection){.server = server, .address = address};
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    lws_adopt_desc_t adopt = {.vh = server->tls, .type = LWS_ADOPT_SOCKET | LWS_ADOPT_HTTP | LWS_ADOPT_ALLOW_SSL, .fd = {.sockfd = fd},
+    lws_adopt_desc_t adopt = {.vh = server->tls,
+                              .type = LWS_ADOPT_SOCKET | LWS_ADOPT_HTTP | LWS_ADOPT_ALLOW_SSL,
+                              .fd = {.sockfd = fd},
                               .opaque = connection};
     server->adopting = connection; // on failure libwebsockets may or may not have told of the end
     if (!lws_adopt_descriptor_vhost_via_info(&adopt) && server->adopting == connection) {
@@ -140,7 +157,8 @@ static void accept_some(struct hd_server *server, struct lws *wsi)
     for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
         struct sockaddr_storage from;
         socklen_t len = sizeof from;
-        int fd = accept4(lws_get_socket_fd(wsi), (struct sockaddr *)&from, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd =
+            accept4(lws_get_socket_fd(wsi), (struct sockaddr *)&from, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) {
             if (errno == EMFILE || errno == ENFILE)
                 hd_log(HD_LOG_WARN, "no file descriptor for a new connection");
@@ -169,8 +187,8 @@ enum hearth_status hd_listen_renew(struct hd_server *server, struct hearth_error
     char name[32];
     struct lws_vhost *old = server->tls;
     struct hd_identity *identity = server->identity;
-    // libwebsockets would take one certificate out of PEM text; what does not begin with "-----" it hands to mbedTLS
-    // as it is, which reads the whole chain.
+    // libwebsockets would take one certificate out of PEM text; what does not begin with "-----" it hands to
+    // mbedTLS as it is, which reads the whole chain.
     char *chain = NULL;
     if (asprintf(&chain, "\n%s", identity->chain_pem) < 0)
         return hd_fail(err, HEARTH_NOMEM, "no memory for the certificate");

@@ -33,7 +33,8 @@ void hd_client_close(struct hd_client *client, unsigned code, const char *reason
     drop_queue(client); // nothing more for this one
     hd_responses_drop_socket(client->server->responses, client);
     lws_callback_on_writable(client->wsi);
-    lws_set_timeout(client->wsi, PENDING_TIMEOUT_CLOSE_SEND, HD_CLOSE_GRACE_S); // who does not read is cut off
+    lws_set_timeout(client->wsi, PENDING_TIMEOUT_CLOSE_SEND,
+                    HD_CLOSE_GRACE_S); // who does not read is cut off
 }
 
 // Takes over the blob's reference.
@@ -73,7 +74,8 @@ void hd_client_send_event(void *server, void *socket, const struct hd_id *reques
     if (client->close_code)
         return;
     enqueue(client, hd_blob_ref(event), request);
-    // The response's list of followers is being walked: the close must not touch it now. on_writable sees to it.
+    // The response's list of followers is being walked: the close must not touch it now. on_writable sees to
+    // it.
     if (client->queued_bytes > HD_MAX_SEND_QUEUE_BYTES && !client->close_code) {
         client->close_code = HD_CLOSE_TIMEOUT;
         snprintf(client->close_reason, sizeof client->close_reason, "too slow a reader");
@@ -85,8 +87,8 @@ void hd_client_send_event(void *server, void *socket, const struct hd_id *reques
 
 static int close_now(struct hd_client *client)
 {
-    lws_close_reason(client->wsi, (enum lws_close_status)client->close_code, (unsigned char *)client->close_reason,
-                     strlen(client->close_reason));
+    lws_close_reason(client->wsi, (enum lws_close_status)client->close_code,
+                     (unsigned char *)client->close_reason, strlen(client->close_reason));
     return -1;
 }
 
@@ -107,7 +109,8 @@ static int on_writable(struct hd_client *client)
         client->last = NULL;
     client->queued_bytes -= out->blob->len_bytes + sizeof *out;
     out_free(out);
-    int written = lws_write(client->wsi, frame, len, LWS_WRITE_BINARY); // what the socket does not take now, the library keeps
+    int written = lws_write(client->wsi, frame, len,
+                            LWS_WRITE_BINARY); // what the socket does not take now, the library keeps
     hd_wipe(frame, len);
     if (written < 0)
         return -1;
@@ -163,7 +166,8 @@ static int on_receive(struct hd_client *client, const void *in, size_t len)
         return 0;
     }
     size_t limit = client->authenticated ? HD_MAX_FRAME_BYTES : HD_MAX_FIRST_FRAME_BYTES;
-    size_t announced = client->rx_len + len + lws_remaining_packet_payload(client->wsi); // of this message, as far as known
+    size_t announced =
+        client->rx_len + len + lws_remaining_packet_payload(client->wsi); // of this message, as far as known
     if (announced > limit) {
         hd_client_close(client, client->authenticated ? HD_CLOSE_TOO_BIG : HD_CLOSE_UNAUTHENTICATED,
                         client->authenticated ? "a frame may have 1 MiB" : "the first frame may have 4 KiB");
@@ -219,21 +223,15 @@ int hd_ws_callback(struct lws *wsi, enum lws_callback_reasons reason, void *user
 {
     struct hd_client *client = user;
     switch (reason) {
-    case LWS_CALLBACK_ESTABLISHED:
-        return on_established(client, wsi);
-    case LWS_CALLBACK_RECEIVE:
-        return on_receive(client, in, len);
-    case LWS_CALLBACK_SERVER_WRITEABLE:
-        return on_writable(client);
+    case LWS_CALLBACK_ESTABLISHED: return on_established(client, wsi);
+    case LWS_CALLBACK_RECEIVE: return on_receive(client, in, len);
+    case LWS_CALLBACK_SERVER_WRITEABLE: return on_writable(client);
     case LWS_CALLBACK_TIMER:
         if (!client->authenticated)
             hd_client_close(client, HD_CLOSE_TIMEOUT, "no Hello within 10 s");
         return 0;
-    case LWS_CALLBACK_CLOSED:
-        on_closed(client);
-        return 0;
-    default:
-        return 0;
+    case LWS_CALLBACK_CLOSED: on_closed(client); return 0;
+    default: return 0;
     }
 }
 
@@ -253,7 +251,8 @@ size_t hd_clients_count(const struct hd_server *server, const struct hd_id *devi
 {
     size_t n = 0;
     for (const struct hd_client *client = server->clients; client; client = client->next) {
-        if (client->authenticated && !client->close_code && (!device || hd_id_equal(&client->device.id, device)))
+        if (client->authenticated && !client->close_code &&
+            (!device || hd_id_equal(&client->device.id, device)))
             n++;
     }
     return n;

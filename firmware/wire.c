@@ -93,29 +93,25 @@ static unsigned wire_type_of(ProtobufCType type)
     switch (type) {
     case PROTOBUF_C_TYPE_FIXED32:
     case PROTOBUF_C_TYPE_SFIXED32:
-    case PROTOBUF_C_TYPE_FLOAT:
-        return 5;
+    case PROTOBUF_C_TYPE_FLOAT: return 5;
     case PROTOBUF_C_TYPE_FIXED64:
     case PROTOBUF_C_TYPE_SFIXED64:
-    case PROTOBUF_C_TYPE_DOUBLE:
-        return 1;
+    case PROTOBUF_C_TYPE_DOUBLE: return 1;
     case PROTOBUF_C_TYPE_STRING:
     case PROTOBUF_C_TYPE_BYTES:
-    case PROTOBUF_C_TYPE_MESSAGE:
-        return 2;
-    default:
-        return 0;
+    case PROTOBUF_C_TYPE_MESSAGE: return 2;
+    default: return 0;
     }
 }
 
 // Steps over one value; for lengths, *body and *body_len tell where it lies.
-static bool skip_value(unsigned wire_type, const uint8_t **p, const uint8_t *end, const uint8_t **body, size_t *body_len)
+static bool skip_value(unsigned wire_type, const uint8_t **p, const uint8_t *end, const uint8_t **body,
+                       size_t *body_len)
 {
     uint64_t value;
     size_t fixed = wire_type == 1 ? 8 : 4;
     switch (wire_type) {
-    case 0:
-        return read_varint(p, end, &value);
+    case 0: return read_varint(p, end, &value);
     case 1:
     case 5:
         if ((size_t)(end - *p) < fixed)
@@ -134,14 +130,18 @@ static bool skip_value(unsigned wire_type, const uint8_t **p, const uint8_t *end
     }
 }
 
-static enum hearth_status scan_message(const struct scan *scan, const uint8_t *p, const uint8_t *end, struct hearth_error *err);
+static enum hearth_status scan_message(const struct scan *scan, const uint8_t *p, const uint8_t *end,
+                                       struct hearth_error *err);
 
-static enum hearth_status scan_field(const struct scan *scan, const ProtobufCFieldDescriptor *field, unsigned wire_type,
-                                     const uint8_t *body, size_t body_len, struct hearth_error *err)
+static enum hearth_status scan_field(const struct scan *scan, const ProtobufCFieldDescriptor *field,
+                                     unsigned wire_type, const uint8_t *body, size_t body_len,
+                                     struct hearth_error *err)
 {
-    bool packed = field->label == PROTOBUF_C_LABEL_REPEATED && wire_type == 2 && wire_type_of(field->type) != 2;
+    bool packed =
+        field->label == PROTOBUF_C_LABEL_REPEATED && wire_type == 2 && wire_type_of(field->type) != 2;
     if (packed)
-        return hd_fail(err, HEARTH_FORMAT, "field %s has the wrong wire type", field->name); // none in the schema
+        return hd_fail(err, HEARTH_FORMAT, "field %s has the wrong wire type",
+                       field->name); // none in the schema
     if (wire_type != wire_type_of(field->type))
         return hd_fail(err, HEARTH_FORMAT, "field %s has the wrong wire type", field->name);
     if (field->type == PROTOBUF_C_TYPE_STRING && !hd_utf8_valid((const char *)body, body_len))
@@ -154,7 +154,8 @@ static enum hearth_status scan_field(const struct scan *scan, const ProtobufCFie
     return scan_message(&below, body, body + body_len, err);
 }
 
-static enum hearth_status scan_message(const struct scan *scan, const uint8_t *p, const uint8_t *end, struct hearth_error *err)
+static enum hearth_status scan_message(const struct scan *scan, const uint8_t *p, const uint8_t *end,
+                                       struct hearth_error *err)
 {
     uint64_t seen = 0; // field numbers of this schema are below 64
     unsigned n_oneof = 0;
@@ -169,7 +170,8 @@ static enum hearth_status scan_message(const struct scan *scan, const uint8_t *p
         unsigned wire_type = tag & 7;
         if (!skip_value(wire_type, &p, end, &body, &body_len))
             return hd_fail(err, HEARTH_FORMAT, "a value ends outside its message");
-        const ProtobufCFieldDescriptor *field = protobuf_c_message_descriptor_get_field(scan->type, (unsigned)(tag >> 3));
+        const ProtobufCFieldDescriptor *field =
+            protobuf_c_message_descriptor_get_field(scan->type, (unsigned)(tag >> 3));
         if (!field)
             continue; // unknown fields are ignored
         if (field->label != PROTOBUF_C_LABEL_REPEATED) {
@@ -196,7 +198,8 @@ enum hearth_status hd_wire_scan(const ProtobufCMessageDescriptor *type, const ui
 
 // ---- in
 
-enum hearth_status hd_wire_decode(struct hd_message *message, const uint8_t *data, size_t len_bytes, struct hearth_error *err)
+enum hearth_status hd_wire_decode(struct hd_message *message, const uint8_t *data, size_t len_bytes,
+                                  struct hearth_error *err)
 {
     message->frame = NULL;
     hd_arena_init(&message->arena, HD_MAX_ARENA_BYTES);
@@ -250,7 +253,8 @@ struct hd_blob *hd_wire_frame(const Hearth__V1__ServerFrame *frame)
 
 struct hd_blob *hd_wire_event(const Hearth__V1__Event *event)
 {
-    Hearth__V1__ServerFrame frame = HEARTH__V1__SERVER_FRAME__INIT; // without a request id it is the event field alone
+    Hearth__V1__ServerFrame frame =
+        HEARTH__V1__SERVER_FRAME__INIT; // without a request id it is the event field alone
     frame.body_case = HEARTH__V1__SERVER_FRAME__BODY_EVENT;
     frame.event = (Hearth__V1__Event *)event;
     size_t size = hearth__v1__server_frame__get_packed_size(&frame);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Frames of hearth.v1 ↔ the generated structs. Nothing here knows sockets. Any thread, one message at a time.
+// Frames of hearth.v1 ↔ the generated structs. No sockets here. Any thread, one message at a time.
 //
-// A frame from outside is scanned before it is unpacked: known fields have their wire type, lengths end inside
-// their parent, no singular field comes twice, strings are UTF-8, fields and depth are bounded. Then it is unpacked
-// into an arena with a byte budget, because a 2-byte empty sub-message becomes a struct of many times that.
+// A frame from outside is scanned before it is unpacked: known fields have their wire type, lengths end
+// inside their parent, no singular field comes twice, strings are UTF-8, fields and depth are bounded. Then
+// it is unpacked into an arena with a byte budget, because a 2-byte empty sub-message becomes a struct of
+// many times that.
 #ifndef HD_WIRE_H
 #define HD_WIRE_H
 #include "firmware/util.h"
@@ -27,7 +28,8 @@ struct hd_message {
     Hearth__V1__ClientFrame *frame; // lives in the arena
 };
 // FORMAT: malformed; LIMIT: too many fields, too deep or too large unpacked. Release in every case.
-enum hearth_status hd_wire_decode(struct hd_message *message, const uint8_t *data, size_t len_bytes, struct hearth_error *err);
+enum hearth_status hd_wire_decode(struct hd_message *message, const uint8_t *data, size_t len_bytes,
+                                  struct hearth_error *err);
 void hd_wire_release(struct hd_message *message);
 // The scan alone, for any message of the schema.
 enum hearth_status hd_wire_scan(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t len_bytes,

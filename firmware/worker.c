@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loop thread's side of the engine thread: queue of jobs, ring of notes, start and stop. Everything shared is
-// under one lock that is never held while the engine runs.
+// The loop thread's side of the engine thread: queue of jobs, ring of notes, start and stop. Everything
+// shared is under one lock that is never held while the engine runs.
 #include "firmware/worker.h"
 
 #include <signal.h>
@@ -32,7 +32,8 @@ void hd_note_free(struct hd_note *note)
     note->token_ids = NULL;
 }
 
-enum hearth_status hd_worker_start(struct hd_worker **out, const struct hd_worker_params *params, struct hearth_error *err)
+enum hearth_status hd_worker_start(struct hd_worker **out, const struct hd_worker_params *params,
+                                   struct hearth_error *err)
 {
     *out = NULL;
     struct hd_worker *worker = calloc(1, sizeof *worker);
@@ -94,7 +95,8 @@ static enum hearth_status check_submit(const struct hd_worker *worker, struct he
     if (worker->stop)
         return hd_fail(err, HEARTH_UNSUPPORTED, "the box is stopping");
     if (!state->loaded && !state->loading)
-        return hd_fail(err, HEARTH_UNSUPPORTED, "no model is loaded: %s", state->problem[0] ? state->problem : "none was chosen");
+        return hd_fail(err, HEARTH_UNSUPPORTED, "no model is loaded: %s",
+                       state->problem[0] ? state->problem : "none was chosen");
     if (worker->n_waiting >= HD_MAX_QUEUE)
         return hd_fail(err, HEARTH_BUSY, "%d questions are waiting already: try again", HD_MAX_QUEUE);
     return HEARTH_OK;
@@ -154,7 +156,8 @@ void hd_worker_forget(struct hd_worker *worker, const struct hd_id *conversation
     pthread_mutex_unlock(&worker->lock);
 }
 
-enum hearth_status hd_worker_load(struct hd_worker *worker, const char *path, uint64_t tag, struct hearth_error *err)
+enum hearth_status hd_worker_load(struct hd_worker *worker, const char *path, uint64_t tag,
+                                  struct hearth_error *err)
 {
     enum hearth_status status = HEARTH_OK;
     pthread_mutex_lock(&worker->lock);

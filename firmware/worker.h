@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The engine thread: owns the engine and its sessions, takes jobs from a bounded queue and tells what happens through a
-// bounded ring of notes. Functions are for the loop thread unless they say otherwise.
+// The engine thread: owns the engine and its sessions, takes jobs from a bounded queue and tells what happens
+// through a bounded ring of notes. Functions are for the loop thread unless they say otherwise.
 //
-// The loop never waits for the engine. The engine thread waits only when the ring is full, for the loop to empty it.
+// The loop never waits for the engine. The engine thread waits only when the ring is full, for the loop to
+// empty it.
 #ifndef HD_WORKER_H
 #define HD_WORKER_H
 #include "firmware/config.h"
@@ -15,7 +16,8 @@ struct hd_worker_params {
     void (*wake)(void *user);       // engine thread: notes are waiting
     void *user;
 };
-enum hearth_status hd_worker_start(struct hd_worker **worker, const struct hd_worker_params *params, struct hearth_error *err);
+enum hearth_status hd_worker_start(struct hd_worker **worker, const struct hd_worker_params *params,
+                                   struct hearth_error *err);
 // Drops what waits, cancels what runs and joins the thread. Notes not taken by then are lost.
 void hd_worker_stop(struct hd_worker **worker);
 
@@ -50,17 +52,19 @@ void hd_worker_forget(struct hd_worker *worker, const struct hd_id *conversation
 
 // ---- the model
 
-// Checks the file in a child process, then loads it in place of the present model once no answer is being written. If
-// it cannot be loaded the present one comes back. Ends in a note of type HD_NOTE_MODEL with `tag`.
-// BUSY while another load waits.
-enum hearth_status hd_worker_load(struct hd_worker *worker, const char *path, uint64_t tag, struct hearth_error *err);
+// Checks the file in a child process, then loads it in place of the present model once no answer is being
+// written. If it cannot be loaded the present one comes back. Ends in a note of type HD_NOTE_MODEL with
+// `tag`. BUSY while another load waits.
+enum hearth_status hd_worker_load(struct hd_worker *worker, const char *path, uint64_t tag,
+                                  struct hearth_error *err);
 
 struct hd_worker_state {
     bool loaded, loading;
-    char path[HD_PATH_BYTES];              // of the loaded model
-    struct hearth_engine_info info;        // valid when loaded
-    int64_t since_ms;                      // when it was loaded
-    char problem[HEARTH_ERROR_TEXT_BYTES]; // why nothing is loaded; "" when loaded or loading for the first time
+    char path[HD_PATH_BYTES];       // of the loaded model
+    struct hearth_engine_info info; // valid when loaded
+    int64_t since_ms;               // when it was loaded
+    char problem
+        [HEARTH_ERROR_TEXT_BYTES]; // why nothing is loaded; "" when loaded or loading for the first time
     unsigned queued, active;
 };
 void hd_worker_state(struct hd_worker *worker, struct hd_worker_state *state); // any thread
@@ -71,9 +75,9 @@ enum hd_note_type {
     HD_NOTE_STARTED = 1, // the prompt was taken: dropped_turns
     HD_NOTE_PROMPT,      // prompt_done of prompt_total
     HD_NOTE_TEXT,
-    HD_NOTE_DONE,        // usage, token_ids
-    HD_NOTE_FAILED,      // error; usage if it had started
-    HD_NOTE_MODEL,       // tag; error.code is OK when it is loaded
+    HD_NOTE_DONE,   // usage, token_ids
+    HD_NOTE_FAILED, // error; usage if it had started
+    HD_NOTE_MODEL,  // tag; error.code is OK when it is loaded
 };
 struct hd_note {
     enum hd_note_type type;

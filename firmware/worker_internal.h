@@ -23,8 +23,8 @@ struct hd_slot_session {
     struct hd_job *job; // the one that runs, or NULL
     uint64_t used;      // for "least recently used"
     unsigned last_prompt_done;
-    unsigned planned;   // positions that the running job was promised
-    bool forget;        // destroy as soon as it is idle
+    unsigned planned; // positions that the running job was promised
+    bool forget;      // destroy as soon as it is idle
 };
 
 struct hd_worker {

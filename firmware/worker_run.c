@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The engine thread: loads models, gives jobs a session, steps the engine. Only this thread touches the engine.
+// The engine thread: loads models, gives jobs a session, steps the engine. Only this thread touches the
+// engine.
 //
-// A conversation keeps its session, so that the next question finds its KV cache; when places or KV run out, the
-// least recently used idle one goes. One note DONE or FAILED ends every job that was taken.
+// A conversation keeps its session, so that the next question finds its KV cache; when places or KV run out,
+// the least recently used idle one goes. One note DONE or FAILED ends every job that was taken.
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,13 +11,14 @@
 #include "firmware/worker_internal.h"
 
 enum {
-    ANSWER_ROOM = 512, // positions promised to an answer at first, and kept free for it when old turns are dropped
-    PAGE_ROOM = 64,    // sessions take whole pages
-    BYTES_PER_ID = 3,  // where ids cannot be counted beforehand
+    ANSWER_ROOM =
+        512, // positions promised to an answer at first, and kept free for it when old turns are dropped
+    PAGE_ROOM = 64,   // sessions take whole pages
+    BYTES_PER_ID = 3, // where ids cannot be counted beforehand
 };
 
-static void push_failed(struct hd_worker *worker, const struct hd_id *response, const struct hearth_error *error,
-                        const struct hearth_usage *usage)
+static void push_failed(struct hd_worker *worker, const struct hd_id *response,
+                        const struct hearth_error *error, const struct hearth_usage *usage)
 {
     struct hd_note note = {.type = HD_NOTE_FAILED, .response = *response, .error = *error};
     if (usage)
@@ -87,15 +89,15 @@ static void on_event(void *user, const struct hearth_event *event)
     switch (event->type) {
     case HEARTH_EVENT_PROMPT:
         if (event->prompt_done != slot->last_prompt_done) {
-            struct hd_note note = {.type = HD_NOTE_PROMPT, .response = slot->job->response, .prompt_done = event->prompt_done,
+            struct hd_note note = {.type = HD_NOTE_PROMPT,
+                                   .response = slot->job->response,
+                                   .prompt_done = event->prompt_done,
                                    .prompt_total = event->prompt_total};
             slot->last_prompt_done = event->prompt_done;
             hd_worker_push(slot->worker, &note);
         }
         break;
-    case HEARTH_EVENT_TEXT:
-        push_text(slot, event);
-        break;
+    case HEARTH_EVENT_TEXT: push_text(slot, event); break;
     case HEARTH_EVENT_DONE:
         push_done(slot, event->usage);
         end_job(slot);
@@ -137,8 +139,10 @@ static struct hd_slot_session *oldest_idle(struct hd_worker *worker, const struc
     return oldest;
 }
 
-// A place with a session for the conversation: its own, a free one, or that of an idle conversation. NULL: all run.
-static struct hd_slot_session *take_slot(struct hd_worker *worker, const struct hd_id *conversation, struct hearth_error *err)
+// A place with a session for the conversation: its own, a free one, or that of an idle conversation. NULL:
+// all run.
+static struct hd_slot_session *take_slot(struct hd_worker *worker, const struct hd_id *conversation,
+                                         struct hearth_error *err)
 {
     struct hd_slot_session *slot = NULL;
     for (unsigned i = 0; i < worker->n_slots; i++) {
@@ -170,7 +174,8 @@ static unsigned taken_by(const struct hd_slot_session *slot)
     return length > slot->planned ? length : slot->planned;
 }
 
-// True when `need` positions are free for `slot`, after idle sessions (but for its own) were closed as needed.
+// True when `need` positions are free for `slot`, after idle sessions (but for its own) were closed as
+// needed.
 static bool make_room(struct hd_worker *worker, const struct hd_slot_session *slot, unsigned need)
 {
     for (;;) {
@@ -213,7 +218,8 @@ static size_t count_ids(struct hd_worker *worker, const struct hearth_message *m
     return n_ids;
 }
 
-// Removes the oldest question with its answers; a system text stays. False when only the last question is left.
+// Removes the oldest question with its answers; a system text stays. False when only the last question is
+// left.
 static bool drop_oldest(struct hearth_message *messages, size_t *n, unsigned *dropped)
 {
     size_t first = *n && messages[0].role == HEARTH_ROLE_SYSTEM ? 1 : 0, next = first + 1;
@@ -227,11 +233,17 @@ static bool drop_oldest(struct hearth_message *messages, size_t *n, unsigned *dr
     return true;
 }
 
-static enum hearth_status submit(struct hd_slot_session *slot, struct hd_job *job, const struct hearth_message *messages, size_t n,
-                                 struct hearth_error *err)
+static enum hearth_status submit(struct hd_slot_session *slot, struct hd_job *job,
+                                 const struct hearth_message *messages, size_t n, struct hearth_error *err)
 {
-    struct hearth_request request = {.messages = messages, .n_messages = n, .sampling = job->sampling, .max_tokens = job->max_tokens,
-                                     .stop = (const char *const *)job->stops, .n_stop = job->n_stops, .on_event = on_event, .user = slot};
+    struct hearth_request request = {.messages = messages,
+                                     .n_messages = n,
+                                     .sampling = job->sampling,
+                                     .max_tokens = job->max_tokens,
+                                     .stop = (const char *const *)job->stops,
+                                     .n_stop = job->n_stops,
+                                     .on_event = on_event,
+                                     .user = slot};
     slot->last_prompt_done = 0;
     slot->job = job; // events may come as soon as the engine has it
     enum hearth_status status = hearth_session_submit(slot->session, &request, err);
@@ -247,7 +259,8 @@ static size_t answer_room(const struct hd_worker *worker, const struct hd_job *j
 }
 
 // OK: running. BUSY: try again when another answer has ended. Else failed for good.
-static enum hearth_status start_job(struct hd_slot_session *slot, struct hd_job *job, struct hearth_error *err)
+static enum hearth_status start_job(struct hd_slot_session *slot, struct hd_job *job,
+                                    struct hearth_error *err)
 {
     struct hd_worker *worker = slot->worker;
     struct hearth_message *messages = calloc(job->n_messages, sizeof *messages);
@@ -255,7 +268,8 @@ static enum hearth_status start_job(struct hd_slot_session *slot, struct hd_job 
         return hd_fail(err, HEARTH_NOMEM, "no memory for the prompt");
     for (size_t i = 0; i < job->n_messages; i++) {
         const struct hd_job_message *m = &job->messages[i];
-        messages[i] = (struct hearth_message){.role = m->role, .text = m->text, .len_bytes = m->len_bytes, .ids = m->ids, .n_ids = m->n_ids};
+        messages[i] = (struct hearth_message){
+            .role = m->role, .text = m->text, .len_bytes = m->len_bytes, .ids = m->ids, .n_ids = m->n_ids};
     }
     size_t n = job->n_messages, room = answer_room(worker, job), n_ids = count_ids(worker, messages, n);
     unsigned dropped = 0;
@@ -333,7 +347,8 @@ static void fail_job(struct hd_worker *worker, struct hd_job *job, const struct 
 static void start_jobs(struct hd_worker *worker)
 {
     struct hd_job *job;
-    while (!worker->wait_for_end && count_running(worker) < worker->n_slots && (job = pop_job(worker)) != NULL) {
+    while (!worker->wait_for_end && count_running(worker) < worker->n_slots &&
+           (job = pop_job(worker)) != NULL) {
         struct hearth_error error = {0};
         struct hd_slot_session *slot = take_slot(worker, &job->conversation, &error);
         if (!slot) {
@@ -352,7 +367,8 @@ static void start_jobs(struct hd_worker *worker)
 
 static struct hd_job *unlink_cancelled(struct hd_worker *worker, const struct hd_id *response) // {lock}
 {
-    for (struct hd_waiting **link = &worker->first, *before = NULL; *link; before = *link, link = &(*link)->next) {
+    for (struct hd_waiting **link = &worker->first, *before = NULL; *link;
+         before = *link, link = &(*link)->next) {
         struct hd_waiting *waiting = *link;
         if (response && !hd_id_equal(&waiting->job->response, response))
             continue;
@@ -435,8 +451,12 @@ static enum hearth_status open_engine(struct hd_worker *worker, const char *path
 {
     const struct hd_config *config = worker->params.config;
     struct hearth_engine_params params = {
-        .model_path = path, .device = config->device, .n_threads = config->n_threads, .n_ctx = config->n_ctx,
-        .max_sessions = config->max_sessions, .kv = config->kv,
+        .model_path = path,
+        .device = config->device,
+        .n_threads = config->n_threads,
+        .n_ctx = config->n_ctx,
+        .max_sessions = config->max_sessions,
+        .kv = config->kv,
         .chat_template = config->chat_template[0] ? config->chat_template : NULL,
         .cpu_isa = config->cpu_isa[0] ? config->cpu_isa : NULL,
     };
@@ -512,8 +532,8 @@ static bool wait_for_work(struct hd_worker *worker, bool *load)
 {
     bool running = count_running(worker) > 0;
     pthread_mutex_lock(&worker->lock);
-    while (!worker->stop && !running && !(worker->first && worker->engine) && !worker->load_wanted && !worker->n_cancels &&
-           !worker->cancel_all && !worker->n_forgets && !worker->forget_all)
+    while (!worker->stop && !running && !(worker->first && worker->engine) && !worker->load_wanted &&
+           !worker->n_cancels && !worker->cancel_all && !worker->n_forgets && !worker->forget_all)
         pthread_cond_wait(&worker->work, &worker->lock);
     bool go_on = !worker->stop || running;
     *load = worker->load_wanted && !running && !worker->stop;
@@ -538,7 +558,8 @@ void *hd_worker_thread(void *user)
         make_room_for_running(worker);
         unsigned n_busy = 0;
         struct hearth_error error = {0};
-        if (worker->engine && count_running(worker) > 0 && hearth_engine_step(worker->engine, &n_busy, &error) != HEARTH_OK)
+        if (worker->engine && count_running(worker) > 0 &&
+            hearth_engine_step(worker->engine, &n_busy, &error) != HEARTH_OK)
             lose_engine(worker, &error);
         do_forgets(worker); // of conversations whose answer has just ended
     }

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small client of a Hearth box: pairs, asks, prints the answer while it is written.
 
-    python_client.py pair 'https://mybox.local:8443/#pair=…&fp=…'    once; keeps the token in ~/.hearth-client.json
+    python_client.py pair 'https://mybox.local:8443/#pair=…&fp=…'
+        once; keeps the token in ~/.hearth-client.json
     python_client.py ask 'What is the capital of France?'
 
-Needs Python 3.9, the packages websockets and protobuf, and protoc for the schema (proto/hearth/v1/hearth.proto).
+Needs Python 3.9, the packages websockets and protobuf, and protoc for proto/hearth/v1/hearth.proto.
 The protocol is told in docs/protocol.md; this file is meant to be read next to it.
 """
 
@@ -41,7 +42,10 @@ def load_schema(folder=PROTO):
     for file in files.file:
         pool.Add(file)
     names = [message.name for message in files.file[0].message_type]
-    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"hearth.v1.{name}")) for name in names}
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"hearth.v1.{name}"))
+        for name in names
+    }
 
 
 SCHEMA = load_schema()
@@ -70,7 +74,7 @@ def public_key_sha256(certificate):
 
 
 def fetch_authority(base_url, fingerprint):
-    """Downloads the box's certificate authority. Only the fingerprint of the pairing link makes it believable."""
+    """Downloads the box's certificate authority. Only the pairing link's fingerprint makes it believable."""
     unverified = ssl.create_default_context()
     unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
     with urllib.request.urlopen(f"{base_url}/hearth-ca.crt", context=unverified, timeout=10) as reply:
@@ -171,7 +175,7 @@ class Client:
 
 
 def parse_link(link):
-    """host, port, secret, fingerprint of a pairing link. The secret stands behind '#': no server ever sees it."""
+    """host, port, secret, fingerprint of a link. The secret stands behind '#': no server sees it."""
     url = urllib.parse.urlsplit(link)
     fields = dict(urllib.parse.parse_qsl(url.fragment))
     secret = base64.urlsafe_b64decode(fields["pair"] + "=" * (-len(fields["pair"]) % 4))
@@ -179,7 +183,9 @@ def parse_link(link):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("pair").add_argument("link")
     commands.add_parser("ask").add_argument("text")

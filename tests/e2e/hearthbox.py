@@ -52,7 +52,9 @@ class Box:
         self.state = self.home / "state/hearth"
         self.log = self.home / "log"
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(("HEARTH_", "XDG_"))}
-        self.env |= {f"XDG_{n}_HOME": str(self.home / n.lower()) for n in ("STATE", "CACHE", "CONFIG", "DATA")}
+        self.env |= {
+            f"XDG_{n}_HOME": str(self.home / n.lower()) for n in ("STATE", "CACHE", "CONFIG", "DATA")
+        }
         self.env |= {"XDG_RUNTIME_DIR": str(self.home / "run"), "HOME": str(self.home)} | (env or {})
         if model:
             (self.models / f"{MODEL_NAME}.gguf").symlink_to(model)

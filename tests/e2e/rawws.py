@@ -10,7 +10,9 @@ BINARY, TEXT, CONTINUE, CLOSE, PING, PONG = 2, 1, 0, 8, 9, 10
 
 
 def tls_socket(box, source=None, name="localhost", timeout=15):
-    plain = socket.create_connection(("127.0.0.1", box.port), timeout, source_address=(source, 0) if source else None)
+    plain = socket.create_connection(
+        ("127.0.0.1", box.port), timeout, source_address=(source, 0) if source else None
+    )
     context = ssl.create_default_context(cadata=box.ca_pem)
     return context.wrap_socket(plain, server_hostname=name)
 
@@ -37,7 +39,11 @@ def http(box, path="/", method="GET", headers=(), host=None, source=None):
 def upgrade_headers(origin=None, protocol="hearth.v1"):
     lines = ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
     lines.append("Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
-    return lines + ([f"Origin: {origin}"] if origin else []) + ([f"Sec-WebSocket-Protocol: {protocol}"] if protocol else [])
+    return (
+        lines
+        + ([f"Origin: {origin}"] if origin else [])
+        + ([f"Sec-WebSocket-Protocol: {protocol}"] if protocol else [])
+    )
 
 
 class RawSocket:
@@ -69,7 +75,9 @@ class RawSocket:
             out += bytes([bit | 127]) + struct.pack(">Q", length)
         mask = os.urandom(4) if masked else b""
         if masked:
-            whole = int.from_bytes(payload, "big") ^ int.from_bytes((mask * (len(payload) // 4 + 1))[: len(payload)], "big")
+            whole = int.from_bytes(payload, "big") ^ int.from_bytes(
+                (mask * (len(payload) // 4 + 1))[: len(payload)], "big"
+            )
             payload = whole.to_bytes(len(payload), "big")
         self.s.sendall(out + mask + payload)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""hearthd as a process: certificates, pages, settings, exit codes, signals, crashes, and what it leaves on disk."""
+"""hearthd as a process: certificates, pages, settings, exit codes, signals, crashes, what is left on disk."""
 
 import datetime
 import hashlib
@@ -33,6 +33,18 @@ def openssl(*words, **options):
     return subprocess.run(["openssl", *map(str, words)], capture_output=True, text=True, **options)
 
 
+EC = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+
+
+def sign_by_box(box, folder, csr, out, names, days):
+    """A certificate for `names`, made with the key of the box's own authority."""
+    tls = box.state / "tls"
+    (folder / "ext").write_text(f"subjectAltName={names}\n")
+    signer = ("-CA", tls / "ca.crt", "-CAkey", tls / "ca.key", "-set_serial", "7")
+    extensions = ("-days", days, "-extfile", folder / "ext")
+    openssl("x509", "-req", "-in", csr, *signer, *extensions, "-out", out, check=True)
+
+
 def run(box, *args, env=None, timeout=20):
     return subprocess.run(
         box.command(*args), env={**box.env, **(env or {})}, capture_output=True, text=True, timeout=timeout
@@ -56,15 +68,23 @@ def test_certificate_is_good_for_every_name(bare):
             assert s.version() in ("TLSv1.2", "TLSv1.3")
     with pytest.raises(ssl.SSLCertVerificationError):
         tls_socket(bare, name="evil.example")
-    with pytest.raises(ssl.SSLCertVerificationError), socket.create_connection(("127.0.0.1", bare.port)) as plain:
+    with pytest.raises(ssl.SSLCertVerificationError), socket.create_connection(
+        ("127.0.0.1", bare.port)
+    ) as plain:
         ssl.create_default_context().wrap_socket(plain, server_hostname="localhost")
 
 
 def test_leaf_is_what_browsers_want(bare):
     text = openssl("x509", "-in", bare.state / "tls/leaf.crt", "-noout", "-text").stdout
     assert "TLS Web Server Authentication" in text and "Digital Signature" in text and "CA:FALSE" in text
-    dates = dict(line.split("=") for line in openssl("x509", "-in", bare.state / "tls/leaf.crt", "-noout", "-dates").stdout.split("\n") if line)
-    begin, end = (datetime.datetime.strptime(dates[k], "%b %d %H:%M:%S %Y %Z") for k in ("notBefore", "notAfter"))
+    dates = dict(
+        line.split("=")
+        for line in openssl("x509", "-in", bare.state / "tls/leaf.crt", "-noout", "-dates").stdout.split("\n")
+        if line
+    )
+    begin, end = (
+        datetime.datetime.strptime(dates[k], "%b %d %H:%M:%S %Y %Z") for k in ("notBefore", "notAfter")
+    )
     assert end - begin <= datetime.timedelta(days=397)
     for name in ("ca.key", "ca.crt", "leaf.key", "leaf.crt"):
         assert oct(os.stat(bare.state / "tls" / name).st_mode)[-3:] == "600"
@@ -72,14 +92,11 @@ def test_leaf_is_what_browsers_want(bare):
 
 def test_authority_is_bound_to_this_home(bare, tmp_path):
     """Even somebody with the CA's key cannot speak for another site to who installed the CA."""
-    tls = bare.state / "tls"
-    for name, good in (("DNS:mybox.local", True), ("IP:192.168.7.7", True), ("DNS:bank.example", False), ("IP:8.8.8.8", False)):
-        (tmp_path / "ext").write_text(f"subjectAltName={name}\n")
-        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/", "-keyout", tmp_path / "k",
-                "-out", tmp_path / "csr", check=True)  # fmt: skip
-        openssl("x509", "-req", "-in", tmp_path / "csr", "-CA", tls / "ca.crt", "-CAkey", tls / "ca.key", "-set_serial", "7",
-                "-days", "9", "-extfile", tmp_path / "ext", "-out", tmp_path / "crt", check=True)  # fmt: skip
-        verdict = openssl("verify", "-CAfile", tls / "ca.crt", tmp_path / "crt")
+    names = {"DNS:mybox.local": True, "IP:192.168.7.7": True, "DNS:bank.example": False, "IP:8.8.8.8": False}
+    openssl("req", *EC, "-subj", "/", "-keyout", tmp_path / "k", "-out", tmp_path / "csr", check=True)
+    for name, good in names.items():
+        sign_by_box(bare, tmp_path, tmp_path / "csr", tmp_path / "crt", name, 9)
+        verdict = openssl("verify", "-CAfile", bare.state / "tls/ca.crt", tmp_path / "crt")
         assert (verdict.returncode == 0) == good, verdict.stderr
         assert good or "permitted subtree violation" in verdict.stderr
 
@@ -106,7 +123,9 @@ def test_example_client_as_a_program(tmp_path):
         command = [os.sys.executable, str(ROOT / "docs/examples/python_client.py")]
         env = {**os.environ, "HOME": str(tmp_path)}
         subprocess.run([*command, "pair", link], env=env, check=True, timeout=60)
-        asked = subprocess.run([*command, "ask", "hello"], env=env, check=True, timeout=60, capture_output=True)
+        asked = subprocess.run(
+            [*command, "ask", "hello"], env=env, check=True, timeout=60, capture_output=True
+        )
         assert asked.stdout.endswith(b"\n")
 
 
@@ -138,21 +157,24 @@ def test_leaf_is_renewed_near_its_end(tmp_path):
     with Box() as box:
         tls = box.state / "tls"
         box.stop()
-        (tmp_path / "ext").write_text("subjectAltName=DNS:localhost\n")
-        openssl("req", "-new", "-key", tls / "leaf.key", "-subj", "/CN=x", "-out", tmp_path / "csr", check=True)
-        openssl("x509", "-req", "-in", tmp_path / "csr", "-CA", tls / "ca.crt", "-CAkey", tls / "ca.key", "-set_serial", "9",
-                "-days", "20", "-extfile", tmp_path / "ext", "-out", tls / "leaf.crt", check=True)  # fmt: skip
+        openssl(
+            "req", "-new", "-key", tls / "leaf.key", "-subj", "/CN=x", "-out", tmp_path / "csr", check=True
+        )
+        sign_by_box(box, tmp_path, tmp_path / "csr", tls / "leaf.crt", "DNS:localhost", 20)
         box.start()
         end = openssl("x509", "-in", tls / "leaf.crt", "-noout", "-checkend", 300 * 86400)
         assert end.returncode == 0
 
 
 def test_owners_certificate_is_used(tmp_path):
-    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=own",
-            "-addext", "subjectAltName=DNS:localhost", "-keyout", tmp_path / "k.pem", "-out", tmp_path / "c.pem", check=True)  # fmt: skip
+    keys = ("-keyout", tmp_path / "k.pem", "-out", tmp_path / "c.pem")
+    names = ("-subj", "/CN=own", "-addext", "subjectAltName=DNS:localhost")
+    openssl("req", "-x509", *EC, "-days", "2", *names, *keys, check=True)
     with Box(args=["--tls-cert", str(tmp_path / "c.pem"), "--tls-key", str(tmp_path / "k.pem")]) as box:
         context = ssl.create_default_context(cafile=tmp_path / "c.pem")
-        with socket.create_connection(("127.0.0.1", box.port)) as plain, context.wrap_socket(plain, server_hostname="localhost"):
+        with socket.create_connection(("127.0.0.1", box.port)) as plain, context.wrap_socket(
+            plain, server_hostname="localhost"
+        ):
             pass
         assert box.admin("status")["ca_file"] is None
 
@@ -166,7 +188,9 @@ def test_pages_and_their_headers(bare):
     for path in ("/", "/health", "/nothing"):
         _, headers, _ = http(bare, path)
         policy = headers["content-security-policy"]
-        assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
+        assert (
+            "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
+        )
         assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
         assert headers["cross-origin-opener-policy"] == "same-origin"
         assert headers["cross-origin-resource-policy"] == "same-origin"
@@ -225,7 +249,9 @@ def test_loopback_only_until_somebody_is_invited():
     with Box() as box:
         loopback, everything = {"0100007F", "0" * 24 + "01000000"}, {"00000000", "0" * 32}
         assert listeners(box.port) <= loopback and "0100007F" in listeners(box.port)
-        assert box.admin("status")["listen"] == "loopback" and box.admin("status")["urls"] == [f"https://localhost:{box.port}/"]
+        assert box.admin("status")["listen"] == "loopback" and box.admin("status")["urls"] == [
+            f"https://localhost:{box.port}/"
+        ]
         with tls_socket(box) as open_before:
             secret = box.secret()
             assert listeners(box.port) <= everything and "00000000" in listeners(box.port)
@@ -250,7 +276,16 @@ def test_loopback_only_until_somebody_is_invited():
 def test_help_and_version(bare):
     result = run(bare, "--help")
     assert result.returncode == 0 and result.stdout.startswith("Usage: hearthd")
-    for key in ("--state", "--port", "--listen", "--model", "--threads", "--ctx", "--log-format", "--check-model"):
+    for key in (
+        "--state",
+        "--port",
+        "--listen",
+        "--model",
+        "--threads",
+        "--ctx",
+        "--log-format",
+        "--check-model",
+    ):
         assert key in result.stdout
     assert re.match(r"hearthd \d+\.\d+\.\d+\n", run(bare, "--version").stdout)
 
@@ -331,8 +366,13 @@ def test_a_state_folder_that_cannot_be_made():
 
 
 def test_disk_full_at_start(tmp_path):
-    """/dev/full stands for a full disk: a log that cannot be written must not stop the box, a state that cannot must."""
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)], capture_output=True).returncode:
+    """On a file system of 64 KiB."""
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)], capture_output=True
+        ).returncode
+    ):
         pytest.skip("a small file system cannot be mounted here")
     try:
         box = Box()
@@ -351,10 +391,18 @@ def test_without_a_model(bare):
     assert failed.value.code == 10 and "no model" in str(failed.value)  # CODE_UNAVAILABLE
 
 
-@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\0\0\0" + b"\xff" * 16, b"not a model" * 100, b"GGUF\x03\0\0\0" + b"\0" * 16])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"GGUF", b"GGUF\x03\0\0\0" + b"\xff" * 16, b"not a model" * 100, b"GGUF\x03\0\0\0" + b"\0" * 16],
+)
 def test_a_broken_model_costs_one_line(tmp_path, content):
     (tmp_path / "broken.gguf").write_bytes(content)
-    check = subprocess.run([str(HEARTHD), "--check-model", str(tmp_path / "broken.gguf")], capture_output=True, text=True, timeout=60)
+    check = subprocess.run(
+        [str(HEARTHD), "--check-model", str(tmp_path / "broken.gguf")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert check.returncode == 65 and len(check.stdout.splitlines()) == 1 and "broken.gguf" in check.stdout
     if content:
         return
@@ -366,13 +414,16 @@ def test_a_broken_model_costs_one_line(tmp_path, content):
 
 
 def test_the_model_check_has_no_network(tmp_path):
-    assert subprocess.run([str(HEARTHD), "--check-model", str(TINY)], capture_output=True, timeout=60).returncode == 0
+    assert (
+        subprocess.run([str(HEARTHD), "--check-model", str(TINY)], capture_output=True, timeout=60).returncode
+        == 0
+    )
     if not shutil.which("strace"):
         source = (ROOT / "firmware/check.c").read_text()
         assert "SYS_socket," in source and "SYS_connect," in source
         return
-    traced = subprocess.run(["strace", "-f", "-e", "trace=seccomp,prctl", str(HEARTHD), "--check-model", str(TINY)],
-                            capture_output=True, text=True)  # fmt: skip
+    command = ["strace", "-f", "-e", "trace=seccomp,prctl", str(HEARTHD), "--check-model", str(TINY)]
+    traced = subprocess.run(command, capture_output=True, text=True)
     assert "PR_SET_SECCOMP" in traced.stderr
 
 
@@ -415,11 +466,19 @@ def test_an_answer_cut_by_the_end_is_kept_as_far_as_it_came(how):
         with box.hello(client.token) as again:
             turn = again.call("get_conversation", conversation_id=accepted.conversation_id).turns[1]
             assert turn.finished and turn.text
-            assert turn.text.startswith(seen) if how == signal.SIGTERM else seen.startswith(turn.text) or turn.text.startswith(seen)
+            assert (
+                turn.text.startswith(seen)
+                if how == signal.SIGTERM
+                else seen.startswith(turn.text) or turn.text.startswith(seen)
+            )
             assert turn.usage.stop_reason == ("cancelled" if how == signal.SIGTERM else "error")
             again.send("resume", response_id=accepted.response_id, after_seq=3)
             event = again.receive().event
-            assert event.seq > 3 and event.response_snapshot.finished and event.response_snapshot.text == turn.text
+            assert (
+                event.seq > 3
+                and event.response_snapshot.finished
+                and event.response_snapshot.text == turn.text
+            )
 
 
 # ---- what is left on disk
@@ -430,7 +489,9 @@ def test_no_conversation_text_on_disk_or_in_logs():
     with Box(TINY, args=["--template", "chatml", "--log-level", "debug"]) as box:
         with box.paired(person="ann") as client:
             token = client.token
-            accepted = client.call("chat", text=words["text"], system=words["system"], sampling={"max_tokens": {"value": 8}})
+            accepted = client.call(
+                "chat", text=words["text"], system=words["system"], sampling={"max_tokens": {"value": 8}}
+            )
             answer = "".join(e.output_text_delta.delta for e in client.events())
             client.call("rename_conversation", conversation_id=accepted.conversation_id, title=words["title"])
             with pytest.raises(python_client.RequestFailed):
@@ -439,7 +500,12 @@ def test_no_conversation_text_on_disk_or_in_logs():
             list(client.events())
         secret = box.secret("ann")
         texts = [words["text"], words["system"], words["title"]]
-        needles = [t.encode(e) for t in texts for e in ("utf-8", "utf-16-le")] + [token, token.hex().encode(), secret, secret.hex().encode()]
+        needles = [t.encode(e) for t in texts for e in ("utf-8", "utf-16-le")] + [
+            token,
+            token.hex().encode(),
+            secret,
+            secret.hex().encode(),
+        ]
         if len(answer) >= 6:
             needles.append(answer.encode())
 

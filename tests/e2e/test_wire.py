@@ -101,7 +101,9 @@ def test_an_answer_as_events(client):
     assert events[0].response_created.model
     done = next(e for e in events if e.WhichOneof("event") == "output_text_done")
     assert done.output_text_done.text == text_of(events)
-    usage = (events[-1].response_completed if got[-1] == "response_completed" else events[-1].response_incomplete).usage
+    usage = (
+        events[-1].response_completed if got[-1] == "response_completed" else events[-1].response_incomplete
+    ).usage
     assert usage.prompt_tokens > 0 and usage.seed == 7 and len(usage.numerics_id) == 32
     assert usage.stop_reason in ("end", "max_tokens")
     stored = client.call("get_conversation", conversation_id=accepted.conversation_id)
@@ -133,9 +135,16 @@ def test_paris(box):
 
 def test_a_conversation_goes_on_and_the_cache_is_used(box):
     with box.paired() as client:
-        accepted = client.call("chat", text="My name is Ada. Say hello.", sampling=sampling(max_tokens=12, temperature=0))
+        accepted = client.call(
+            "chat", text="My name is Ada. Say hello.", sampling=sampling(max_tokens=12, temperature=0)
+        )
         list(client.events())
-        client.call("chat", text="And again.", conversation_id=accepted.conversation_id, sampling=sampling(max_tokens=4))
+        client.call(
+            "chat",
+            text="And again.",
+            conversation_id=accepted.conversation_id,
+            sampling=sampling(max_tokens=4),
+        )
         usage = list(client.events())[-1].response_incomplete.usage
         assert usage.cached_tokens > usage.prompt_tokens / 2
         assert client.call("get_conversation", conversation_id=accepted.conversation_id).head.turns == 4
@@ -153,7 +162,9 @@ def test_old_turns_are_dropped_when_asked(client):
     list(client.events())
     dropped = 0
     for _ in range(3):
-        client.call("chat", text="b" * 40, conversation_id=conversation, overflow=1, sampling=sampling(max_tokens=4))
+        client.call(
+            "chat", text="b" * 40, conversation_id=conversation, overflow=1, sampling=sampling(max_tokens=4)
+        )
         events = list(client.events())
         assert names(events)[-1] != "response_failed", events[-1]
         dropped = max(dropped, events[0].response_created.dropped_turns)
@@ -408,7 +419,12 @@ def test_scopes(tiny):
 
 def test_status(client):
     status = client.call("get_status")
-    assert status.version and status.model.loaded and status.rss_bytes > 1 << 20 and status.connected_devices >= 1
+    assert (
+        status.version
+        and status.model.loaded
+        and status.rss_bytes > 1 << 20
+        and status.connected_devices >= 1
+    )
 
 
 # ---- the owner's socket
@@ -423,7 +439,10 @@ def test_admin_socket(tiny):
         assert heads[0]["id"] == mine.conversation_id.hex()
         shown = tiny.admin("conversations.show", person="erin", id=heads[0]["id"])["conversation"]
         assert [t["role"] for t in shown["turns"]] == ["user", "assistant"]
-        assert shown["turns"][0]["text"] == "what the admin socket shows" and shown["turns"][1]["usage"]["seed"].isdigit()
+        assert (
+            shown["turns"][0]["text"] == "what the admin socket shows"
+            and shown["turns"][1]["usage"]["seed"].isdigit()
+        )
         *lines, last = tiny.admin_lines("conversations.export", person="erin")
         assert [line["conversation"] for line in lines] == [shown] and last["n_conversations"] == 1
         tiny.admin("conversations.delete", person="erin", id=heads[0]["id"])
@@ -437,7 +456,12 @@ def test_admin_socket(tiny):
         assert end.value.rcvd.code == 4403
     with pytest.raises(AdminError, match="not_found"):
         tiny.admin("conversations.list", person="erin")
-    for wrong in ({"cmd": "nonsense"}, {"cmd": "status", "extra": 1}, {"cmd": "people.add"}, {"cmd": "devices.revoke", "id": "xyz"}):
+    for wrong in (
+        {"cmd": "nonsense"},
+        {"cmd": "status", "extra": 1},
+        {"cmd": "people.add"},
+        {"cmd": "devices.revoke", "id": "xyz"},
+    ):
         with pytest.raises(AdminError):
             tiny.admin(**wrong)
     with pytest.raises(AdminError, match="exists"):
@@ -478,7 +502,8 @@ def test_eight_conversations_at_once(tiny):
     def talk(number):
         with tiny.paired(person=f"p{number}") as client:
             results[number] = [
-                "".join(client.ask(f"question {number}", sampling=sampling(max_tokens=12, temperature=0))) for _ in range(3)
+                "".join(client.ask(f"question {number}", sampling=sampling(max_tokens=12, temperature=0)))
+                for _ in range(3)
             ]
 
     threads = [threading.Thread(target=talk, args=(n,)) for n in range(8)]
