@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/cpu/kernels.h"
+// What AVX2 with FMA and F16C does faster than plain C. Any thread.
+#include "engine/cpu/overlay_avx2.h"
 
 void ht_kernels_avx2(struct ht_kernels *kernels)
 {
-    (void)kernels;
+    ht_matmul_avx2(kernels);
+    ht_rows_avx2(kernels);
+    ht_attention_avx2(kernels);
 }
