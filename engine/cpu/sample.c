@@ -192,31 +192,30 @@ static uint32_t collect(const struct pick *p, float least)
     return n;
 }
 
-static int32_t draw(const struct pick *p, const uint64_t *keys, uint32_t n)
+// e: room for n floats
+static int32_t draw(const struct pick *p, const uint64_t *keys, uint32_t n, float *e)
 {
     const struct ht_sampler *s = p->s;
-    float z_max = value_of(keys[0]) / s->temperature, total = 0, sum = 0, least = s->min_p;
-#define E(i) ht_exp(value_of(keys[i]) / s->temperature - z_max)
+    float z_max = value_of(keys[0]) / s->temperature, total = 0, sum = 0;
     for (uint32_t i = 0; i < n; i++)
-        total += E(i);
+        total += e[i] = ht_exp(value_of(keys[i]) / s->temperature - z_max);
     if (s->top_p < 1.0f) {
         uint32_t kept = 0;
         do
-            sum += E(kept);
+            sum += e[kept];
         while (++kept < n && !(sum >= s->top_p * total));
         n = kept;
     }
-    while (n > 1 && E(n - 1) < least)
+    while (n > 1 && e[n - 1] < s->min_p)
         n--;
     total = sum = 0;
     for (uint32_t i = 0; i < n; i++)
-        total += E(i);
+        total += e[i];
     float u = ht_unit_f32(ht_philox(s->seed, s->position, 0).v[0]) * total;
     for (uint32_t i = 0; i < n; i++)
-        if ((sum += E(i)) > u)
+        if ((sum += e[i]) > u)
             return (int32_t)(uint32_t)keys[i];
     return (int32_t)(uint32_t)keys[n - 1];
-#undef E
 }
 
 static int32_t pick(const struct pick *p)
@@ -236,8 +235,8 @@ static int32_t pick(const struct pick *p)
         least = kth > least ? kth : least;
     }
     uint32_t n = collect(p, least);
-    uint64_t *keys = sort_keys(p->keys, p->other, p->counts, n);
-    return draw(p, keys, limited && n > s->top_k ? s->top_k : n);
+    uint64_t *keys = sort_keys(p->keys, p->other, p->counts, n), *spare = keys == p->keys ? p->other : p->keys;
+    return draw(p, keys, limited && n > s->top_k ? s->top_k : n, (float *)(void *)spare);
 }
 
 // ---- the op

@@ -59,7 +59,8 @@ const float *check_view_row(const struct check_view *v, uint32_t row);
 unsigned check_view_guards(const struct check_view *v, const char *what);
 void check_view_free(struct check_view *v);
 
-// ---- comparing; each returns the number of failures, prints the first of a call
+// ---- comparing (silent while check_quiet: selftest.c expects failures); each returns the number of failures, prints the first of a call
+extern bool check_quiet;
 bool check_same_bits(float a, float b); // NaN equals NaN
 unsigned check_bits(const char *what, const float *got, const float *want, size_t n);
 // |got - want| <= bound for each; a NaN must meet a NaN
