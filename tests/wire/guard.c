@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+// The guard at the door: connection caps, back-off per address, Host and Origin lists, frame rates, and which
+// addresses count as local.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "firmware/guard.h"
+#include "firmware/limits.h"
+
+static struct hd_address address(const char *text)
+{
+    struct hd_address out;
+    assert_true(hd_address_parse(&out, text));
+    return out;
+}
+
+static void connections_are_capped(void **state)
+{
+    (void)state;
+    struct hd_guard *guard = hd_guard_new();
+    struct hd_address a = address("192.168.1.2"), b = address("192.168.1.3");
+    for (int i = 0; i < HD_MAX_CONNECTIONS_PER_ADDRESS; i++)
+        assert_true(hd_guard_connect(guard, &a));
+    assert_false(hd_guard_connect(guard, &a));
+    assert_true(hd_guard_connect(guard, &b));
+    hd_guard_disconnect(guard, &a);
+    assert_true(hd_guard_connect(guard, &a));
+    // addresses of one IPv6 network are one neighbour
+    struct hd_address six = address("fd00:1:2:3::1");
+    for (int i = 0; i < HD_MAX_CONNECTIONS_PER_ADDRESS; i++) {
+        six.b[15] = (uint8_t)i;
+        assert_true(hd_guard_connect(guard, &six));
+    }
+    six.b[15] = 0xff;
+    assert_false(hd_guard_connect(guard, &six));
+    int n = 0;
+    for (int i = 0; i < HD_MAX_CONNECTIONS; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "10.0.%d.1", i);
+        struct hd_address c = address(text);
+        n += hd_guard_connect(guard, &c);
+    }
+    assert_int_equal(n, HD_MAX_CONNECTIONS - 2 * HD_MAX_CONNECTIONS_PER_ADDRESS - 1);
+    assert_int_equal(hd_guard_connections(guard), HD_MAX_CONNECTIONS);
+    hd_guard_free(&guard);
+    assert_null(guard);
+}
+
+static void wrong_tries_bring_back_off(void **state)
+{
+    (void)state;
+    struct hd_guard *guard = hd_guard_new();
+    struct hd_address a = address("192.168.1.2"), b = address("192.168.1.3");
+    int64_t now = 1000000;
+    for (int i = 1; i < HD_WRONG_TRIES_PER_MINUTE; i++)
+        assert_false(hd_guard_wrong_try(guard, &a, now + i));
+    assert_false(hd_guard_is_backed_off(guard, &a, now + 10));
+    assert_true(hd_guard_wrong_try(guard, &a, now + 10));
+    assert_true(hd_guard_is_backed_off(guard, &a, now + 11));
+    assert_false(hd_guard_is_backed_off(guard, &b, now + 11));
+    assert_true(hd_guard_is_backed_off(guard, &a, now + 59000));
+    assert_false(hd_guard_is_backed_off(guard, &a, now + 61000));
+    // more addresses than are remembered: the known ones keep their back-off, and the crowd shares one
+    assert_true(hd_guard_wrong_try(guard, &b, now) == (HD_WRONG_TRIES_PER_MINUTE == 1));
+    for (int i = 0; i < HD_WRONG_TRIES_PER_MINUTE; i++)
+        hd_guard_wrong_try(guard, &b, now);
+    for (int i = 0; i < 2 * HD_MAX_ADDRESSES; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "10.%d.%d.1", i / 250, i % 250);
+        struct hd_address c = address(text);
+        hd_guard_wrong_try(guard, &c, now);
+    }
+    assert_true(hd_guard_is_backed_off(guard, &b, now + 1));
+    struct hd_address unknown = address("10.99.99.99");
+    assert_true(hd_guard_is_backed_off(guard, &unknown, now + 1));
+    hd_guard_free(&guard);
+}
+
+static void hosts_and_origins(void **state)
+{
+    (void)state;
+    struct hd_names names = {.dns = {"box.local", "localhost", "home.example"}, .n_dns = 3};
+    names.ip[names.n_ip++] = address("127.0.0.1");
+    names.ip[names.n_ip++] = address("::1");
+    names.ip[names.n_ip++] = address("192.168.1.2");
+    static const char *const good[] = {"box.local:8443",   "BOX.local:8443", "box.local.:8443",
+                                       "localhost:8443",   "127.0.0.1:8443", "[::1]:8443",
+                                       "192.168.1.2:8443", "[0:0::1]:8443",  "home.example:8443"};
+    static const char *const bad[] = {"",
+                                      ":8443",
+                                      "box.local",
+                                      "box.local:443",
+                                      "box.local:84430",
+                                      "box.local:",
+                                      "box.local:8443 ",
+                                      "box.local:0x20fb",
+                                      "evil.example:8443",
+                                      "box.local.evil.example:8443",
+                                      "xbox.local:8443",
+                                      "::1:8443",
+                                      "[::1:8443",
+                                      "[::2]:8443",
+                                      "192.168.1.3:8443",
+                                      "192.168.1.2.evil:8443",
+                                      "user@box.local:8443"};
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        char origin[300];
+        snprintf(origin, sizeof origin, "https://%s", good[i]);
+        assert_true(hd_host_allowed(&names, 8443, good[i]));
+        assert_true(hd_origin_allowed(&names, 8443, origin));
+        snprintf(origin, sizeof origin, "http://%s", good[i]);
+        assert_false(hd_origin_allowed(&names, 8443, origin));
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        char origin[300];
+        snprintf(origin, sizeof origin, "https://%s", bad[i]);
+        if (hd_host_allowed(&names, 8443, bad[i]) || hd_origin_allowed(&names, 8443, origin))
+            fail_msg("'%s' was let in", bad[i]);
+    }
+    assert_false(hd_origin_allowed(&names, 8443, "null"));
+    assert_true(hd_host_allowed(&names, 443, "box.local"));
+}
+
+static void rates(void **state)
+{
+    (void)state;
+    struct hd_bucket bucket = {0};
+    int64_t now = 1000;
+    int n = 0;
+    while (hd_bucket_take(&bucket, now, 10, 5))
+        n++;
+    assert_int_equal(n, 5);
+    assert_false(hd_bucket_take(&bucket, now + 99, 10, 5));
+    assert_true(hd_bucket_take(&bucket, now + 101, 10, 5));
+    assert_false(hd_bucket_take(&bucket, now - 5000, 10, 5)); // a clock that steps back gives nothing
+    n = 0;
+    while (hd_bucket_take(&bucket, now + 1000000, 10, 5))
+        n++;
+    assert_int_equal(n, 5);
+}
+
+static void local_addresses(void **state)
+{
+    (void)state;
+    static const char *const local[] = {"127.0.0.1",      "127.9.9.9",   "10.0.0.1",    "172.16.0.1",
+                                        "172.31.255.255", "192.168.0.1", "169.254.1.1", "::1",
+                                        "fc00::1",        "fdff::1",     "fe80::1"};
+    static const char *const other[] = {
+        "8.8.8.8",     "11.0.0.1", "172.15.0.1", "172.32.0.1", "192.169.0.1", "0.0.0.0",
+        "2001:db8::1", "::",       "fe00::1",    "fec0::1",    "::2"};
+    for (size_t i = 0; i < sizeof local / sizeof local[0]; i++) {
+        struct hd_address a = address(local[i]);
+        assert_true(hd_address_is_local(&a));
+    }
+    for (size_t i = 0; i < sizeof other / sizeof other[0]; i++) {
+        struct hd_address a = address(other[i]);
+        assert_false(hd_address_is_local(&a));
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(connections_are_capped), cmocka_unit_test(wrong_tries_bring_back_off),
+        cmocka_unit_test(hosts_and_origins),      cmocka_unit_test(rates),
+        cmocka_unit_test(local_addresses),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
