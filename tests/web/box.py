@@ -38,17 +38,21 @@ class Box:
         env = {k: v for k, v in os.environ.items() if not k.startswith("HEARTH_")}
         env.update(HOME=str(self.folder), XDG_CONFIG_HOME=str(self.folder / "config"))
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            env=env)
         deadline = time.monotonic() + START_S
         while True:
-            assert self.process.poll() is None, f"hearthd ended: {self.log.read_text(errors='replace')[-2000:]}"
+            assert self.process.poll() is None, f"hearthd ended: {self.last_words()}"
             try:
                 if self.admin("status")["model"]:
                     return self
             except OSError:
                 pass
-            assert time.monotonic() < deadline, f"no model after {START_S} s: {self.log.read_text()[-2000:]}"
+            assert time.monotonic() < deadline, f"no model after {START_S} s: {self.last_words()}"
             time.sleep(0.1)
+
+    def last_words(self):
+        return self.log.read_text(errors="replace")[-2000:]
 
     def stop(self):
         if self.process and self.process.poll() is None:

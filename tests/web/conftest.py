@@ -14,10 +14,13 @@ import box as box_module
 DEFAULT_MODEL = "SmolLM2-135M-Instruct-Q4_1.gguf"
 ROOM_PX = 44  # the least width and height of what a finger must hit
 DESKTOP = {"viewport": {"width": 1280, "height": 800}}
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True,
+         "device_scale_factor": 2}
 WATCH = """
+localStorage.setItem("answers", localStorage.getItem("answers") ?? "steady");
 window.__violations = [];
-addEventListener("securitypolicyviolation", (e) => __violations.push(`${e.violatedDirective} ${e.blockedURI}`));
+addEventListener("securitypolicyviolation",
+    (e) => __violations.push(`${e.violatedDirective} ${e.blockedURI}`));
 window.__sockets = [];
 window.WebSocket = class extends WebSocket {
     constructor(...args) { super(...args); __sockets.push(this); }
@@ -31,7 +34,8 @@ def need(condition, reason):
 
 
 def chromium_path():
-    return next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((path for name in names if (path := shutil.which(name))), None)
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +56,8 @@ def web_build():
 
 @pytest.fixture(scope="session")
 def box(tmp_path_factory, web_build):
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "hearth", "models", DEFAULT_MODEL)
-    model = Path(os.environ.get("HEARTH_TEST_SMOLLM2") or cache)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    model = Path(os.environ.get("HEARTH_TEST_SMOLLM2") or cache / "hearth" / "models" / DEFAULT_MODEL)
     need(model.exists(), "web: the default model is not there")
     box = box_module.Box(tmp_path_factory.mktemp("box"), model)
     try:
@@ -78,8 +82,8 @@ def browser(browser_type, box, tmp_path_factory):
 
 @pytest.fixture
 def open_page(browser, box):
-    """Opens pages; at the end of the test each must have kept the rules. `allowed` takes console texts that the
-    test provokes."""
+    """Opens pages; at the end of the test each must have kept the rules. `allowed` takes console texts that
+    the test provokes."""
     pages, problems, allowed = [], [], []
 
     def watch(page):

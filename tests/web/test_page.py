@@ -7,6 +7,7 @@ from conftest import PHONE, ROOM_PX
 
 QUESTION = "What is the capital of France?"
 LONG = "Write a long story about a lighthouse keeper and his cat. Tell at least ten chapters."
+ENOUGH_MS = 40000
 ANSWERS = ".answer .markdown"
 
 
@@ -15,9 +16,15 @@ def say(page, text):
     page.get_by_role("button", name="Send", exact=True).click()
 
 
-def wait_done(page, n=1, timeout_ms=120000):
-    """Until the n-th answer has ended and shows its usage."""
-    page.wait_for_function("n => document.querySelectorAll('.answer .usage').length >= n", arg=n, timeout=timeout_ms)
+def wait_done(page, n=1):
+    """Until the n-th answer has ended and shows its usage. A model may never end: then it is stopped."""
+    ended = "([n, ms]) => document.querySelectorAll('.answer .usage').length >= n || performance.now() > ms"
+    until_ms = page.evaluate("performance.now()") + ENOUGH_MS
+    page.wait_for_function(ended, arg=[n, until_ms], timeout=2 * ENOUGH_MS)
+    stop = page.get_by_role("button", name="Stop the answer")
+    if stop.is_visible():
+        stop.click()
+    page.wait_for_function("n => document.querySelectorAll('.answer .usage').length >= n", arg=n)
 
 
 def wait_writing(page, n_chars=40):
@@ -107,7 +114,7 @@ def test_a_revoked_device_is_told(paired, box):
 
 # ---- asking
 
-def test_an_answer_streams(paired, box, screens):
+def test_an_answer_streams(paired, box):
     page = paired("Bea")
     page.evaluate("""() => {
         window.lengths = new Set();
@@ -124,8 +131,6 @@ def test_an_answer_streams(paired, box, screens):
     assert page.locator(".bubble").inner_text() == QUESTION
     stored = box.conversation("Bea")["turns"]
     assert [t["role"] for t in stored] == ["user", "assistant"] and stored[0]["text"] == QUESTION
-    page.mouse.move(0, 0)
-    page.screenshot(path=screens / "desktop.png")
     page.locator(".usage summary").click()
     assert str(stored[1]["usage"]["seed"]) in page.locator(".usage").inner_text()
 
@@ -338,8 +343,29 @@ def test_settings_tell_about_the_box(paired, box, open_page):
             sheet.get_by_role("link", name=name).click()
         assert download.value.path().read_bytes().startswith(start)
     page.keyboard.press("Escape")
-    assert page.get_by_role("dialog").count() == 0
+    wait_count(page, "dialog", 0)
     assert page.evaluate("document.activeElement.textContent").startswith("Settings")
+
+
+def test_steady_answers_repeat(paired, box):
+    page = paired("Sue")
+    page.get_by_role("button", name="Settings").click()
+    for choice in ("Varied", "Steady"):
+        page.get_by_label(choice).check()
+        page.reload()
+        page.get_by_role("button", name="Settings").click()
+        assert page.get_by_label(choice).is_checked()
+    page.keyboard.press("Escape")
+    wait_count(page, "dialog", 0)
+    for n in (1, 2):
+        say(page, QUESTION)
+        wait_done(page)
+        page.get_by_role("button", name="New conversation").click()
+        wait_count(page, ".row", n)
+        wait_count(page, ".turn", 0)
+    said = [box.admin("conversations.show", person="Sue", id=c["id"])["conversation"]["turns"][1]["text"]
+            for c in box.admin("conversations.list", person="Sue")["conversations"]]
+    assert said[0] == said[1] and said[0]
 
 
 def test_light_and_dark(paired):
@@ -396,7 +422,7 @@ def check_phone(page):
     assert wide[0] <= 390 and wide[1] == 390 and wide[2] == 1, wide
 
 
-def test_on_a_phone(open_page, box, screens):
+def test_on_a_phone(open_page, box):
     page = open_page(**PHONE)
     check_phone(page)
     page.goto(box.pair("Ann"))
@@ -409,12 +435,10 @@ def test_on_a_phone(open_page, box, screens):
     wait_done(page)
     page.wait_for_timeout(300)
     check_phone(page)
-    page.screenshot(path=screens / "phone.png")
     page.get_by_role("button", name="Conversations").click()
     page.get_by_role("button", name="Settings").wait_for()
     page.wait_for_timeout(300)
     check_phone(page)
-    page.screenshot(path=screens / "phone-list.png")
     page.get_by_role("button", name="Settings").click()
     page.get_by_role("button", name="Sign out").wait_for()
     check_phone(page)
@@ -482,3 +506,37 @@ def test_it_opens_while_the_box_is_away(paired, box, open_page):
     started = time.monotonic()
     page.locator(".link.online").wait_for(timeout=60000)
     assert time.monotonic() - started < 45
+
+
+def test_pictures_of_the_page(paired, screens):
+    """BUILD/screens: docs/screenshot.png and docs/screenshot-phone.png come from here."""
+    page = paired("Ada")
+    for question in ("Why is the sky red at dusk?", "Give me three tips for lighting a fire."):
+        say(page, question)
+        wait_writing(page)
+        page.get_by_role("button", name="Stop the answer").click()
+        wait_done(page)
+        page.get_by_role("button", name="New conversation").click()
+        wait_count(page, ".turn", 0)
+    say(page, "Show me how to say hello in Python.")
+    wait_done(page)
+    say(page, QUESTION)
+    wait_done(page, 2)
+    page.evaluate("document.activeElement.blur()")
+    page.mouse.move(0, 0)
+    page.screenshot(path=screens / "desktop.png")
+    page.get_by_role("button", name="Switch to dark").click()
+    page.get_by_role("button", name="Switch to light").wait_for()
+    page.screenshot(path=screens / "desktop-dark.png")
+    phone = paired("Ada", **PHONE)
+    phone.screenshot(path=screens / "phone-new.png")
+    phone.get_by_role("button", name="Conversations").click()
+    phone.locator(".row-open").first.click()
+    phone.locator(".answer .usage").nth(1).wait_for()
+    phone.wait_for_timeout(400)
+    phone.screenshot(path=screens / "phone.png")
+    phone.get_by_role("button", name="Conversations").click()
+    phone.get_by_role("button", name="Settings").wait_for()
+    phone.wait_for_timeout(400)
+    phone.screenshot(path=screens / "phone-list.png")
+    assert {"desktop.png", "phone.png"} <= {file.name for file in screens.iterdir()}

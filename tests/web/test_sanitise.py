@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model text is hostile text: whatever it holds, the renderer gives a few plain elements and nothing runs or loads."""
+"""Hostile model text: whatever it holds, the renderer gives a few plain elements, nothing runs or loads."""
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -10,10 +11,10 @@ from conftest import chromium_path
 
 HERE = Path(__file__).parent
 ALLOWED = {
-    "P": set(), "BR": set(), "HR": set(), "H1": set(), "H2": set(), "H3": set(), "H4": set(), "H5": set(), "H6": set(),
-    "STRONG": set(), "EM": set(), "DEL": set(), "CODE": {"class"}, "PRE": set(), "BLOCKQUOTE": set(), "UL": set(),
-    "OL": {"start"}, "LI": set(), "A": {"href", "target", "rel"}, "TABLE": set(), "THEAD": set(), "TBODY": set(),
-    "TR": set(), "TH": {"align"}, "TD": {"align"},
+    "P": set(), "BR": set(), "HR": set(), "H1": set(), "H2": set(), "H3": set(), "H4": set(), "H5": set(),
+    "H6": set(), "STRONG": set(), "EM": set(), "DEL": set(), "CODE": {"class"}, "PRE": set(),
+    "BLOCKQUOTE": set(), "UL": set(), "OL": {"start"}, "LI": set(), "A": {"href", "target", "rel"},
+    "TABLE": set(), "THEAD": set(), "TBODY": set(), "TR": set(), "TH": {"align"}, "TD": {"align"},
 }
 CORPUS = [
     "<script>hit()</script>",
@@ -102,17 +103,18 @@ PAGE = """<!DOCTYPE html><meta charset="utf-8">
 def bundle(web_build, tmp_path_factory):
     out = tmp_path_factory.mktemp("bundle") / "bundle.js"
     site = web_build / "site"
-    subprocess.run(["node", str(site / "node_modules/esbuild/bin/esbuild"), str(HERE / "sanitise_entry.mjs"),
-                    "--bundle", "--format=esm", f"--outfile={out}", "--log-level=warning"],
-                   check=True, env={"PATH": "/usr/bin:/bin:/usr/local/bin", "NODE_PATH": str(site / "node_modules")},
-                   timeout=120)
+    command = ["node", str(site / "node_modules/esbuild/bin/esbuild"), str(HERE / "sanitise_entry.mjs"),
+               "--bundle", "--format=esm", f"--outfile={out}", "--log-level=warning"]
+    env = {**os.environ, "NODE_PATH": str(site / "node_modules")}
+    subprocess.run(command, check=True, env=env, timeout=120)
     return out.read_text()
 
 
 @pytest.fixture(scope="module")
 def page(browser_type, web_build, bundle):
     """A page under the real page's policy, whose every request is answered here and noted."""
-    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', (web_build / "dist/index.html").read_text())[1]
+    html = (web_build / "dist/index.html").read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', html)[1]
     browser = browser_type.launch(executable_path=chromium_path())
     page = browser.new_page()
     page.asked = []
@@ -130,8 +132,9 @@ def page(browser_type, web_build, bundle):
             route.abort()
 
     page.route("**/*", answer)
-    page.add_init_script("window.hits = 0; window.hit = () => hits++; window.broken = []; window.alert = hit;"
-                         "addEventListener('securitypolicyviolation', (e) => broken.push(e.violatedDirective))")
+    page.add_init_script("""window.hits = 0; window.hit = () => hits++; window.broken = [];
+        window.alert = hit;
+        addEventListener('securitypolicyviolation', (e) => broken.push(e.violatedDirective))""")
     page.goto("https://page.test/")
     page.wait_for_function("() => window.show !== undefined")
     yield page
@@ -144,7 +147,8 @@ DESCRIBE = """async (text) => {
     for (const element of main.querySelectorAll("*")) element.dispatchEvent(new MouseEvent("mouseover"));
     return {
         hits, broken, url: location.href, text: main.textContent,
-        elements: [...main.querySelectorAll("*")].map((e) => [e.tagName, [...e.attributes].map((a) => [a.name, a.value])]),
+        elements: [...main.querySelectorAll("*")].map((e) =>
+            [e.tagName, [...e.attributes].map((a) => [a.name, a.value])]),
     };
 }"""
 
@@ -173,17 +177,20 @@ def test_a_picture_becomes_its_description(page):
 
 
 def test_ordinary_markdown_is_drawn(page):
-    seen = page.evaluate(DESCRIBE, "# T\n\n**b** *i* ~~d~~ `c`\n\n```python\nx\n```\n\n1. a\n2. b\n\n| h |\n|--:|\n| 1 |\n\n"
-                                   "> q\n\n[l](https://example.org) me@example.org\n\n---\n")
+    seen = page.evaluate(DESCRIBE, "# T\n\n**b** *i* ~~d~~ `c`\n\n```python\nx\n```\n\n1. a\n2. b\n\n"
+                                   "| h |\n|--:|\n| 1 |\n\n> q\n\n"
+                                   "[l](https://example.org) me@example.org\n\n---\n")
     tags = {tag for tag, _ in seen["elements"]}
-    assert tags >= {"H1", "STRONG", "EM", "DEL", "CODE", "PRE", "OL", "LI", "TABLE", "TD", "BLOCKQUOTE", "A", "HR"}
+    assert tags >= {"H1", "STRONG", "EM", "DEL", "CODE", "PRE", "OL", "LI", "TABLE", "TD", "BLOCKQUOTE", "A",
+                    "HR"}
     assert ["CODE", [["class", "language-python"]]] in seen["elements"]
     links = [dict(a)["href"] for tag, a in seen["elements"] if tag == "A"]
     assert links == ["https://example.org", "mailto:me@example.org"]
 
 
 def test_a_growing_text_is_clean_at_every_length(page):
-    text = "Hi <img src=x onerror=hit()> ```js\n<script>hit()</script>\n``` [x](javascript:hit()) | <svg onload=hit()>"
+    text = ("Hi <img src=x onerror=hit()> ```js\n<script>hit()</script>\n``` [x](javascript:hit()) "
+            "| <svg onload=hit()>")
     for n in range(len(text)):
         seen = page.evaluate(DESCRIBE, text[:n])
         assert seen["hits"] == 0 and {tag for tag, _ in seen["elements"]} <= set(ALLOWED)

@@ -2,7 +2,7 @@
 // The page's state and everything that changes it. The views read `state` and call methods; `changed` redraws.
 // Ids are hex strings here and bytes on the wire.
 import { clipUtf8, fromHex, pairingSecret, toHex } from "./bytes.js";
-import { applyTheme, forgetToken, loadTheme, loadToken, saveToken } from "./store.js";
+import { forgetToken, loadChoice, loadToken, saveChoice, saveToken } from "./store.js";
 import { CODE, Wire } from "./wire.js";
 import { deviceName, ending, explain, explainPairing } from "./words.js";
 
@@ -12,6 +12,8 @@ const MAX_NAME_BYTES = 64;
 const MAX_TITLE_BYTES = 200;
 export const MAX_TEXT_BYTES = 256 << 10;
 const OVERFLOW_DROP_OLD = 1; /* told in the conversation, see droppedNote */
+/* The likeliest token each time; the penalty keeps small models from going round in circles. */
+const STEADY = { temperature: { value: 0 }, repeatPenalty: { value: 1.05 } };
 const ROLES = ["", "system", "user", "assistant"];
 const PHASES = { completed: "done", incomplete: "done", failed: "failed" };
 
@@ -86,7 +88,8 @@ export class Hearth {
             notice: null,
             spoken: "", /* for screen readers */
             draft: "", /* text to put back into the composer */
-            theme: loadTheme(),
+            theme: loadChoice("theme"),
+            answers: loadChoice("answers"), /* varied: as the box samples; steady: always the likeliest word */
         };
     }
 
@@ -104,7 +107,7 @@ export class Hearth {
     }
 
     async start() {
-        applyTheme(this.state.theme);
+        document.documentElement.dataset.theme = this.state.theme;
         this.#takeAddress();
         addEventListener("hashchange", () => this.#takeAddress());
         addEventListener("online", () => this.wire.nudge());
@@ -295,7 +298,10 @@ export class Hearth {
         this.set({ turns: [...turns, question, answer], notice: null, spoken: "" });
         try {
             const { accepted, response } = await this.wire.chat({
-                conversationId: current ? fromHex(current) : new Uint8Array(), text, overflow: OVERFLOW_DROP_OLD,
+                conversationId: current ? fromHex(current) : new Uint8Array(),
+                text,
+                sampling: this.state.answers === "steady" ? STEADY : undefined,
+                overflow: OVERFLOW_DROP_OLD,
             });
             if (view === this.view) this.#accepted(accepted, question, answer, response);
             if (!current) this.refreshList();
@@ -359,8 +365,14 @@ export class Hearth {
     }
 
     setTheme(theme) {
-        applyTheme(theme);
+        document.documentElement.dataset.theme = theme;
+        saveChoice("theme", theme);
         this.set({ theme });
+    }
+
+    setAnswers(answers) {
+        saveChoice("answers", answers);
+        this.set({ answers });
     }
 
     notify(text, kind = "info") {

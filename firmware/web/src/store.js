@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the page keeps on this device: the device token, in IndexedDB, and the choice of light or dark, which
-// must be known before the first paint and is no secret, in localStorage.
+// What the page keeps on this device: the device token, in IndexedDB, and choices that are no secret, in
+// localStorage (light or dark must be known before the first paint).
 
 const DB = "hearth";
 const TABLE = "keep";
@@ -32,21 +32,21 @@ export const loadToken = () => inTable("readonly", (table) => table.get("token")
 export const saveToken = (token) => inTable("readwrite", (table) => table.put(token, "token"));
 export const forgetToken = () => inTable("readwrite", (table) => table.delete("token"));
 
-const THEMES = ["auto", "light", "dark"];
+/* The first value of each is the default. */
+const CHOICES = { theme: ["auto", "light", "dark"], answers: ["varied", "steady"] };
 
-export function loadTheme() {
+export function loadChoice(name) {
     try {
-        const theme = localStorage.getItem("theme");
-        return THEMES.includes(theme) ? theme : "auto";
+        const value = localStorage.getItem(name);
+        return CHOICES[name].includes(value) ? value : CHOICES[name][0];
     } catch {
-        return "auto"; /* the browser keeps nothing for this page */
+        return CHOICES[name][0]; /* the browser keeps nothing for this page */
     }
 }
 
-export function applyTheme(theme) {
-    document.documentElement.dataset.theme = theme;
+export function saveChoice(name, value) {
     try {
-        localStorage.setItem("theme", theme);
+        localStorage.setItem(name, value);
     } catch {
         /* then it holds until the page closes */
     }

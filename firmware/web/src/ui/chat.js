@@ -10,7 +10,7 @@ const NEAR_END_PX = 48;
 const IDEAS = [
     "What is the capital of France?",
     "Explain how a hearth warms a room.",
-    "Write a short poem about an autumn evening.",
+    "Show me how to say hello in Python.",
 ];
 
 function greeting(hour, person) {

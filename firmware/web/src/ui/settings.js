@@ -5,6 +5,7 @@ import { bytes } from "../words.js";
 import { html } from "./html.js";
 
 const THEMES = [["auto", "Automatic"], ["light", "Light"], ["dark", "Dark"]];
+const ANSWERS = [["varied", "Varied"], ["steady", "Steady"]];
 
 function Facts({ status, me }) {
     if (!status) return html`<p class="faint">Asking the box…</p>`;
@@ -35,11 +36,11 @@ function ModelChoice({ hearth, models, onChosen }) {
     </label>`;
 }
 
-function Theme({ hearth, state }) {
-    return html`<fieldset><legend>Appearance</legend><div class="segments">
-        ${THEMES.map(([value, words]) => html`<label class=${state.theme === value ? "on" : ""}>
-            <input type="radio" name="theme" value=${value} checked=${state.theme === value}
-                onChange=${() => hearth.setTheme(value)} />${words}</label>`)}
+function Segments({ legend, name, choices, chosen, onChoose }) {
+    return html`<fieldset><legend>${legend}</legend><div class="segments">
+        ${choices.map(([value, words]) => html`<label class=${chosen === value ? "on" : ""}>
+            <input type="radio" name=${name} value=${value} checked=${chosen === value}
+                onChange=${() => onChoose(value)} />${words}</label>`)}
     </div></fieldset>`;
 }
 
@@ -67,7 +68,13 @@ export function Settings({ hearth, state }) {
         <section><h3>The box</h3><${Facts} status=${status} me=${state.me} />
             ${models.length > 1 && html`<${ModelChoice} hearth=${hearth} models=${models} onChosen=${load} />`}
         </section>
-        <section><${Theme} hearth=${hearth} state=${state} /></section>
+        <section>
+            <${Segments} legend="Appearance" name="theme" choices=${THEMES} chosen=${state.theme}
+                onChoose=${(theme) => hearth.setTheme(theme)} />
+            <${Segments} legend="Answers" name="answers" choices=${ANSWERS} chosen=${state.answers}
+                onChoose=${(answers) => hearth.setAnswers(answers)} />
+            <p class="faint">Steady gives the same answer to the same question.</p>
+        </section>
         <section><h3>Trust this box</h3>
             <p>Install the box's own certificate once on each device, and browsers stop warning about it.</p>
             <div class="buttons start">
