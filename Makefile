@@ -21,7 +21,7 @@ WARN     := -Wall -Wextra -Wvla -Werror
 CFLAGS_ALL = -std=c11 -D_GNU_SOURCE -fPIC -pthread $(OPT) $(WARN) -ffp-contract=off -fno-math-errno \
 	-fvisibility=hidden -DHEARTH_VERSION='"$(VERSION)"' -I. -I$(BUILD)/gen $(SAN) $(CFLAGS)
 LDFLAGS_ALL = -pthread $(SAN) $(LDFLAGS)
-ARCH := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+ARCH := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine 2>/dev/null)))
 
 # ---- outside libraries (tools/setup installs them); the TLS pair is built statically into HEARTH_DEPS
 # (without it the distribution's own, older pair is linked; hearthd then answers on loopback only)
