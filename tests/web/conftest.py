@@ -9,13 +9,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-import box as box_module
+import web_box
+from web_box import DEFAULT_MODEL, DESKTOP, chromium_path
 
-DEFAULT_MODEL = "SmolLM2-135M-Instruct-Q4_1.gguf"
-ROOM_PX = 44  # the least width and height of what a finger must hit
-DESKTOP = {"viewport": {"width": 1280, "height": 800}}
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True,
-         "device_scale_factor": 2}
 WATCH = """
 localStorage.setItem("answers", localStorage.getItem("answers") ?? "steady");
 window.__violations = [];
@@ -33,11 +29,6 @@ def need(condition, reason):
         pytest.skip(reason)
 
 
-def chromium_path():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return next((path for name in names if (path := shutil.which(name))), None)
-
-
 @pytest.fixture(scope="session")
 def browser_type():
     need(chromium_path(), "web: no chromium")
@@ -49,7 +40,7 @@ def browser_type():
 @pytest.fixture(scope="session")
 def web_build():
     """The folder of the built page."""
-    folder = box_module.build_dir() / "web"
+    folder = web_box.build_dir() / "web"
     need((folder / "dist" / "index.html").exists(), "web: the page was not built (no node 20)")
     return folder
 
@@ -59,7 +50,7 @@ def box(tmp_path_factory, web_build):
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     model = Path(os.environ.get("HEARTH_TEST_SMOLLM2") or cache / "hearth" / "models" / DEFAULT_MODEL)
     need(model.exists(), "web: the default model is not there")
-    box = box_module.Box(tmp_path_factory.mktemp("box"), model)
+    box = web_box.Box(tmp_path_factory.mktemp("box"), model)
     try:
         yield box.start()
     finally:
@@ -129,6 +120,6 @@ def paired(open_page, box):
 
 @pytest.fixture(scope="session")
 def screens():
-    folder = box_module.build_dir() / "screens"
+    folder = web_box.build_dir() / "screens"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

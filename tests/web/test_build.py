@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from box import ROOT
+from web_box import ROOT
 
 TOOLS = "sh dirname basename mkdir find sort xargs sha256sum cut grep touch cat rm cp protoc-c".split()
 PROGRAM = """#include <stdio.h>

@@ -3,7 +3,7 @@
 import re
 import time
 
-from conftest import PHONE, ROOM_PX
+from web_box import PHONE, ROOM_PX
 
 QUESTION = "What is the capital of France?"
 LONG = "Write a long story about a lighthouse keeper and his cat. Tell at least ten chapters."

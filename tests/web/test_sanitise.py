@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import chromium_path
+from web_box import chromium_path
 
 HERE = Path(__file__).parent
 ALLOWED = {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The page's wire client against a socket and a clock of our own: sequence numbers, resume, back-off, repeats.
-// test_wire.py runs it with node's test runner.
+// test_modules.py runs it with node's test runner.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { fromHex, toHex } from "../../firmware/web/src/bytes.js";

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The page's small pure parts: bytes, pairing links, words and figures. test_wire.py runs it.
+// The page's small pure parts: bytes, pairing links, words and figures. test_modules.py runs it.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { clipUtf8, fromBase64url, fromHex, pairingSecret, toHex, utf8Length } from "../../firmware/web/src/bytes.js";

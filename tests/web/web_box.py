@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real hearthd in a temporary folder, and the few admin requests that the page's tests need."""
+"""A real hearthd in a temporary folder, the admin requests that the page's tests need, kinds of screens."""
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,6 +10,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+DEFAULT_MODEL = "SmolLM2-135M-Instruct-Q4_1.gguf"
+ROOM_PX = 44  # the least width and height of what a finger must hit
+DESKTOP = {"viewport": {"width": 1280, "height": 800}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True,
+         "device_scale_factor": 2}
 START_S = 60
 STOP_S = 20
 
@@ -22,6 +28,11 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def chromium_path():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((path for name in names if (path := shutil.which(name))), None)
 
 
 class Box:
