@@ -20,7 +20,7 @@ enum {
 
 struct bytes {
     uint8_t *p;
-    size_t n;
+    size_t n, capacity;
 };
 struct write { // since the last fsync; data NULL = a truncate to `offset`
     uint64_t offset;
@@ -54,7 +54,6 @@ struct simdisk {
     size_t capacity;
     const char *ignore;
     struct bytes history; // everything that was ever written
-    size_t history_capacity;
 };
 
 static void *must(void *p)
@@ -66,11 +65,19 @@ static void *must(void *p)
 
 static void resize(struct bytes *b, size_t n)
 {
-    if (n > b->n) {
-        b->p = must(realloc(b->p, n + 1));
-        memset(b->p + b->n, 0, n - b->n);
+    if (n > b->capacity) {
+        b->capacity = 2 * n;
+        b->p = must(realloc(b->p, b->capacity));
     }
+    if (n > b->n)
+        memset(b->p + b->n, 0, n - b->n);
     b->n = n;
+}
+
+static void append(struct bytes *to, const void *data, size_t n)
+{
+    resize(to, to->n + n);
+    memcpy(to->p + to->n - n, data, n);
 }
 
 static void copy(struct bytes *to, const struct bytes *from)
@@ -168,15 +175,40 @@ static void record(struct simdisk *disk, struct inode *inode, uint64_t offset, c
         w->data.p = must(malloc(n + 1));
         w->data.n = n;
         memcpy(w->data.p, data, n);
-        if (disk->history.n + n > disk->history_capacity) {
-            disk->history_capacity = 2 * (disk->history.n + n);
-            disk->history.p = must(realloc(disk->history.p, disk->history_capacity));
-        }
-        memcpy(disk->history.p + disk->history.n, data, n);
-        disk->history.n += n;
+        append(&disk->history, data, n);
     }
     *inode->last = w;
     inode->last = &w->next;
+}
+
+// ---- what reaches the disk
+
+static uint64_t next_random(uint64_t *state) // splitmix64
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+static void apply(struct bytes *to, const struct write *w, bool tear, uint64_t *state)
+{
+    if (w->data.p == NULL) {
+        if (!tear || next_random(state) % 2)
+            resize(to, w->offset);
+        return;
+    }
+    for (size_t i = 0; i < w->data.n;) { // sector by sector of the disk
+        size_t n = SECTOR - (w->offset + i) % SECTOR;
+        if (n > w->data.n - i)
+            n = w->data.n - i;
+        if (!tear || next_random(state) % 2) {
+            if (w->offset + i + n > to->n)
+                resize(to, w->offset + i + n);
+            memcpy(to->p + w->offset + i, w->data.p + i, n);
+        }
+        i += n;
+    }
 }
 
 // ---- the hooks
@@ -288,7 +320,8 @@ static int sim_fsync(void *user, int fd)
         return result;
     if (disk->ignore != NULL && ends_with(disk->fds[fd - FD_BASE].path, disk->ignore))
         return 0;
-    copy(&inode->durable, &inode->now);
+    for (const struct write *w = inode->first; w != NULL; w = w->next)
+        apply(&inode->durable, w, false, NULL);
     drop_writes(inode);
     return 0;
 }
@@ -383,34 +416,6 @@ struct hd_io simdisk_io(struct simdisk *disk)
 }
 
 // ---- power
-
-static uint64_t next_random(uint64_t *state) // splitmix64
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
-static void apply(struct bytes *to, const struct write *w, bool tear, uint64_t *state)
-{
-    if (w->data.p == NULL) {
-        if (!tear || next_random(state) % 2)
-            resize(to, w->offset);
-        return;
-    }
-    for (size_t i = 0; i < w->data.n;) { // sector by sector of the disk
-        size_t n = SECTOR - (w->offset + i) % SECTOR;
-        if (n > w->data.n - i)
-            n = w->data.n - i;
-        if (!tear || next_random(state) % 2) {
-            if (w->offset + i + n > to->n)
-                resize(to, w->offset + i + n);
-            memcpy(to->p + w->offset + i, w->data.p + i, n);
-        }
-        i += n;
-    }
-}
 
 void simdisk_next_process(struct simdisk *disk)
 {
