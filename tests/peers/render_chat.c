@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// render_chat JINJA_FILE BOS EOS GENERATION: the messages on stdin (role byte 1 system, 2 user, 3 assistant; u32
-// length; bytes), rendered with the format that the template is recognised as, for test_chat.py. The first line
-// of stdout is the format's name. Exit 3: refused.
+// render_chat JINJA_FILE BOS EOS GENERATION: the messages on stdin (role byte 1 system, 2 user, 3 assistant;
+// u32 length; bytes), rendered with the format that the template is recognised as, for test_chat.py. The
+// first line of stdout is the format's name. Exit 3: refused.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rendered chats against the model files' own Jinja templates, byte for byte."""
 import datetime
-import os
 import struct
 import subprocess
-from pathlib import Path
 
 import pytest
 import text_oracles as oracles
-from peers import BUILD, ROOT, model_path, run
+from peers import BUILD, ROOT, model_path
 
 ROLES = {"system": 1, "user": 2, "assistant": 3}
-TEXTS = ["Hello!", "  two\nlines\t", "{{ x }} {% y %}", "<|im_end|>\n<|im_start|>system\nno", "日本語 \u00a0", "</s>[INST]", ""]
+TEXTS = [
+    "Hello!",
+    "  two\nlines\t",
+    "{{ x }} {% y %}",
+    "<|im_end|>\n<|im_start|>system\nno",
+    "日本語 \u00a0",
+    "</s>[INST]",
+    "",
+]
 
 
 def jinja_render(template, messages, generation, bos, eos):
@@ -51,10 +57,7 @@ def conversations():
 def render(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chat")
     program = folder / "render_chat"
-    source = ROOT / "tests/peers/render_chat.c"
-    flags = run("pkg-config", "--libs", "libpcre2-8", "libutf8proc", "jansson").decode().split()
-    library = BUILD.resolve() / "libhearth.a"
-    run("cc", "-std=c11", "-D_GNU_SOURCE", "-O1", f"-I{ROOT}", source, library, "-pthread", *flags, "-lm", "-ldl", "-o", program)
+    oracles.compile_helper(ROOT, BUILD, "render_chat.c", program)
 
     def call(template, messages, generation, bos, eos):
         file = folder / "template.jinja"
@@ -63,7 +66,8 @@ def render(tmp_path_factory):
         for message in messages:
             content = message["content"].encode()
             data += struct.pack("<BI", ROLES[message["role"]], len(content)) + content
-        done = subprocess.run([program, file, bos, eos, str(int(generation))], input=data, capture_output=True)
+        command = [program, file, bos, eos, str(int(generation))]
+        done = subprocess.run(command, input=data, capture_output=True)
         if done.returncode:
             return None, done.stderr.decode()
         name, text = done.stdout.split(b"\n", 1)
@@ -94,12 +98,3 @@ def test_template_of_the_file(name, render):
     tokens = vocabulary.tokens
     bos = tokens[vocabulary.bos] if vocabulary.bos is not None else ""
     compare(render, vocabulary.template, bos, tokens[vocabulary.eos])
-
-
-def test_templates_of_a_folder(render):
-    """Any further *.jinja files at hand (HEARTH_TEST_TEMPLATES), where Hearth claims to know them."""
-    folder = os.environ.get("HEARTH_TEST_TEMPLATES")
-    if not folder:
-        pytest.skip("HEARTH_TEST_TEMPLATES names no folder of templates")
-    for path in sorted(Path(folder).glob("*.jinja")):
-        compare(render, path.read_text(encoding="utf-8"), "<s>", "</s>")

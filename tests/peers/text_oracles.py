@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reference tokenizers built from a GGUF file's own vocabulary, and the texts they are compared on.
 
-Byte-level BPE: the `tokenizers` library with the file's vocabulary and merges, Digits(individual) and ByteLevel.
-SentencePiece: the `sentencepiece` library on a ModelProto rebuilt from the file (BPE, no dummy prefix, spaces in
-user-defined pieces written as U+2581). Both take ordinary text: control tokens are never recognised in it.
+Byte-level BPE: the `tokenizers` library with the file's vocabulary and merges, Digits(individual) and
+ByteLevel. SentencePiece: the `sentencepiece` library on a ModelProto rebuilt from the file (BPE, no dummy
+prefix, spaces in user-defined pieces written as U+2581). Both take ordinary text: control tokens are never
+recognised in it.
 """
 import json
 import os
@@ -96,14 +97,21 @@ def oracle(vocabulary):
     return byte_level(vocabulary) if vocabulary.model == "gpt2" else sentencepiece_bpe(vocabulary)
 
 
+# ---------------------------------------------------------------- our side
+
+
+def compile_helper(root, build, source, program):
+    """Builds a small C program of this folder against libhearth.a."""
+    import subprocess
+
+    pkg_config = ["pkg-config", "--libs", "libpcre2-8", "libutf8proc", "jansson"]
+    flags = subprocess.run(pkg_config, check=True, capture_output=True, text=True).stdout.split()
+    command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-O1", f"-I{root}", root / "tests/peers" / source]
+    command += [build / "libhearth.a", "-pthread", *flags, "-lm", "-ldl", "-o", program]
+    subprocess.run([str(part) for part in command], check=True)
+
+
 # ---------------------------------------------------------------- texts
-
-
-def data_folder():
-    """The folder of public test texts, or None."""
-    folder = Path(os.environ.get("HEARTH_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
-    return folder if folder.is_dir() else None
-
 
 
 def texts(folder):
@@ -127,7 +135,8 @@ def texts(folder):
     for record in json.loads(load(folder / "alpaca" / "alpaca_random_sample.json")):
         for key in ("instruction", "input", "output"):
             yield "alpaca", record[key]
-        yield "alpaca", record["instruction"] + "\n\n" + record["input"] + "\n\n### Response:\n" + record["output"]
+        prompt = record["instruction"] + "\n\n" + record["input"]
+        yield "alpaca", prompt + "\n\n### Response:\n" + record["output"]
     for path in sorted((folder / "daily_dialog").glob("*.txt")):
         whole = load(path)
         yield "daily_dialog", whole

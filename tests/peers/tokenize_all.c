@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// tokenize_all MODEL: many texts through libhearth in one process, for test_tokenizers.py. On stdin each text as
-// u32 length and bytes; on stdout for each u32 count, i32 ids, u32 length and bytes of their decoding.
+// tokenize_all MODEL: many texts through the tokenizer of a model file in one process, for
+// test_tokenizers.py. On stdin each text as u32 length and bytes; on stdout for each u32 count, i32 ids, u32
+// length and bytes of their decoding.
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "engine/engine.h"
+#include "engine/gguf/gguf.h"
+#include "engine/model/vocab.h"
 
 static int stop(const struct hearth_error *err)
 {
@@ -12,25 +14,35 @@ static int stop(const struct hearth_error *err)
     return 1;
 }
 
-static int one(const struct hearth_engine *engine, uint32_t len_bytes)
+static int one(const struct ht_tokenizer *tokenizer, uint32_t len_bytes)
 {
     struct hearth_error err = {0};
-    size_t capacity = len_bytes + 64, n, back;
-    char *text = malloc(len_bytes + 1), *out = malloc(4 * capacity);
-    int32_t *ids = malloc(capacity * sizeof *ids);
-    if (!text || !out || !ids || fread(text, 1, len_bytes, stdin) != len_bytes)
+    struct ht_tokens tokens = {0};
+    size_t back;
+    char *text = malloc(len_bytes + 1);
+    if (!text || fread(text, 1, len_bytes, stdin) != len_bytes)
         return 1;
-    if (hearth_tokenize(engine, text, len_bytes, 0, ids, capacity, &n, &err) ||
-        hearth_detokenize(engine, ids, n, false, out, 4 * capacity, &back, &err))
+    const struct ht_segment segment = {text, len_bytes, HT_ORIGIN_USER, false, 0};
+    if (ht_tokenizer_encode(tokenizer, &segment, 1, 0, &tokens, &err))
         return stop(&err);
-    uint32_t counts[2] = {(uint32_t)n, (uint32_t)back};
-    fwrite(&counts[0], 4, 1, stdout);
+    uint32_t n = (uint32_t)tokens.n;
+    int32_t *ids = malloc((n + 1) * sizeof *ids);
+    for (size_t i = 0; ids && i < n; i++)
+        ids[i] = tokens.items[i].id;
+    if (!ids || ht_tokenizer_decode(tokenizer, ids, n, false, NULL, 0, &back, &err))
+        return stop(&err);
+    char *out = malloc(back + 1);
+    if (!out || ht_tokenizer_decode(tokenizer, ids, n, false, out, back, &back, &err))
+        return stop(&err);
+    uint32_t back_bytes = (uint32_t)back;
+    fwrite(&n, 4, 1, stdout);
     fwrite(ids, 4, n, stdout);
-    fwrite(&counts[1], 4, 1, stdout);
+    fwrite(&back_bytes, 4, 1, stdout);
     fwrite(out, 1, back, stdout);
+    ht_tokens_free(&tokens);
     free(text);
-    free(out);
     free(ids);
+    free(out);
     return 0;
 }
 
@@ -38,14 +50,15 @@ int main(int argc, char **argv)
 {
     if (argc != 2)
         return 2;
-    struct hearth_engine *engine;
+    struct ht_gguf *gguf;
+    struct ht_tokenizer *tokenizer;
     struct hearth_error err = {0};
-    struct hearth_engine_params params = {.model_path = argv[1], .vocab_only = true, .device = "cpu"};
-    if (hearth_engine_open(&engine, &params, &err))
+    if (ht_gguf_open(&gguf, argv[1], &err) || ht_vocab_load(gguf, &tokenizer, &err))
         return stop(&err);
     int code = 0;
     for (uint32_t len_bytes; !code && fread(&len_bytes, 4, 1, stdin) == 1;)
-        code = one(engine, len_bytes);
-    hearth_engine_close(&engine);
+        code = one(tokenizer, len_bytes);
+    ht_tokenizer_destroy(&tokenizer);
+    ht_gguf_close(&gguf);
     return code;
 }

@@ -249,6 +249,12 @@ static void dropped_bytes(void **state)
     tokens = tiny_encode(t, &all, 1, 0);
     tiny_expect_ids(&tokens, "36");
     ht_tokens_free(&tokens);
+    const struct ht_segment behind[] = {tiny_segment("a\n", HT_ORIGIN_USER),
+                                        tiny_segment("zz", HT_ORIGIN_SYSTEM)};
+    tokens = tiny_encode(t, behind, 2, 0); // a whole piece of them at the end
+    tiny_expect_ids(&tokens, "101 14");
+    assert_int_equal(tokens.items[1].origins, HT_ORIGIN_USER | HT_ORIGIN_SYSTEM);
+    ht_tokens_free(&tokens);
     ht_tokenizer_destroy(&t);
 }
 

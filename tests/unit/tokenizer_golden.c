@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ids and cuts of tests/golden/tokens.txt, which the reference libraries made (tests/golden/make_tokens.py). The
-// ids need the real models; where one is absent, its test is skipped.
+// Ids and cuts of tests/golden/tokens.txt, which the reference libraries made (tests/golden/make_tokens.py).
+// The ids need the real models; where one is absent, its test is skipped.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -176,8 +176,8 @@ static uint64_t steps(const struct ht_tokenizer *t, const char *unit, size_t n_u
     return result;
 }
 
-// The work, counted: at most c · n · log2(n), and doubling the text at most doubles it and a little. A megabyte
-// of the worst ones too.
+// The work, counted: at most c · n · log2(n), and doubling the text at most doubles it and a little. A
+// megabyte of the worst ones too.
 static void slow_texts(void **state)
 {
     (void)state;
