@@ -102,9 +102,9 @@ static int exit_code(const char *code)
         const char *name;
         int code;
     } table[] = {
-        {"invalid", CLI_USAGE},   {"not_found", CLI_FAILED},    {"exists", CLI_FAILED}, {"limit", CLI_DATAERR},
-        {"busy", CLI_TEMPFAIL},   {"unavailable", CLI_UNAVAILABLE}, {"storage", CLI_IOERR}, {"internal", CLI_SOFTWARE},
-        {"unknown_command", CLI_UNAVAILABLE},
+        {"invalid", CLI_USAGE}, {"not_found", CLI_FAILED},  {"exists", CLI_FAILED},
+        {"limit", CLI_DATAERR}, {"busy", CLI_TEMPFAIL},     {"unavailable", CLI_UNAVAILABLE},
+        {"storage", CLI_IOERR}, {"internal", CLI_SOFTWARE}, {"unknown_command", CLI_UNAVAILABLE},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         if (!strcmp(table[i].name, code))
@@ -118,7 +118,8 @@ json_t *admin_next(struct admin *admin, int *code)
     json_t *answer = n > 0 ? json_loadb(admin->line, (size_t)n, JSON_REJECT_DUPLICATES, NULL) : NULL;
     if (!json_is_object(answer)) {
         json_decref(answer);
-        *code = cli_fail(CLI_TEMPFAIL, n > 0 ? "hearthd's answer is no JSON object" : "hearthd closed the connection");
+        *code = cli_fail(CLI_TEMPFAIL,
+                         n > 0 ? "hearthd's answer is no JSON object" : "hearthd closed the connection");
         return NULL;
     }
     if (!json_is_true(json_object_get(answer, "ok"))) {
@@ -149,7 +150,8 @@ json_t *admin_call(struct admin *admin, json_t *request, int *code)
     json_decref(request);
     int fd = fileno(admin->stream);
     if (!text || strlen(text) >= MAX_REQUEST_BYTES) {
-        *code = cli_fail(text ? CLI_USAGE : CLI_OSERR, text ? "the request is too long" : "the request is no valid UTF-8");
+        *code = cli_fail(text ? CLI_USAGE : CLI_OSERR,
+                         text ? "the request is too long" : "the request is no valid UTF-8");
         free(text);
         return NULL;
     }
@@ -206,5 +208,6 @@ const char *admin_time(json_int_t unix_ms, char text[32])
 void admin_print_clean(const char *text)
 {
     for (; *text; text++)
-        fputc(((unsigned char)*text < ' ' && *text != '\n' && *text != '\t') || *text == 127 ? '?' : *text, stdout);
+        fputc(((unsigned char)*text < ' ' && *text != '\n' && *text != '\t') || *text == 127 ? '?' : *text,
+              stdout);
 }

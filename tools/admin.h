@@ -13,8 +13,8 @@ struct admin *admin_connect(void);
 struct admin *admin_open(int *code);
 void admin_close(struct admin **admin);
 
-// Sends `request` (the reference is taken; NULL = out of memory) and returns the answer, NULL with one line on stderr
-// and *code set when it fails or says "ok":false.
+// Sends `request` (the reference is taken; NULL = out of memory) and returns the answer, NULL with one line
+// on stderr and *code set when it fails or says "ok":false.
 json_t *admin_call(struct admin *admin, json_t *request, int *code);
 // The next line of an answer that said "more":true; as admin_call.
 json_t *admin_next(struct admin *admin, int *code);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Questions from a terminal or a pipe. The signal handler only sets a flag; whoever answers looks at it between
-// steps. Main thread.
+// Questions from a terminal or a pipe. The signal handler only sets a flag; whoever answers looks at it
+// between steps. Main thread.
 #include "tools/ask.h"
 
 #include <errno.h>
@@ -126,9 +126,10 @@ static char *prompt_text(EditLine *editor)
 
 static void print_commands(void)
 {
-    fputs("/help   this list\n/reset  forget this conversation and begin a new one\n/quit   leave (or Ctrl-D)\n"
-          "Ctrl-C  stop the answer\n",
-          stdout);
+    fputs(
+        "/help   this list\n/reset  forget this conversation and begin a new one\n/quit   leave (or Ctrl-D)\n"
+        "Ctrl-C  stop the answer\n",
+        stdout);
 }
 
 // True if the line was a command; *leave is set by /quit.
@@ -147,7 +148,8 @@ static bool take_command(const struct ask *ask, const char *line, bool *leave)
     return true;
 }
 
-// Waits for a byte on stdin. False after Ctrl-C: the signal is let in only while waiting, so that none is missed.
+// Waits for a byte on stdin. False after Ctrl-C: the signal is let in only while waiting, so that none is
+// missed.
 static bool wait_for_input(void)
 {
     struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
@@ -165,7 +167,8 @@ static bool wait_for_input(void)
     return !interrupted;
 }
 
-// The editor's source of characters. libedit repeats a read that a signal ends; here Ctrl-C ends the line instead.
+// The editor's source of characters. libedit repeats a read that a signal ends; here Ctrl-C ends the line
+// instead.
 static int read_char(EditLine *editor, wchar_t *character)
 {
     mbstate_t state;

@@ -9,8 +9,8 @@
 
 struct ask {
     const char *welcome; // shown once on a terminal
-    // Answers one question, streaming to stdout. CLI_OK, CLI_INTERRUPTED (cancelled, goes on), or an exit code
-    // that ends the conversation.
+    // Answers one question, streaming to stdout. CLI_OK, CLI_INTERRUPTED (cancelled, goes on), or an exit
+    // code that ends the conversation.
     int (*answer)(void *user, const char *text, size_t len_bytes);
     void (*reset)(void *user); // a new conversation
     void *user;
@@ -28,7 +28,8 @@ bool ask_interrupted(void);
 // False if stdout cannot be written.
 bool ask_print(const char *text, size_t len_bytes);
 
-// All of a stream, at most max bytes; NULL with a line on stderr that names `where`, and *code set. NUL-terminated.
+// All of a stream, at most max bytes; NULL with a line on stderr that names `where`, and *code set.
+// NUL-terminated.
 char *ask_read_all(FILE *stream, const char *where, size_t max_bytes, size_t *len_bytes, int *code);
 
 #endif

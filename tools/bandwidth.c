@@ -81,7 +81,10 @@ double bandwidth_read_gib_per_second(size_t len_bytes, unsigned n_threads, unsig
         return 0;
     }
     for (; started < n_threads; started++) {
-        readers[started] = (struct reader){.barrier = &barrier, .piece = buffer + started * n_words, .n_words = n_words, .n_passes = n_passes};
+        readers[started] = (struct reader){.barrier = &barrier,
+                                           .piece = buffer + started * n_words,
+                                           .n_words = n_words,
+                                           .n_passes = n_passes};
         if (pthread_create(&readers[started].thread, NULL, read_all, &readers[started]))
             break;
     }
@@ -96,5 +99,6 @@ double bandwidth_read_gib_per_second(size_t len_bytes, unsigned n_threads, unsig
         pthread_join(readers[i].thread, NULL);
     pthread_barrier_destroy(&barrier);
     free(buffer);
-    return seconds > 0 ? (double)(n_words * n_threads * sizeof(uint64_t)) / seconds / (1024.0 * 1024 * 1024) : 0;
+    return seconds > 0 ? (double)(n_words * n_threads * sizeof(uint64_t)) / seconds / (1024.0 * 1024 * 1024)
+                       : 0;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Finding and entering a box. Trust comes from two places only: the admin socket of this machine, or the identity that a
-// pairing link pins. Main thread.
+// Finding and entering a box. Trust comes from two places only: the admin socket of this machine, or the
+// identity that a pairing link pins. Main thread.
 #include "tools/box.h"
 
 #include <errno.h>
@@ -37,7 +37,8 @@ static int find_local(struct box *box)
         box->ca_len_bytes = strlen(pem) + 1;
         memcpy(box->ca, pem, box->ca_len_bytes);
     } else {
-        code = cli_fail(CLI_NOPERM, "%s: cannot read the box's authority: %s", admin_text(status, "ca_file"), strerror(errno));
+        code = cli_fail(CLI_NOPERM, "%s: cannot read the box's authority: %s", admin_text(status, "ca_file"),
+                        strerror(errno));
     }
     free(pem);
     json_decref(status);
@@ -76,9 +77,10 @@ static int find_by_link(struct box *box, const char *link)
     size_t n;
     if (!url_parse(&url, link, &problem))
         return cli_fail(CLI_USAGE, "the pairing link has %s", problem);
-    if (!link_value(link, "pair", secret, sizeof secret) || !link_value(link, "fp", box->fp, sizeof box->fp) ||
-        !identity_base64url(secret, strlen(secret), box->secret, sizeof box->secret, &n) || n != sizeof box->secret ||
-        !parse_pin(box->fp, pin))
+    if (!link_value(link, "pair", secret, sizeof secret) ||
+        !link_value(link, "fp", box->fp, sizeof box->fp) ||
+        !identity_base64url(secret, strlen(secret), box->secret, sizeof box->secret, &n) ||
+        n != sizeof box->secret || !parse_pin(box->fp, pin))
         return cli_fail(CLI_USAGE, "this is not a whole pairing link (see: hearth pair)");
     box->has_secret = true;
     snprintf(box->host, sizeof box->host, "%s", url.host);
@@ -100,7 +102,9 @@ int box_find(struct box *box, const char *host)
     bool with_port = colon && strchr(host, ':') == colon;
     snprintf(name, sizeof name, "%.*s", (int)(with_port ? colon - host : (long)strlen(host)), host);
     if (!box_store_find(box, NULL, name))
-        return cli_fail(CLI_NOPERM, "this terminal is not paired with %s: hearth chat --host LINK (from 'hearth pair' there)", name);
+        return cli_fail(
+            CLI_NOPERM,
+            "this terminal is not paired with %s: hearth chat --host LINK (from 'hearth pair' there)", name);
     if (with_port)
         box->port = (uint16_t)strtoul(colon + 1, NULL, 10);
     return CLI_OK;
@@ -112,13 +116,14 @@ static int take_secret(struct box *box)
 {
     int code = CLI_OK;
     size_t n;
-    json_t *answer = admin_ask(json_pack("{s:s, s:s, s:i, s:[s,s], s:b}", "cmd", "pair", "person", "owner", "ttl_s",
-                                         SELF_PAIR_TTL_S, "scopes", "chat", "admin", "create", 1),
+    json_t *answer = admin_ask(json_pack("{s:s, s:s, s:i, s:[s,s], s:b}", "cmd", "pair", "person", "owner",
+                                         "ttl_s", SELF_PAIR_TTL_S, "scopes", "chat", "admin", "create", 1),
                                &code);
     if (!answer)
         return code;
     const char *secret = admin_text(answer, "secret");
-    if (!identity_base64url(secret, strlen(secret), box->secret, sizeof box->secret, &n) || n != sizeof box->secret)
+    if (!identity_base64url(secret, strlen(secret), box->secret, sizeof box->secret, &n) ||
+        n != sizeof box->secret)
         code = cli_fail(CLI_SOFTWARE, "hearthd's pairing secret cannot be read");
     box->has_secret = !code;
     json_decref(answer);
@@ -156,10 +161,12 @@ static int keep_token(struct box *box, const Hearth__V1__Paired *paired)
 
 static int refused(const struct box *box, const Hearth__V1__Error *error, unsigned close_code)
 {
-    if (box->has_secret && !box->local && (close_code == 4401 || (error && error->code == HEARTH__V1__ERROR__CODE__CODE_UNAUTHENTICATED)))
+    if (box->has_secret && !box->local &&
+        (close_code == 4401 || (error && error->code == HEARTH__V1__ERROR__CODE__CODE_UNAUTHENTICATED)))
         return cli_fail(CLI_NOPERM, "%s: the pairing link was used already, or is too old", box->host);
     if (error)
-        return cli_fail(error->code == HEARTH__V1__ERROR__CODE__CODE_BUSY ? CLI_TEMPFAIL : CLI_NOPERM, "%s: %s", box->host, error->message);
+        return cli_fail(error->code == HEARTH__V1__ERROR__CODE__CODE_BUSY ? CLI_TEMPFAIL : CLI_NOPERM,
+                        "%s: %s", box->host, error->message);
     if (close_code)
         return cli_fail(CLI_NOPERM, "%s: the box closed the connection (%u)", box->host, close_code);
     return cli_fail(CLI_TEMPFAIL, "%s: the box does not answer", box->host);
@@ -188,12 +195,14 @@ static enum entry introduce(struct box *box, struct wsclient *client, int *code)
     Hearth__V1__ServerFrame *reply = exchange(client, &request);
     enum entry entry = ENTRY_FAILED;
     unsigned close_code = wsclient_close_code(client);
-    const Hearth__V1__Error *error = reply && reply->body_case == HEARTH__V1__SERVER_FRAME__BODY_ERROR ? reply->error : NULL;
+    const Hearth__V1__Error *error =
+        reply && reply->body_case == HEARTH__V1__SERVER_FRAME__BODY_ERROR ? reply->error : NULL;
     if (reply && reply->body_case == HEARTH__V1__SERVER_FRAME__BODY_WELCOME)
         entry = ENTERED;
     else if (reply && reply->body_case == HEARTH__V1__SERVER_FRAME__BODY_PAIRED)
         entry = (*code = keep_token(box, reply->paired)) ? ENTRY_FAILED : ENTERED;
-    else if (!box->has_secret && ((error && error->code == HEARTH__V1__ERROR__CODE__CODE_UNAUTHENTICATED) || close_code == 4401 || close_code == 4403))
+    else if (!box->has_secret && ((error && error->code == HEARTH__V1__ERROR__CODE__CODE_UNAUTHENTICATED) ||
+                                  close_code == 4401 || close_code == 4403))
         entry = ENTRY_UNKNOWN;
     else
         *code = refused(box, error, close_code);
@@ -213,19 +222,18 @@ static int open_socket(struct box *box, struct wsclient **client, bool quiet)
         .interrupted = ask_interrupted,
     };
     switch (wsclient_connect(client, &params, why)) {
-    case WSCLIENT_OPEN:
-        return CLI_OK;
-    case WSCLIENT_INTERRUPTED:
-        return CLI_INTERRUPTED;
+    case WSCLIENT_OPEN: return CLI_OK;
+    case WSCLIENT_INTERRUPTED: return CLI_INTERRUPTED;
     case WSCLIENT_UNTRUSTED:
-        return cli_fail(CLI_NOPERM, "%s:%u: the box's certificate is not trusted: %s", box->host, params.port, why);
-    case WSCLIENT_NO_MEMORY:
-        return cli_fail(CLI_OSERR, "out of memory");
+        return cli_fail(CLI_NOPERM, "%s:%u: the box's certificate is not trusted: %s", box->host, params.port,
+                        why);
+    case WSCLIENT_NO_MEMORY: return cli_fail(CLI_OSERR, "out of memory");
     case WSCLIENT_UNREACHABLE:
-    case WSCLIENT_LOST:
-        break;
+    case WSCLIENT_LOST: break;
     }
-    return quiet ? CLI_TEMPFAIL : cli_fail(CLI_UNAVAILABLE, "%s:%u: the box cannot be reached: %s", box->host, params.port, why);
+    return quiet ? CLI_TEMPFAIL
+                 : cli_fail(CLI_UNAVAILABLE, "%s:%u: the box cannot be reached: %s", box->host, params.port,
+                            why);
 }
 
 int box_connect(struct box *box, struct wsclient **client, bool quiet)
@@ -234,7 +242,9 @@ int box_connect(struct box *box, struct wsclient **client, bool quiet)
     for (int attempt = 0; attempt < 2; attempt++) {
         int code = CLI_OK;
         if (!box->has_token && !box->has_secret)
-            code = box->local ? take_secret(box) : cli_fail(CLI_NOPERM, "%s: this terminal is not paired with the box", box->host);
+            code = box->local
+                       ? take_secret(box)
+                       : cli_fail(CLI_NOPERM, "%s: this terminal is not paired with the box", box->host);
         if (!code)
             code = open_socket(box, client, quiet);
         if (code)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// client.json: {"boxes":[{"fp","host","port","token","ca"}]}, token and authority in hexadecimal. Mode 0600, replaced
-// whole. Main thread.
+// client.json: {"boxes":[{"fp","host","port","token","ca"}]}, token and authority in hexadecimal. Mode 0600,
+// replaced whole. Main thread.
 #include "tools/box_store.h"
 
 #include <errno.h>
@@ -81,13 +81,15 @@ static bool take(struct box *box, const json_t *entry)
 {
     json_int_t port = json_integer_value(json_object_get(entry, "port"));
     size_t n;
-    if (strlen(text_of(entry, "fp")) >= sizeof box->fp || strlen(text_of(entry, "host")) >= sizeof box->host || port < 1 ||
-        port > 65535 || !from_hex(text_of(entry, "ca"), box->ca, IDENTITY_CA_MAX, &box->ca_len_bytes))
+    if (strlen(text_of(entry, "fp")) >= sizeof box->fp ||
+        strlen(text_of(entry, "host")) >= sizeof box->host || port < 1 || port > 65535 ||
+        !from_hex(text_of(entry, "ca"), box->ca, IDENTITY_CA_MAX, &box->ca_len_bytes))
         return false;
     snprintf(box->fp, sizeof box->fp, "%s", text_of(entry, "fp"));
     snprintf(box->host, sizeof box->host, "%s", text_of(entry, "host"));
     box->port = (uint16_t)port;
-    box->has_token = from_hex(text_of(entry, "token"), box->token, sizeof box->token, &n) && n == BOX_TOKEN_BYTES;
+    box->has_token =
+        from_hex(text_of(entry, "token"), box->token, sizeof box->token, &n) && n == BOX_TOKEN_BYTES;
     return true;
 }
 
@@ -114,8 +116,8 @@ bool box_store_find(struct box *box, const char *fp, const char *host)
 static int replace(const struct box *box, bool with_token)
 {
     json_t *root = load(), *boxes = json_object_get(root, "boxes");
-    json_t *entry = json_pack("{s:s, s:s, s:i, s:o}", "fp", box->fp, "host", box->host, "port", (int)box->port, "ca",
-                              to_hex(box->ca, box->ca_len_bytes));
+    json_t *entry = json_pack("{s:s, s:s, s:i, s:o}", "fp", box->fp, "host", box->host, "port",
+                              (int)box->port, "ca", to_hex(box->ca, box->ca_len_bytes));
     if (entry && with_token)
         json_object_set_new(entry, "token", to_hex(box->token, sizeof box->token));
     size_t i = find(boxes, box->fp, NULL);

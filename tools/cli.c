@@ -51,7 +51,8 @@ bool cli_device_valid(const char *device)
     if (!n)
         return false;
     const char *rest = device + n;
-    return !rest[0] || (rest[0] == ':' && rest[1] && strlen(rest) <= 3 && strspn(rest + 1, "0123456789") == strlen(rest + 1));
+    return !rest[0] || (rest[0] == ':' && rest[1] && strlen(rest) <= 3 &&
+                        strspn(rest + 1, "0123456789") == strlen(rest + 1));
 }
 
 static void print_line(const char *format, va_list args)
@@ -93,26 +94,18 @@ int cli_wrong(const struct cli *cli, const char *format, ...)
 int cli_exit_code(enum hearth_status status)
 {
     switch (status) {
-    case HEARTH_OK:
-        return CLI_OK;
-    case HEARTH_NOMEM:
-        return CLI_OSERR;
+    case HEARTH_OK: return CLI_OK;
+    case HEARTH_NOMEM: return CLI_OSERR;
     case HEARTH_INVALID:
     case HEARTH_FORMAT:
     case HEARTH_LIMIT:
-    case HEARTH_CONTEXT:
-        return CLI_DATAERR;
-    case HEARTH_IO:
-        return CLI_IOERR;
+    case HEARTH_CONTEXT: return CLI_DATAERR;
+    case HEARTH_IO: return CLI_IOERR;
     case HEARTH_UNSUPPORTED:
-    case HEARTH_DEVICE_LOST:
-        return CLI_UNAVAILABLE;
-    case HEARTH_CANCELED:
-        return CLI_INTERRUPTED;
-    case HEARTH_NOT_FOUND:
-        return CLI_NOINPUT;
-    case HEARTH_BUSY:
-        return CLI_TEMPFAIL;
+    case HEARTH_DEVICE_LOST: return CLI_UNAVAILABLE;
+    case HEARTH_CANCELED: return CLI_INTERRUPTED;
+    case HEARTH_NOT_FOUND: return CLI_NOINPUT;
+    case HEARTH_BUSY: return CLI_TEMPFAIL;
     }
     return CLI_SOFTWARE;
 }
@@ -133,7 +126,8 @@ static void print_option(char letter, const char *name, const char *argument, co
 {
     char left[64];
     if (letter)
-        snprintf(left, sizeof left, "-%c, --%s%s%s", letter, name, argument ? " " : "", argument ? argument : "");
+        snprintf(left, sizeof left, "-%c, --%s%s%s", letter, name, argument ? " " : "",
+                 argument ? argument : "");
     else
         snprintf(left, sizeof left, "    --%s%s%s", name, argument ? " " : "", argument ? argument : "");
     printf("  %-29s %s\n", left, help);
@@ -141,7 +135,8 @@ static void print_option(char letter, const char *name, const char *argument, co
 
 static int print_help(const struct cli *cli)
 {
-    printf("Usage: hearth %s%s%s\n\n%s\n\nOptions:\n", cli->name, cli->usage[0] ? " " : "", cli->usage, cli->about);
+    printf("Usage: hearth %s%s%s\n\n%s\n\nOptions:\n", cli->name, cli->usage[0] ? " " : "", cli->usage,
+           cli->about);
     for (size_t i = 0; i < cli->n_options; i++) {
         const struct cli_option *option = &cli->options[i];
         print_option(option->letter, option->name, option->argument, option->help);
@@ -178,12 +173,8 @@ static bool take(const struct cli *cli, const struct cli_option *option, char *t
     uint64_t count;
     struct cli_list *list;
     switch (option->kind) {
-    case CLI_FLAG:
-        *(bool *)option->value = true;
-        break;
-    case CLI_TEXT:
-        *(const char **)option->value = text;
-        break;
+    case CLI_FLAG: *(bool *)option->value = true; break;
+    case CLI_TEXT: *(const char **)option->value = text; break;
     case CLI_COUNT:
         if (!read_count(text, &count)) {
             cli_wrong(cli, "--%s wants a whole number, not '%s'", option->name, text);
@@ -208,7 +199,8 @@ static bool take(const struct cli *cli, const struct cli_option *option, char *t
         list->items[list->n++] = text;
         break;
     }
-    if ((option->kind == CLI_COUNT || option->kind == CLI_REAL) && limited && (number < option->min || number > option->max)) {
+    if ((option->kind == CLI_COUNT || option->kind == CLI_REAL) && limited &&
+        (number < option->min || number > option->max)) {
         cli_wrong(cli, "--%s must lie between %g and %g", option->name, option->min, option->max);
         return false;
     }
@@ -233,8 +225,8 @@ static void build_tables(const struct cli *cli, struct option *table, char *lett
         }
     }
     for (size_t i = 0; i < N_COMMON; i++)
-        table[n++] = (struct option){common_help[i][0], common_help[i][1] ? required_argument : no_argument, NULL,
-                                     FIRST_LONG + MAX_OPTIONS + (int)i};
+        table[n++] = (struct option){common_help[i][0], common_help[i][1] ? required_argument : no_argument,
+                                     NULL, FIRST_LONG + MAX_OPTIONS + (int)i};
     letters[k++] = 'h';
     letters[k] = 0;
     table[n] = (struct option){0};
@@ -259,14 +251,9 @@ static int take_common(struct cli *cli, int index, char *text)
         if (cli_device_valid(text))
             return -1;
         return cli_wrong(cli, "--device wants auto, cpu, cuda[:i] or vulkan[:i], not '%s'", text);
-    case 1:
-        threads.value = &cli->n_threads;
-        return take(cli, &threads, text) ? -1 : CLI_USAGE;
-    case 2:
-        cli->json = true;
-        return -1;
-    default:
-        return print_help(cli);
+    case 1: threads.value = &cli->n_threads; return take(cli, &threads, text) ? -1 : CLI_USAGE;
+    case 2: cli->json = true; return -1;
+    default: return print_help(cli);
     }
 }
 
@@ -301,7 +288,8 @@ int cli_parse(struct cli *cli, int argc, char **argv)
     cli->args = argv + optind;
     cli->n_args = argc - optind;
     if (cli->n_args < cli->min_args)
-        return cli_wrong(cli, cli->n_args ? "a word is missing" : "usage: hearth %s %s", cli->name, cli->usage);
+        return cli_wrong(cli, cli->n_args ? "a word is missing" : "usage: hearth %s %s", cli->name,
+                         cli->usage);
     if (cli->n_args > cli->max_args)
         return cli_wrong(cli, "'%s' is one word too many", cli->args[cli->max_args]);
     return -1;

@@ -75,7 +75,8 @@ int cli_parse(struct cli *cli, int argc, char **argv);
 
 // Both print one line "hearth …: message" on stderr and return the exit code.
 int cli_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
-int cli_wrong(const struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3))); // returns 2
+int cli_wrong(const struct cli *cli, const char *format, ...)
+    __attribute__((format(printf, 2, 3))); // returns 2
 // Something that a person should know, on stderr; nothing failed.
 void cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 // As cli_fail, for an error of the engine.
@@ -85,7 +86,7 @@ int cli_exit_code(enum hearth_status status);
 int cli_finish(int code);
 
 bool cli_is_tty(FILE *stream);
-bool cli_color(FILE *stream);                // a tty and no NO_COLOR
+bool cli_color(FILE *stream);                        // a tty and no NO_COLOR
 const char *cli_size(uint64_t bytes, char text[24]); // "92.3 MiB"
 
 // "cpu", "cuda:1" … : true if the text is a device this program knows by name.

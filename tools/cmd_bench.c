@@ -53,7 +53,8 @@ static void fill_ids(struct bench *bench, int32_t *ids, size_t n)
 }
 
 // One request in each of the first n sessions, run to the end. Outcomes are filled; an exit code.
-static int run_requests(struct bench *bench, size_t n, size_t n_prompt, unsigned n_gen, struct outcome *outcomes)
+static int run_requests(struct bench *bench, size_t n, size_t n_prompt, unsigned n_gen,
+                        struct outcome *outcomes)
 {
     struct hearth_error err = {0};
     int32_t *ids = malloc(n_prompt * sizeof *ids);
@@ -62,11 +63,16 @@ static int run_requests(struct bench *bench, size_t n, size_t n_prompt, unsigned
     for (size_t i = 0; i < n; i++) {
         outcomes[i] = (struct outcome){0};
         fill_ids(bench, ids, n_prompt);
-        struct hearth_request request = {
-            .ids = ids, .n_ids = n_prompt, .max_tokens = n_gen, .ignore_end = true, .on_event = on_event, .user = &outcomes[i]};
+        struct hearth_request request = {.ids = ids,
+                                         .n_ids = n_prompt,
+                                         .max_tokens = n_gen,
+                                         .ignore_end = true,
+                                         .on_event = on_event,
+                                         .user = &outcomes[i]};
         hearth_sampling_default(&request.sampling);
         request.sampling.temperature = 0;
-        if (hearth_session_truncate(bench->sessions[i], 0, &err) || hearth_session_submit(bench->sessions[i], &request, &err)) {
+        if (hearth_session_truncate(bench->sessions[i], 0, &err) ||
+            hearth_session_submit(bench->sessions[i], &request, &err)) {
             free(ids);
             return cli_fail_status(&err);
         }
@@ -160,26 +166,30 @@ static int measure(struct bench *bench)
     return code;
 }
 
-static int print_result(const struct bench *bench, bool as_json, unsigned n_threads, double peak_rss_mib, double copy)
+static int print_result(const struct bench *bench, bool as_json, unsigned n_threads, double peak_rss_mib,
+                        double copy)
 {
     char cpu[128];
     machine_cpu_name(cpu);
     double bytes = (double)bench->info.weight_bytes * bench->decode / GIB;
     if (!as_json) {
         printf("%s, %s\n", bench->info.name, bench->info.file_type);
-        printf("prefill        %10.1f tokens/s (prompt of %llu)\n", bench->prefill, (unsigned long long)bench->n_prompt);
+        printf("prefill        %10.1f tokens/s (prompt of %llu)\n", bench->prefill,
+               (unsigned long long)bench->n_prompt);
         printf("decode         %10.1f tokens/s, %.1f GiB/s of weights\n", bench->decode, bytes);
-        printf("%2llu client(s)   %10.1f tokens/s together\n", (unsigned long long)bench->n_clients, bench->clients);
+        printf("%2llu client(s)   %10.1f tokens/s together\n", (unsigned long long)bench->n_clients,
+               bench->clients);
         printf("memory reads   %10.1f GiB/s\n", copy);
         printf("first token    %10.1f ms after the start of the process\n", bench->first_token_ms);
-        printf("peak memory    %10.1f MiB\n%s, %u threads, %s\n", peak_rss_mib, bench->info.device, n_threads, cpu);
+        printf("peak memory    %10.1f MiB\n%s, %u threads, %s\n", peak_rss_mib, bench->info.device, n_threads,
+               cpu);
         return cli_finish(CLI_OK);
     }
-    json_t *object = json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:s, s:s}", "prefill_tokens_per_second", bench->prefill,
-                               "decode_tokens_per_second", bench->decode, "clients_tokens_per_second", bench->clients,
-                               "decode_gib_per_second", bytes, "copy_gib_per_second", copy, "first_token_ms",
-                               bench->first_token_ms, "peak_rss_mib", peak_rss_mib, "threads", (int)n_threads, "device",
-                               bench->info.device, "cpu", cpu);
+    json_t *object = json_pack(
+        "{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:s, s:s}", "prefill_tokens_per_second", bench->prefill,
+        "decode_tokens_per_second", bench->decode, "clients_tokens_per_second", bench->clients,
+        "decode_gib_per_second", bytes, "copy_gib_per_second", copy, "first_token_ms", bench->first_token_ms,
+        "peak_rss_mib", peak_rss_mib, "threads", (int)n_threads, "device", bench->info.device, "cpu", cpu);
     if (!object)
         return cli_fail(CLI_OSERR, "out of memory");
     json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
@@ -203,7 +213,8 @@ static int run(const struct cli *cli, struct model_options *options, struct benc
     hearth_engine_close(&bench->engine);
     if (code)
         return code;
-    double copy = bandwidth_read_gib_per_second((size_t)bench->info.weight_bytes, n_threads, (unsigned)bench->n_repeat);
+    double copy =
+        bandwidth_read_gib_per_second((size_t)bench->info.weight_bytes, n_threads, (unsigned)bench->n_repeat);
     return print_result(bench, cli->json, n_threads, peak_rss_mib, copy);
 }
 
@@ -212,19 +223,25 @@ int cmd_bench(int argc, char **argv)
     struct model_options options = {0};
     struct bench bench = {.n_prompt = 512, .n_gen = 128, .n_clients = 1, .n_repeat = 3, .random = 42};
     const struct cli_option table[] = {
-        {"model", 'm', CLI_TEXT, "MODEL", "file, or name of a model (default: the chosen one)", &options.model, 0, 0, NULL},
-        {"prompt", 0, CLI_COUNT, "N", "prompt tokens of the prefill test (512)", &bench.n_prompt, 1, 1 << 20, NULL},
-        {"gen", 0, CLI_COUNT, "N", "tokens generated by the decode tests (128)", &bench.n_gen, 2, 1 << 20, NULL},
-        {"clients", 0, CLI_COUNT, "N", "sessions that decode together (1)", &bench.n_clients, 1, MAX_CLIENTS, NULL},
+        {"model", 'm', CLI_TEXT, "MODEL", "file, or name of a model (default: the chosen one)",
+         &options.model, 0, 0, NULL},
+        {"prompt", 0, CLI_COUNT, "N", "prompt tokens of the prefill test (512)", &bench.n_prompt, 1, 1 << 20,
+         NULL},
+        {"gen", 0, CLI_COUNT, "N", "tokens generated by the decode tests (128)", &bench.n_gen, 2, 1 << 20,
+         NULL},
+        {"clients", 0, CLI_COUNT, "N", "sessions that decode together (1)", &bench.n_clients, 1, MAX_CLIENTS,
+         NULL},
         {"repeat", 0, CLI_COUNT, "N", "repeats; medians are told (3)", &bench.n_repeat, 1, MAX_REPEAT, NULL},
-        {"ctx", 0, CLI_COUNT, "N", "context in tokens (default: what the tests need)", &options.n_ctx, 1, 1 << 24, NULL},
+        {"ctx", 0, CLI_COUNT, "N", "context in tokens (default: what the tests need)", &options.n_ctx, 1,
+         1 << 24, NULL},
         {"kv", 0, CLI_TEXT, "TYPE", "KV cache: f16, q8 or f32", &options.kv, 0, 0, NULL},
         {"exact", 0, CLI_FLAG, NULL, "float32 activations and KV", &options.exact, 0, 0, NULL},
     };
     struct cli cli = {
         .name = "bench",
         .usage = "[-m MODEL] [--prompt N] [--gen N] [--clients N]",
-        .about = "Measures prefill, decode, several clients together, the time to the first token from the start of the\n"
+        .about = "Measures prefill, decode, several clients together, the time to the first token from the "
+                 "start of the\n"
                  "process, peak memory, and how fast all threads read a buffer as large as the weights.",
         .example = "hearth bench -m default --json",
         .options = table,

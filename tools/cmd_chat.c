@@ -67,7 +67,8 @@ static void show(struct talk *talk, const char *text, size_t len)
 static void on_snapshot(struct talk *talk, const Hearth__V1__ResponseSnapshot *snapshot)
 {
     size_t len = strlen(snapshot->text);
-    if (len >= talk->answer_len && (!talk->answer_len || !memcmp(snapshot->text, talk->answer, talk->answer_len)))
+    if (len >= talk->answer_len &&
+        (!talk->answer_len || !memcmp(snapshot->text, talk->answer, talk->answer_len)))
         show(talk, snapshot->text + talk->answer_len, len - talk->answer_len);
     if (snapshot->finished)
         end_with(talk, CLI_OK);
@@ -78,42 +79,42 @@ static void keep_usage(struct talk *talk, const Hearth__V1__Usage *usage)
     if (!usage)
         return;
     json_decref(talk->usage);
-    talk->usage = json_pack("{s:i, s:i, s:i, s:f, s:f, s:f, s:o, s:s, s:s}", "prompt_tokens", (int)usage->prompt_tokens,
-                            "cached_tokens", (int)usage->cached_tokens, "completion_tokens", (int)usage->completion_tokens,
-                            "prompt_ms", usage->prompt_ms, "first_token_ms", usage->first_token_ms, "completion_ms",
-                            usage->completion_ms, "seed", json_sprintf("%llu", (unsigned long long)usage->seed),
-                            "numerics_id", usage->numerics_id, "stop_reason", usage->stop_reason);
+    talk->usage = json_pack("{s:i, s:i, s:i, s:f, s:f, s:f, s:o, s:s, s:s}", "prompt_tokens",
+                            (int)usage->prompt_tokens, "cached_tokens", (int)usage->cached_tokens,
+                            "completion_tokens", (int)usage->completion_tokens, "prompt_ms", usage->prompt_ms,
+                            "first_token_ms", usage->first_token_ms, "completion_ms", usage->completion_ms,
+                            "seed", json_sprintf("%llu", (unsigned long long)usage->seed), "numerics_id",
+                            usage->numerics_id, "stop_reason", usage->stop_reason);
 }
 
 static void on_event(struct talk *talk, const Hearth__V1__Event *event)
 {
-    if (!talk->accepted || event->response_id.len != ID_BYTES || memcmp(event->response_id.data, talk->response, ID_BYTES) ||
-        event->seq <= talk->seq)
+    if (!talk->accepted || event->response_id.len != ID_BYTES ||
+        memcmp(event->response_id.data, talk->response, ID_BYTES) || event->seq <= talk->seq)
         return;
     talk->seq = event->seq;
     switch (event->event_case) {
     case HEARTH__V1__EVENT__EVENT_OUTPUT_TEXT_DELTA:
         show(talk, event->output_text_delta->delta, strlen(event->output_text_delta->delta));
         break;
-    case HEARTH__V1__EVENT__EVENT_RESPONSE_SNAPSHOT:
-        on_snapshot(talk, event->response_snapshot);
-        break;
+    case HEARTH__V1__EVENT__EVENT_RESPONSE_SNAPSHOT: on_snapshot(talk, event->response_snapshot); break;
     case HEARTH__V1__EVENT__EVENT_RESPONSE_COMPLETED:
         keep_usage(talk, event->response_completed->usage);
         end_with(talk, CLI_OK);
         break;
     case HEARTH__V1__EVENT__EVENT_RESPONSE_INCOMPLETE:
         keep_usage(talk, event->response_incomplete->usage);
-        if (event->response_incomplete->reason == HEARTH__V1__RESPONSE_INCOMPLETE__REASON__REASON_CONTEXT_FULL)
+        if (event->response_incomplete->reason ==
+            HEARTH__V1__RESPONSE_INCOMPLETE__REASON__REASON_CONTEXT_FULL)
             cli_note("the context is full, the answer ends here");
         end_with(talk, CLI_OK);
         break;
     case HEARTH__V1__EVENT__EVENT_RESPONSE_FAILED:
         end_with(talk, cli_fail(CLI_FAILED, "the answer failed: %s",
-                                event->response_failed->error ? event->response_failed->error->message : "no details"));
+                                event->response_failed->error ? event->response_failed->error->message
+                                                              : "no details"));
         break;
-    default:
-        break;
+    default: break;
     }
 }
 
@@ -121,21 +122,15 @@ static int code_of(Hearth__V1__Error__Code code)
 {
     switch (code) {
     case HEARTH__V1__ERROR__CODE__CODE_UNAUTHENTICATED:
-    case HEARTH__V1__ERROR__CODE__CODE_FORBIDDEN:
-        return CLI_NOPERM;
+    case HEARTH__V1__ERROR__CODE__CODE_FORBIDDEN: return CLI_NOPERM;
     case HEARTH__V1__ERROR__CODE__CODE_INVALID:
     case HEARTH__V1__ERROR__CODE__CODE_LIMIT:
-    case HEARTH__V1__ERROR__CODE__CODE_CONTEXT:
-        return CLI_DATAERR;
-    case HEARTH__V1__ERROR__CODE__CODE_BUSY:
-        return CLI_TEMPFAIL;
+    case HEARTH__V1__ERROR__CODE__CODE_CONTEXT: return CLI_DATAERR;
+    case HEARTH__V1__ERROR__CODE__CODE_BUSY: return CLI_TEMPFAIL;
     case HEARTH__V1__ERROR__CODE__CODE_UNAVAILABLE:
-    case HEARTH__V1__ERROR__CODE__CODE_UNIMPLEMENTED:
-        return CLI_UNAVAILABLE;
-    case HEARTH__V1__ERROR__CODE__CODE_STORAGE:
-        return CLI_IOERR;
-    default:
-        return CLI_FAILED;
+    case HEARTH__V1__ERROR__CODE__CODE_UNIMPLEMENTED: return CLI_UNAVAILABLE;
+    case HEARTH__V1__ERROR__CODE__CODE_STORAGE: return CLI_IOERR;
+    default: return CLI_FAILED;
     }
 }
 
@@ -148,17 +143,15 @@ static void on_frame(struct talk *talk, const Hearth__V1__ServerFrame *frame)
             end_with(talk, cli_fail(code_of(frame->error->code), "%s", frame->error->message));
         break;
     case HEARTH__V1__SERVER_FRAME__BODY_ACCEPTED:
-        if (!ours || frame->accepted->response_id.len != ID_BYTES || frame->accepted->conversation_id.len != ID_BYTES)
+        if (!ours || frame->accepted->response_id.len != ID_BYTES ||
+            frame->accepted->conversation_id.len != ID_BYTES)
             break;
         memcpy(talk->response, frame->accepted->response_id.data, ID_BYTES);
         memcpy(talk->conversation, frame->accepted->conversation_id.data, ID_BYTES);
         talk->accepted = talk->has_conversation = true;
         break;
-    case HEARTH__V1__SERVER_FRAME__BODY_EVENT:
-        on_event(talk, frame->event);
-        break;
-    default:
-        break;
+    case HEARTH__V1__SERVER_FRAME__BODY_EVENT: on_event(talk, frame->event); break;
+    default: break;
     }
 }
 
@@ -210,8 +203,8 @@ static bool send_about_response(struct talk *talk, bool resume)
     return wsclient_send(talk->client, &frame);
 }
 
-// After a loss: connects again with growing pauses, then asks for what was missed. The same request id makes the
-// question count once.
+// After a loss: connects again with growing pauses, then asks for what was missed. The same request id makes
+// the question count once.
 static int reconnect(struct talk *talk)
 {
     unsigned pause_ms = 250;
@@ -219,7 +212,8 @@ static int reconnect(struct talk *talk)
     for (int i = 0; i < MAX_RECONNECTS; i++) {
         int code = box_connect(&talk->box, &talk->client, true);
         if (!code)
-            return (talk->accepted ? send_about_response(talk, true) : send_chat(talk)) ? CLI_OK : CLI_TEMPFAIL;
+            return (talk->accepted ? send_about_response(talk, true) : send_chat(talk)) ? CLI_OK
+                                                                                        : CLI_TEMPFAIL;
         if (code != CLI_TEMPFAIL)
             return code;
         for (unsigned slept = 0; slept < pause_ms && !ask_interrupted(); slept += 50)
@@ -264,7 +258,8 @@ static void wait_for_answer(struct talk *talk)
 
 static void print_json(const struct talk *talk)
 {
-    json_t *object = json_pack("{s:s%, s:O?}", "text", talk->answer ? talk->answer : "", talk->answer_len, "usage", talk->usage);
+    json_t *object = json_pack("{s:s%, s:O?}", "text", talk->answer ? talk->answer : "", talk->answer_len,
+                               "usage", talk->usage);
     if (object)
         json_dumpf(object, stdout, JSON_COMPACT);
     fputc('\n', stdout);
@@ -293,7 +288,8 @@ static int answer(void *user, const char *text, size_t len_bytes)
     bool interrupted = talk->cancelled || talk->code == CLI_INTERRUPTED;
     if (talk->cli->json && !talk->code)
         print_json(talk);
-    else if (!talk->cli->json && (talk->answer_len ? talk->answer[talk->answer_len - 1] != '\n' : !talk->code))
+    else if (!talk->cli->json &&
+             (talk->answer_len ? talk->answer[talk->answer_len - 1] != '\n' : !talk->code))
         fputc('\n', stdout);
     int code = cli_finish(talk->code);
     if (talk->typed && (code == CLI_DATAERR || code == CLI_FAILED))
@@ -331,17 +327,23 @@ int cmd_chat(int argc, char **argv)
     static struct talk talk;
     const char *host = NULL;
     const struct cli_option table[] = {
-        {"host", 0, CLI_TEXT, "H", "a paired box by name or address, or a pairing link (default: this machine)", &host, 0, 0, NULL},
-        {"temp", 0, CLI_REAL, "T", "temperature, 0 = always the likeliest token", &talk.temp, 0, 5, &talk.temp_given},
-        {"seed", 0, CLI_COUNT, "N", "the same seed gives the same answer", &talk.seed, 0, 0, &talk.seed_given},
-        {"max-tokens", 'n', CLI_COUNT, "N", "end an answer after N tokens", &talk.max_tokens, 1, UINT32_MAX, NULL},
+        {"host", 0, CLI_TEXT, "H",
+         "a paired box by name or address, or a pairing link (default: this machine)", &host, 0, 0, NULL},
+        {"temp", 0, CLI_REAL, "T", "temperature, 0 = always the likeliest token", &talk.temp, 0, 5,
+         &talk.temp_given},
+        {"seed", 0, CLI_COUNT, "N", "the same seed gives the same answer", &talk.seed, 0, 0,
+         &talk.seed_given},
+        {"max-tokens", 'n', CLI_COUNT, "N", "end an answer after N tokens", &talk.max_tokens, 1, UINT32_MAX,
+         NULL},
     };
     struct cli cli = {
         .name = "chat",
         .usage = "[--host H]",
-        .about = "Talks with a running hearthd over its WebSocket, like a phone. The conversation is kept by the box.\n"
+        .about = "Talks with a running hearthd over its WebSocket, like a phone. The conversation is kept by "
+                 "the box.\n"
                  "On the box itself the terminal pairs itself; elsewhere a pairing link is needed once.\n"
-                 "Without a terminal on stdin, each line is a question, answered at temperature 0 unless --temp is given.",
+                 "Without a terminal on stdin, each line is a question, answered at temperature 0 unless "
+                 "--temp is given.",
         .example = "printf 'What is the capital of France?\\n' | hearth chat",
         .options = table,
         .n_options = sizeof table / sizeof *table,

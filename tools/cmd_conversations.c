@@ -39,9 +39,10 @@ static void print_heads(const json_t *answer)
     const json_t *head;
     char when[32];
     size_t i;
-    json_array_foreach(json_object_get(answer, "conversations"), i, head) {
-        printf("%s\t%s\t%lld turns\t", admin_text(head, "id"), admin_time(admin_number(head, "updated_ms"), when),
-               (long long)admin_number(head, "n_turns"));
+    json_array_foreach(json_object_get(answer, "conversations"), i, head)
+    {
+        printf("%s\t%s\t%lld turns\t", admin_text(head, "id"),
+               admin_time(admin_number(head, "updated_ms"), when), (long long)admin_number(head, "n_turns"));
         admin_print_clean(admin_text(head, "title"));
         fputc('\n', stdout);
     }
@@ -56,7 +57,8 @@ static void print_turns(const json_t *answer)
     size_t i;
     admin_print_clean(admin_text(conversation, "title"));
     fputc('\n', stdout);
-    json_array_foreach(json_object_get(conversation, "turns"), i, turn) {
+    json_array_foreach(json_object_get(conversation, "turns"), i, turn)
+    {
         printf("\n[%s, %s]\n", admin_text(turn, "role"), admin_time(admin_number(turn, "created_ms"), when));
         admin_print_clean(admin_text(turn, "text"));
         fputc('\n', stdout);
@@ -67,7 +69,8 @@ static void print_turns(const json_t *answer)
 static int export_all(struct admin *admin, const char *person)
 {
     int code = CLI_OK;
-    json_t *answer = admin_call(admin, json_pack("{s:s, s:s}", "cmd", "conversations.export", "person", person), &code);
+    json_t *answer =
+        admin_call(admin, json_pack("{s:s, s:s}", "cmd", "conversations.export", "person", person), &code);
     while (answer) {
         const json_t *conversation = json_object_get(answer, "conversation");
         bool more = json_is_true(json_object_get(answer, "more"));
@@ -91,9 +94,11 @@ static int run(struct words *words, struct admin *admin)
         return export_all(admin, words->person);
     json_t *request = NULL;
     if (verb[0] == 'l')
-        request = json_pack("{s:s, s:s, s:I}", "cmd", "conversations.list", "person", words->person, "limit", (json_int_t)words->limit);
+        request = json_pack("{s:s, s:s, s:I}", "cmd", "conversations.list", "person", words->person, "limit",
+                            (json_int_t)words->limit);
     else
-        request = json_pack("{s:s, s:s, s:s}", "cmd", verb[0] == 's' ? "conversations.show" : "conversations.delete", "person",
+        request = json_pack("{s:s, s:s, s:s}", "cmd",
+                            verb[0] == 's' ? "conversations.show" : "conversations.delete", "person",
                             words->person, "id", id);
     json_t *answer = admin_call(admin, request, &code);
     if (!answer)
@@ -114,13 +119,15 @@ int cmd_conversations(int argc, char **argv)
 {
     struct words words = {.limit = 50};
     const struct cli_option table[] = {
-        {"person", 0, CLI_TEXT, "NAME", "whose conversations (needed if several people live here)", &words.person, 0, 0, NULL},
+        {"person", 0, CLI_TEXT, "NAME", "whose conversations (needed if several people live here)",
+         &words.person, 0, 0, NULL},
         {"limit", 0, CLI_COUNT, "N", "with list: at most N, newest first (50)", &words.limit, 1, 200, NULL},
     };
     struct cli cli = {
         .name = "conversations",
         .usage = "list | show ID | export | delete ID",
-        .about = "Lists conversations, shows one, writes all of them as JSON lines, or deletes one by destroying its keys.",
+        .about = "Lists conversations, shows one, writes all of them as JSON lines, or deletes one by "
+                 "destroying its keys.",
         .example = "hearth conversations export --person Ann > ann.jsonl",
         .options = table,
         .n_options = sizeof table / sizeof *table,

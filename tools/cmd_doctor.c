@@ -37,13 +37,15 @@ static void add(struct report *report, enum result result, const char *name, con
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
     report->bad = report->bad || result == BAD;
-    json_array_append_new(report->checks, json_pack("{s:s, s:s, s:s}", "name", name, "result", result_names[result], "text", text));
+    json_array_append_new(report->checks, json_pack("{s:s, s:s, s:s}", "name", name, "result",
+                                                    result_names[result], "text", text));
 }
 
 static void check_cpu(struct report *report)
 {
-    static const char *const known[] = {"avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8",
-                                        "amx_bf16", "asimd", "asimddp", "i8mm"};
+    static const char *const known[] = {"avx2",        "fma",         "f16c",     "avx512f",
+                                        "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
+                                        "asimd",       "asimddp",     "i8mm"};
     char name[128], found[256] = "";
     size_t n = 0;
     machine_cpu_name(name);
@@ -73,7 +75,8 @@ static void check_model(struct report *report)
     struct stat st;
     bool here = known ? models_catalogue_path(path, known) && paths_is_file(path) : !models_find(path, name);
     if (!here) {
-        add(report, BAD, "model", "the model '%s' is not here: hearth pull %s", name, known ? known->name : "default");
+        add(report, BAD, "model", "the model '%s' is not here: hearth pull %s", name,
+            known ? known->name : "default");
     } else if (!known) {
         add(report, GOOD, "model", "%s", path);
     } else {
@@ -98,7 +101,8 @@ static void check_disk(struct report *report)
     while (statvfs(path, &fs) && strrchr(path, '/') > path) // the nearest folder that exists
         *strrchr(path, '/') = 0;
     uint64_t bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
-    add(report, bytes >= (uint64_t)1 << 30 ? GOOD : WARNING, "disk", "%s are free in %s", cli_size(bytes, text), path);
+    add(report, bytes >= (uint64_t)1 << 30 ? GOOD : WARNING, "disk", "%s are free in %s",
+        cli_size(bytes, text), path);
 }
 
 static void check_tls(struct report *report)
@@ -107,7 +111,8 @@ static void check_tls(struct report *report)
     unsigned lws = LWS_LIBRARY_VERSION_NUMBER;
     identity_tls_version(tls);
     bool recent = lws >= 4003000 && !strncmp(tls, "mbedTLS 3.", 10);
-    add(report, recent ? GOOD : WARNING, "tls", "libwebsockets %u.%u.%u, %s%s", lws / 1000000, lws / 1000 % 1000, lws % 1000, tls,
+    add(report, recent ? GOOD : WARNING, "tls", "libwebsockets %u.%u.%u, %s%s", lws / 1000000,
+        lws / 1000 % 1000, lws % 1000, tls,
         recent ? "" : ": too old for a home network, hearthd stays on loopback");
 }
 
@@ -192,7 +197,8 @@ static int check_all(const struct cli *cli)
         json_decref(object);
     } else {
         json_array_foreach(report.checks, i, check)
-            printf("%-8s %-12s %s\n", admin_text(check, "result"), admin_text(check, "name"), admin_text(check, "text"));
+            printf("%-8s %-12s %s\n", admin_text(check, "result"), admin_text(check, "name"),
+                   admin_text(check, "text"));
     }
     json_decref(report.checks);
     return cli_finish(report.bad ? CLI_FAILED : CLI_OK);
@@ -207,18 +213,21 @@ static int fit(const struct cli *cli, const char *model, uint64_t n_ctx)
     int code = models_find(path, model);
     if (code)
         return code;
-    struct hearth_engine_params params = {
-        .model_path = path, .device = cli->device, .n_threads = (unsigned)cli->n_threads, .n_ctx = (unsigned)n_ctx};
+    struct hearth_engine_params params = {.model_path = path,
+                                          .device = cli->device,
+                                          .n_threads = (unsigned)cli->n_threads,
+                                          .n_ctx = (unsigned)n_ctx};
     if (hearth_engine_fit(&params, &need, &err))
         return cli_fail_status(&err);
     uint64_t wanted = n_ctx ? n_ctx : 1;
     bool fits = need.n_ctx_fit >= wanted;
     if (cli->json) {
-        json_t *object = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "model", path, "weight_bytes",
-                                   (json_int_t)need.weight_bytes, "kv_bytes_per_position",
-                                   (json_int_t)need.kv_bytes_per_position, "scratch_bytes", (json_int_t)need.scratch_bytes,
-                                   "available_bytes", (json_int_t)need.available_bytes, "n_ctx_train",
-                                   (json_int_t)need.n_ctx_train, "n_ctx_fit", (json_int_t)need.n_ctx_fit, "fits", fits);
+        json_t *object =
+            json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "model", path, "weight_bytes",
+                      (json_int_t)need.weight_bytes, "kv_bytes_per_position",
+                      (json_int_t)need.kv_bytes_per_position, "scratch_bytes", (json_int_t)need.scratch_bytes,
+                      "available_bytes", (json_int_t)need.available_bytes, "n_ctx_train",
+                      (json_int_t)need.n_ctx_train, "n_ctx_fit", (json_int_t)need.n_ctx_fit, "fits", fits);
         json_dumpf(object, stdout, JSON_COMPACT);
         fputc('\n', stdout);
         json_decref(object);
@@ -227,7 +236,8 @@ static int fit(const struct cli *cli, const char *model, uint64_t n_ctx)
                cli_size(need.weight_bytes, text[0]), cli_size(need.scratch_bytes, text[1]),
                cli_size(need.kv_bytes_per_position * 1024, text[2]), cli_size(need.available_bytes, text[3]));
         if (need.n_ctx_fit)
-            printf("it fits, with a context of up to %u tokens (the model was trained for %u)\n", need.n_ctx_fit, need.n_ctx_train);
+            printf("it fits, with a context of up to %u tokens (the model was trained for %u)\n",
+                   need.n_ctx_fit, need.n_ctx_train);
         else
             puts("it does not fit");
         if (need.n_ctx_fit && !fits)
@@ -247,7 +257,8 @@ int cmd_doctor(int argc, char **argv)
     struct cli cli = {
         .name = "doctor",
         .usage = "[--fit MODEL]",
-        .about = "Checks the processor, memory, disk, model, TLS libraries, hearthd, its folder and its certificates.\n"
+        .about = "Checks the processor, memory, disk, model, TLS libraries, hearthd, its folder and its "
+                 "certificates.\n"
                  "Exit code 1 if there is a problem.",
         .example = "hearth doctor --fit gemma3-270m",
         .options = table,

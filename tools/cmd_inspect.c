@@ -14,8 +14,9 @@ int cmd_inspect(int argc, char **argv)
     struct cli cli = {
         .name = "inspect",
         .usage = "FILE",
-        .about = "Shows what a GGUF model file holds: its keys, tensors and parts. FILE may be a model's name.\n"
-                 "Only the header is read.",
+        .about =
+            "Shows what a GGUF model file holds: its keys, tensors and parts. FILE may be a model's name.\n"
+            "Only the header is read.",
         .example = "hearth inspect default",
         .min_args = 1,
         .max_args = 1,

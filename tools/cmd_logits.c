@@ -21,7 +21,8 @@ static bool write_npy_header(FILE *file, size_t rows, size_t columns)
     header[8] = (char)(HEADER_BYTES - PREFIX_BYTES);
     header[9] = 0;
     char text[HEADER_BYTES - PREFIX_BYTES];
-    int n = snprintf(text, sizeof text, "{'descr': '<f4', 'fortran_order': False, 'shape': (%zu, %zu), }", rows, columns);
+    int n = snprintf(text, sizeof text, "{'descr': '<f4', 'fortran_order': False, 'shape': (%zu, %zu), }",
+                     rows, columns);
     memcpy(header + PREFIX_BYTES, text, (size_t)n);
     header[HEADER_BYTES - 1] = '\n';
     return fwrite(header, 1, sizeof header, file) == sizeof header;
@@ -34,7 +35,8 @@ struct job {
     const char *path;
 };
 
-static int write_chunks(struct hearth_engine *engine, struct hearth_session *session, const struct job *job, float *logits)
+static int write_chunks(struct hearth_engine *engine, struct hearth_session *session, const struct job *job,
+                        float *logits)
 {
     struct hearth_error err = {0};
     struct progress bar;
@@ -60,7 +62,8 @@ static int compute(struct hearth_engine *engine, const struct job *job)
     struct hearth_error err = {0};
     for (size_t i = 0; i < job->n_ids; i++)
         if ((size_t)job->ids[i] >= job->n_vocab)
-            return cli_fail(CLI_DATAERR, "token id %d is not below the vocabulary's %zu", (int)job->ids[i], job->n_vocab);
+            return cli_fail(CLI_DATAERR, "token id %d is not below the vocabulary's %zu", (int)job->ids[i],
+                            job->n_vocab);
     float *logits = malloc(job->chunk * job->n_vocab * sizeof *logits);
     if (!logits)
         return cli_fail(CLI_OSERR, "out of memory: use a smaller --chunk");
@@ -115,7 +118,8 @@ static int run(const struct cli *cli, struct model_options *options, struct job 
         job->chunk = job->n_ids;
     code = write_file(engine, job, out);
     if (!code && cli->json)
-        printf("{\"n_tokens\":%zu,\"n_vocab\":%zu,\"numerics_id\":\"%s\"}\n", job->n_ids, job->n_vocab, info.numerics_id);
+        printf("{\"n_tokens\":%zu,\"n_vocab\":%zu,\"numerics_id\":\"%s\"}\n", job->n_ids, job->n_vocab,
+               info.numerics_id);
     hearth_engine_close(&engine);
     return code ? code : cli_finish(CLI_OK);
 }
@@ -126,11 +130,15 @@ int cmd_logits(int argc, char **argv)
     const char *ids_file = NULL, *out = NULL, *adapter = NULL;
     uint64_t chunk = 64;
     const struct cli_option table[] = {
-        {"model", 'm', CLI_TEXT, "MODEL", "file, or name of a model (default: the chosen one)", &options.model, 0, 0, NULL},
-        {"ids", 0, CLI_TEXT, "FILE", "blank-separated token ids, used as they are; - = stdin", &ids_file, 0, 0, NULL},
+        {"model", 'm', CLI_TEXT, "MODEL", "file, or name of a model (default: the chosen one)",
+         &options.model, 0, 0, NULL},
+        {"ids", 0, CLI_TEXT, "FILE", "blank-separated token ids, used as they are; - = stdin", &ids_file, 0,
+         0, NULL},
         {"out", 0, CLI_TEXT, "FILE", "where the .npy file goes", &out, 0, 0, NULL},
-        {"exact", 0, CLI_FLAG, NULL, "float32 activations and KV, one chain per output (slow)", &options.exact, 0, 0, NULL},
-        {"chunk", 0, CLI_COUNT, "N", "tokens at once (64); the result does not depend on it", &chunk, 1, 8192, NULL},
+        {"exact", 0, CLI_FLAG, NULL, "float32 activations and KV, one chain per output (slow)",
+         &options.exact, 0, 0, NULL},
+        {"chunk", 0, CLI_COUNT, "N", "tokens at once (64); the result does not depend on it", &chunk, 1, 8192,
+         NULL},
         {"kv", 0, CLI_TEXT, "TYPE", "KV cache: f16, q8 or f32", &options.kv, 0, 0, NULL},
         {"adapter", 0, CLI_TEXT, "A", "a LoRA adapter (comes later)", &adapter, 0, 0, NULL},
     };

@@ -13,7 +13,8 @@
 #include "tools/models.h"
 #include "tools/url.h"
 
-static const uint64_t LIST_CONTEXT = 4096; // the memory told is for a context of this many tokens, or the model's own
+static const uint64_t LIST_CONTEXT =
+    4096; // the memory told is for a context of this many tokens, or the model's own
 
 static bool is_gguf(const char *name)
 {
@@ -35,7 +36,8 @@ static int only_models(const struct dirent *entry)
 static uint64_t memory_needed(const struct cli *cli, const char *path)
 {
     struct hearth_fit fit;
-    struct hearth_engine_params params = {.model_path = path, .device = cli->device, .n_threads = (unsigned)cli->n_threads};
+    struct hearth_engine_params params = {
+        .model_path = path, .device = cli->device, .n_threads = (unsigned)cli->n_threads};
     if (hearth_engine_fit(&params, &fit, NULL))
         return 0;
     uint64_t n = fit.n_ctx_train && fit.n_ctx_train < LIST_CONTEXT ? fit.n_ctx_train : LIST_CONTEXT;
@@ -68,9 +70,10 @@ static int list(const struct cli *cli)
         uint64_t needed = memory_needed(cli, path);
         bool used = is_chosen(chosen ? chosen : catalogue[0].name, file);
         if (cli->json)
-            json_array_append_new(array, json_pack("{s:s%, s:s, s:I, s:I, s:b}", "name", file, strlen(file) - 5, "file", path,
-                                                   "size_bytes", (json_int_t)st.st_size, "memory_bytes", (json_int_t)needed,
-                                                   "used", used));
+            json_array_append_new(array,
+                                  json_pack("{s:s%, s:s, s:I, s:I, s:b}", "name", file, strlen(file) - 5,
+                                            "file", path, "size_bytes", (json_int_t)st.st_size,
+                                            "memory_bytes", (json_int_t)needed, "used", used));
         else
             printf("%c %-40.*s %10s  memory %10s\n", used ? '*' : ' ', (int)strlen(file) - 5, file,
                    cli_size((uint64_t)st.st_size, size), needed ? cli_size(needed, memory) : "unknown");
@@ -111,7 +114,8 @@ static int use(const char *name)
         char *slash = strrchr(path, '/'), *dot = strrchr(path, '.');
         if (dot && is_gguf(path))
             *dot = 0;
-        json_t *answer = admin_call(admin, json_pack("{s:s, s:s}", "cmd", "use-model", "name", slash ? slash + 1 : path), &code);
+        json_t *answer = admin_call(
+            admin, json_pack("{s:s, s:s}", "cmd", "use-model", "name", slash ? slash + 1 : path), &code);
         json_decref(answer);
         admin_close(&admin);
     }
@@ -145,7 +149,8 @@ int cmd_models(int argc, char **argv)
     struct cli cli = {
         .name = "models",
         .usage = "list | use NAME | rm NAME",
-        .about = "Lists the models of the models folder with the memory they need for 4,096 tokens, chooses the one that\n"
+        .about = "Lists the models of the models folder with the memory they need for 4,096 tokens, chooses "
+                 "the one that\n"
                  "'run' and hearthd use, or removes one.",
         .example = "hearth models use gemma3-270m",
         .min_args = 1,

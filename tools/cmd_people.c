@@ -18,10 +18,13 @@ static int list_people(const struct cli *cli)
         code = admin_print_json(answer);
     } else {
         char when[32];
-        json_array_foreach(json_object_get(answer, "people"), i, person) {
+        json_array_foreach(json_object_get(answer, "people"), i, person)
+        {
             admin_print_clean(admin_text(person, "name"));
-            printf("\t%lld devices\t%lld conversations\tsince %s\n", (long long)admin_number(person, "n_devices"),
-                   (long long)admin_number(person, "n_conversations"), admin_time(admin_number(person, "created_ms"), when));
+            printf("\t%lld devices\t%lld conversations\tsince %s\n",
+                   (long long)admin_number(person, "n_devices"),
+                   (long long)admin_number(person, "n_conversations"),
+                   admin_time(admin_number(person, "created_ms"), when));
         }
         code = cli_finish(CLI_OK);
     }
@@ -49,7 +52,8 @@ int cmd_people(int argc, char **argv)
     struct cli cli = {
         .name = "people",
         .usage = "list | add NAME | remove NAME",
-        .about = "Who lives with this box. Removing a person destroys the keys of all that person's conversations.",
+        .about = "Who lives with this box. Removing a person destroys the keys of all that person's "
+                 "conversations.",
         .example = "hearth people add Ann",
         .min_args = 1,
         .max_args = 2,
@@ -85,12 +89,14 @@ static int list_devices(const struct cli *cli, const char *person)
         code = admin_print_json(answer);
     } else {
         char seen[32];
-        json_array_foreach(json_object_get(answer, "devices"), i, device) {
+        json_array_foreach(json_object_get(answer, "devices"), i, device)
+        {
             printf("%s\t", admin_text(device, "id"));
             admin_print_clean(admin_text(device, "person"));
             fputc('\t', stdout);
             admin_print_clean(admin_text(device, "name"));
-            printf("\t%s\tlast seen %s\n", json_is_true(json_object_get(device, "connected")) ? "connected" : "away",
+            printf("\t%s\tlast seen %s\n",
+                   json_is_true(json_object_get(device, "connected")) ? "connected" : "away",
                    admin_time(admin_number(device, "last_seen_ms"), seen));
         }
         code = cli_finish(CLI_OK);
@@ -108,7 +114,8 @@ int cmd_devices(int argc, char **argv)
     struct cli cli = {
         .name = "devices",
         .usage = "list | revoke ID",
-        .about = "Lists paired devices, or revokes one: its token dies and its open connections are closed at once.",
+        .about = "Lists paired devices, or revokes one: its token dies and its open connections are closed "
+                 "at once.",
         .example = "hearth devices list --person Ann",
         .options = table,
         .n_options = 1,
@@ -132,21 +139,25 @@ static void print_status(const json_t *answer)
     char rss[24];
     const json_t *model = json_object_get(answer, "model"), *url;
     size_t i;
-    printf("hearthd %s, process %lld, up %lld s\n", admin_text(answer, "version"), (long long)admin_number(answer, "pid"),
-           (long long)admin_number(answer, "uptime_ms") / 1000);
+    printf("hearthd %s, process %lld, up %lld s\n", admin_text(answer, "version"),
+           (long long)admin_number(answer, "pid"), (long long)admin_number(answer, "uptime_ms") / 1000);
     if (json_is_object(model))
-        printf("model    %s (%s), context %lld tokens, on %s\n", admin_text(model, "name"), admin_text(model, "file_type"),
-               (long long)admin_number(model, "context_tokens"), admin_text(answer, "device"));
+        printf("model    %s (%s), context %lld tokens, on %s\n", admin_text(model, "name"),
+               admin_text(model, "file_type"), (long long)admin_number(model, "context_tokens"),
+               admin_text(answer, "device"));
     else
         printf("model    none: %s\n", admin_text(answer, "model_error"));
-    printf("listens  %s, port %lld\n", !strcmp(admin_text(answer, "listen"), "all") ? "on all addresses" : "on loopback only",
+    printf("listens  %s, port %lld\n",
+           !strcmp(admin_text(answer, "listen"), "all") ? "on all addresses" : "on loopback only",
            (long long)admin_number(answer, "port"));
     json_array_foreach(json_object_get(answer, "urls"), i, url)
         printf("         %s\n", json_string_value(url) ? json_string_value(url) : "");
-    printf("work     %lld answers in progress, %lld waiting\n", (long long)admin_number(answer, "active_responses"),
+    printf("work     %lld answers in progress, %lld waiting\n",
+           (long long)admin_number(answer, "active_responses"),
            (long long)admin_number(answer, "queue_depth"));
     printf("people   %lld, devices %lld, connected %lld\n", (long long)admin_number(answer, "n_people"),
-           (long long)admin_number(answer, "n_devices"), (long long)admin_number(answer, "connected_devices"));
+           (long long)admin_number(answer, "n_devices"),
+           (long long)admin_number(answer, "connected_devices"));
     printf("memory   %s\nstate    %s\n", cli_size((uint64_t)admin_number(answer, "rss_bytes"), rss),
            admin_text(answer, "state_dir"));
 }

@@ -29,11 +29,12 @@ struct pull {
     bool list, fits;
 };
 
-static int tell(const struct pull *pull, const char *name, const char *path, const char *hex, bool verified, bool fetched)
+static int tell(const struct pull *pull, const char *name, const char *path, const char *hex, bool verified,
+                bool fetched)
 {
     if (pull->cli->json) {
-        json_t *object = json_pack("{s:s, s:s, s:s, s:b, s:b}", "name", name, "file", path, "sha256", hex, "verified", verified,
-                                   "fetched", fetched);
+        json_t *object = json_pack("{s:s, s:s, s:s, s:b, s:b}", "name", name, "file", path, "sha256", hex,
+                                   "verified", verified, "fetched", fetched);
         if (object)
             json_dumpf(object, stdout, JSON_COMPACT);
         fputc('\n', stdout);
@@ -81,18 +82,20 @@ static int print_list(const struct pull *pull)
     for (size_t i = 0; i < catalogue_size; i++) {
         const struct catalogue_model *model = &catalogue[i];
         char path[PATHS_MAX], size[24], memory[24];
-        bool here = models_catalogue_path(path, model) && paths_is_file(path), fits = model->memory_bytes <= available;
+        bool here = models_catalogue_path(path, model) && paths_is_file(path),
+             fits = model->memory_bytes <= available;
         if (pull->fits && !fits)
             continue;
         if (pull->cli->json)
-            json_array_append_new(array, json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:b, s:b}", "name", model->name, "title",
-                                                   model->title, "file", model->file, "size_bytes",
-                                                   (json_int_t)model->size_bytes, "memory_bytes",
-                                                   (json_int_t)model->memory_bytes, "license", model->license, "here", here,
-                                                   "fits", fits));
+            json_array_append_new(array, json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:b, s:b}", "name",
+                                                   model->name, "title", model->title, "file", model->file,
+                                                   "size_bytes", (json_int_t)model->size_bytes,
+                                                   "memory_bytes", (json_int_t)model->memory_bytes, "license",
+                                                   model->license, "here", here, "fits", fits));
         else
-            printf("%-14s %-28s %10s  memory %10s  %s%s\n", model->name, model->title, cli_size(model->size_bytes, size),
-                   cli_size(model->memory_bytes, memory), here ? "here" : "not here", fits ? "" : ", does not fit now");
+            printf("%-14s %-28s %10s  memory %10s  %s%s\n", model->name, model->title,
+                   cli_size(model->size_bytes, size), cli_size(model->memory_bytes, memory),
+                   here ? "here" : "not here", fits ? "" : ", does not fit now");
     }
     if (pull->cli->json) {
         json_dumpf(array, stdout, JSON_COMPACT);
@@ -124,7 +127,8 @@ static int copy_file(const char *from, const char *to)
     if (good)
         saved = errno;
     unlink(part);
-    return cli_fail(saved == ENOENT ? CLI_NOINPUT : CLI_IOERR, "%s: cannot copy to %s: %s", from, to, strerror(saved));
+    return cli_fail(saved == ENOENT ? CLI_NOINPUT : CLI_IOERR, "%s: cannot copy to %s: %s", from, to,
+                    strerror(saved));
 }
 
 // Opens the model's header and vocabulary: a file that this program cannot read does not get in.
@@ -165,7 +169,8 @@ static int pull_path(const struct pull *pull, const char *from)
     const char *slash = strrchr(from, '/'), *name = pull->name ? pull->name : slash ? slash + 1 : from;
     struct stat a, b;
     if (!paths_is_file(from))
-        return cli_fail(CLI_NOINPUT, "%s: no such file, and no name of the catalogue (see: hearth pull --list)", from);
+        return cli_fail(CLI_NOINPUT,
+                        "%s: no such file, and no name of the catalogue (see: hearth pull --list)", from);
     if (!url_name_safe(name))
         return cli_fail(CLI_USAGE, "'%s' is no file name for the models folder: --name gives another", name);
     int code = check_model(from);
@@ -215,7 +220,8 @@ static int pull_url(const struct pull *pull, const char *text, const char *token
         if (pull->sha256[0] && hash_file(path, NULL, hex) && !strcmp(hex, pull->sha256))
             return tell(pull, name, path, hex, true, false);
         if (!pull->sha256[0])
-            return cli_fail(CLI_CANTCREAT, "%s is here already: 'hearth models rm %s' removes it", path, name);
+            return cli_fail(CLI_CANTCREAT, "%s is here already: 'hearth models rm %s' removes it", path,
+                            name);
     }
     ask_watch_interrupt();
     int code = fetch_file(&fetch);
@@ -238,7 +244,8 @@ static int pull_url(const struct pull *pull, const char *text, const char *token
 static int pull_hub(const struct pull *pull, const char *text)
 {
     char url[URL_TEXT_MAX];
-    const char *hub = getenv("HEARTH_HUB"), *slash = strchr(text, '/'), *second = slash ? strchr(slash + 1, '/') : NULL;
+    const char *hub = getenv("HEARTH_HUB"), *slash = strchr(text, '/'),
+               *second = slash ? strchr(slash + 1, '/') : NULL;
     if (!hub || !hub[0])
         hub = DEFAULT_HUB;
     if (!second || slash == text || second == slash + 1 || !second[1] || strstr(text, ".."))
@@ -267,17 +274,21 @@ int cmd_pull(int argc, char **argv)
     struct pull pull = {.timeout_s = 60};
     const struct cli_option table[] = {
         {"list", 0, CLI_FLAG, NULL, "the models that are known by name", &pull.list, 0, 0, NULL},
-        {"fits", 0, CLI_FLAG, NULL, "with --list: only those that fit in free memory", &pull.fits, 0, 0, NULL},
+        {"fits", 0, CLI_FLAG, NULL, "with --list: only those that fit in free memory", &pull.fits, 0, 0,
+         NULL},
         {"sha256", 0, CLI_TEXT, "HEX", "the SHA-256 that the file must have", &pull.sha256_text, 0, 0, NULL},
         {"name", 0, CLI_TEXT, "NAME", "file name in the models folder", &pull.name, 0, 0, NULL},
-        {"ca", 0, CLI_TEXT, "FILE", "trust these certificate authorities, not the system's", &pull.ca_file, 0, 0, NULL},
+        {"ca", 0, CLI_TEXT, "FILE", "trust these certificate authorities, not the system's", &pull.ca_file, 0,
+         0, NULL},
         {"timeout", 0, CLI_COUNT, "S", "give a silent server S seconds (60)", &pull.timeout_s, 1, 3600, NULL},
     };
     struct cli cli = {
         .name = "pull",
         .usage = "NAME|PATH|URL|hf:OWNER/REPO/FILE",
-        .about = "Brings a model into the models folder: by name from the catalogue, from a file of this machine, from an\n"
-                 "https URL or from the hub. A download that was cut goes on where it ended; the SHA-256 is checked.",
+        .about = "Brings a model into the models folder: by name from the catalogue, from a file of this "
+                 "machine, from an\n"
+                 "https URL or from the hub. A download that was cut goes on where it ended; the SHA-256 is "
+                 "checked.",
         .example = "hearth pull default",
         .options = table,
         .n_options = sizeof table / sizeof *table,

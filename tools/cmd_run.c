@@ -36,7 +36,8 @@ struct chat {
 
 static const char *stop_name(enum hearth_stop_reason stop)
 {
-    static const char *const names[] = {"none", "end", "stop_string", "max_tokens", "context_full", "cancelled", "error"};
+    static const char *const names[] = {"none",         "end",       "stop_string", "max_tokens",
+                                        "context_full", "cancelled", "error"};
     return (unsigned)stop < sizeof names / sizeof *names ? names[stop] : "?";
 }
 
@@ -60,8 +61,7 @@ static void on_event(void *user, const struct hearth_event *event)
 {
     struct chat *chat = user;
     switch (event->type) {
-    case HEARTH_EVENT_PROMPT:
-        break;
+    case HEARTH_EVENT_PROMPT: break;
     case HEARTH_EVENT_TEXT:
         if (!keep(chat, event->text, event->len_bytes))
             hearth_session_cancel(chat->session);
@@ -89,7 +89,8 @@ static int submit_raw(struct chat *chat, struct hearth_request *request, const c
     int32_t *ids = malloc(capacity * sizeof *ids);
     if (!ids)
         return cli_fail(CLI_OSERR, "out of memory");
-    enum hearth_status status = hearth_tokenize(chat->engine, text, len_bytes, HEARTH_TOKENIZE_BOS, ids, capacity, &n, &err);
+    enum hearth_status status =
+        hearth_tokenize(chat->engine, text, len_bytes, HEARTH_TOKENIZE_BOS, ids, capacity, &n, &err);
     if (!status) {
         request->ids = ids;
         request->n_ids = n;
@@ -108,7 +109,8 @@ static bool push(struct chat *chat, enum hearth_role role, const char *text, siz
         return false;
     memcpy(copy, text, len_bytes);
     copy[len_bytes] = 0;
-    chat->messages[chat->n_messages++] = (struct hearth_message){.role = role, .text = copy, .len_bytes = len_bytes};
+    chat->messages[chat->n_messages++] =
+        (struct hearth_message){.role = role, .text = copy, .len_bytes = len_bytes};
     return true;
 }
 
@@ -121,7 +123,8 @@ static void pop(struct chat *chat)
     free((int32_t *)chat->messages[chat->n_messages].ids);
 }
 
-// Keeps the last turn's ids, so that it is never tokenized again. A stop string is in the ids but not in the text.
+// Keeps the last turn's ids, so that it is never tokenized again. A stop string is in the ids but not in the
+// text.
 static void keep_ids(struct chat *chat)
 {
     struct hearth_message *turn = &chat->messages[chat->n_messages - 1];
@@ -164,21 +167,23 @@ static void print_usage(const struct chat *chat)
     fprintf(stderr,
             "prompt %u tokens (%u cached), %.1f tok/s; answer %u tokens, %.1f tok/s; first token %.0f ms; "
             "stop %s; seed %llu; numerics %s\n",
-            usage->prompt_tokens, usage->cached_tokens, prompt_s > 0 ? computed / prompt_s : 0, usage->completion_tokens,
+            usage->prompt_tokens, usage->cached_tokens, prompt_s > 0 ? computed / prompt_s : 0,
+            usage->completion_tokens,
             answer_s > 0 && usage->completion_tokens > 1 ? (usage->completion_tokens - 1) / answer_s : 0,
-            usage->first_token_ms, stop_name(usage->stop), (unsigned long long)usage->seed, usage->numerics_id);
+            usage->first_token_ms, stop_name(usage->stop), (unsigned long long)usage->seed,
+            usage->numerics_id);
 }
 
 static void print_json(const struct chat *chat)
 {
     const struct hearth_usage *usage = &chat->usage;
-    json_t *object = json_pack("{s:s%, s:{s:i, s:i, s:i, s:f, s:f, s:f, s:o, s:s, s:s}}", "text",
-                               chat->answer ? chat->answer : "", chat->answer_len, "usage", "prompt_tokens",
-                               (int)usage->prompt_tokens, "cached_tokens", (int)usage->cached_tokens, "completion_tokens",
-                               (int)usage->completion_tokens, "prompt_ms", usage->prompt_ms, "first_token_ms",
-                               usage->first_token_ms, "completion_ms", usage->completion_ms, "seed",
-                               json_sprintf("%llu", (unsigned long long)usage->seed), "numerics_id", usage->numerics_id,
-                               "stop_reason", stop_name(usage->stop));
+    json_t *object = json_pack(
+        "{s:s%, s:{s:i, s:i, s:i, s:f, s:f, s:f, s:o, s:s, s:s}}", "text", chat->answer ? chat->answer : "",
+        chat->answer_len, "usage", "prompt_tokens", (int)usage->prompt_tokens, "cached_tokens",
+        (int)usage->cached_tokens, "completion_tokens", (int)usage->completion_tokens, "prompt_ms",
+        usage->prompt_ms, "first_token_ms", usage->first_token_ms, "completion_ms", usage->completion_ms,
+        "seed", json_sprintf("%llu", (unsigned long long)usage->seed), "numerics_id", usage->numerics_id,
+        "stop_reason", stop_name(usage->stop));
     if (object) {
         json_dumpf(object, stdout, JSON_COMPACT);
         fputc('\n', stdout);
@@ -207,7 +212,8 @@ static int finish(struct chat *chat, bool interrupted)
     if (chat->verbose)
         print_usage(chat);
     if (chat->usage.stop == HEARTH_STOP_CONTEXT_FULL)
-        cli_note("the context of %u tokens is full, the answer ends here (a larger --ctx, or /reset)", chat->info.n_ctx);
+        cli_note("the context of %u tokens is full, the answer ends here (a larger --ctx, or /reset)",
+                 chat->info.n_ctx);
     int code = cli_finish(CLI_OK);
     return code ? code : interrupted ? CLI_INTERRUPTED : CLI_OK;
 }
@@ -260,8 +266,8 @@ static int talk(struct chat *chat, const char *prompt)
         return answer(chat, prompt, strlen(prompt));
     }
     chat->typed = cli_is_tty(stdin);
-    snprintf(welcome, sizeof welcome, "%s, %s, context %u tokens. /help lists commands, Ctrl-D leaves.", chat->info.name,
-             chat->info.device, chat->info.n_ctx);
+    snprintf(welcome, sizeof welcome, "%s, %s, context %u tokens. /help lists commands, Ctrl-D leaves.",
+             chat->info.name, chat->info.device, chat->info.n_ctx);
     struct ask ask = {.welcome = welcome, .answer = answer, .reset = reset, .user = chat};
     return ask_loop(&ask);
 }
@@ -278,8 +284,9 @@ static int run(struct chat *chat, const struct model_options *model, const char 
         chat->raw = true;
     }
     if (chat->verbose)
-        fprintf(stderr, "%s (%s), %s, context %u tokens, template %s\n", chat->info.name, chat->info.file_type,
-                chat->info.device, chat->info.n_ctx, chat->raw ? "none" : chat->info.chat_template);
+        fprintf(stderr, "%s (%s), %s, context %u tokens, template %s\n", chat->info.name,
+                chat->info.file_type, chat->info.device, chat->info.n_ctx,
+                chat->raw ? "none" : chat->info.chat_template);
     chat->messages = calloc(MAX_MESSAGES, sizeof *chat->messages);
     code = chat->messages ? talk(chat, prompt) : cli_fail(CLI_OSERR, "out of memory");
     while (chat->messages && chat->n_messages)
@@ -317,27 +324,42 @@ static struct {
 } words;
 
 static const struct cli_option options[] = {
-    {"model", 'm', CLI_TEXT, "MODEL", "file, or name of a model (default: the chosen one)", &words.model.model, 0, 0, NULL},
+    {"model", 'm', CLI_TEXT, "MODEL", "file, or name of a model (default: the chosen one)",
+     &words.model.model, 0, 0, NULL},
     {"prompt", 'p', CLI_TEXT, "TEXT", "answer this and end", &words.prompt, 0, 0, NULL},
-    {"system", 0, CLI_TEXT, "TEXT", "system text that every conversation begins with, '' = the model's own", &words.chat.system, 0, 0, NULL},
+    {"system", 0, CLI_TEXT, "TEXT", "system text that every conversation begins with, '' = the model's own",
+     &words.chat.system, 0, 0, NULL},
     {"max-tokens", 'n', CLI_COUNT, "N", "end an answer after N tokens", &words.max_tokens, 1, 1e9, NULL},
-    {"ctx", 0, CLI_COUNT, "N", "context in tokens (default: the model's, if it fits)", &words.model.n_ctx, 1, 1 << 24, NULL},
+    {"ctx", 0, CLI_COUNT, "N", "context in tokens (default: the model's, if it fits)", &words.model.n_ctx, 1,
+     1 << 24, NULL},
     {"kv", 0, CLI_TEXT, "TYPE", "KV cache: f16, q8 or f32", &words.model.kv, 0, 0, NULL},
-    {"exact", 0, CLI_FLAG, NULL, "float32 activations and KV (slow, for reference)", &words.model.exact, 0, 0, NULL},
-    {"temp", 0, CLI_REAL, "T", "temperature, 0 = always the likeliest token", &words.temp, 0, 5, &words.temp_given},
+    {"exact", 0, CLI_FLAG, NULL, "float32 activations and KV (slow, for reference)", &words.model.exact, 0, 0,
+     NULL},
+    {"temp", 0, CLI_REAL, "T", "temperature, 0 = always the likeliest token", &words.temp, 0, 5,
+     &words.temp_given},
     {"top-k", 0, CLI_COUNT, "K", "draw from the K likeliest tokens, 0 = off", &words.top_k, 0, 1e6, NULL},
-    {"top-p", 0, CLI_REAL, "P", "draw from the likeliest tokens of total P, 1 = off", &words.top_p, 1e-6, 1, NULL},
+    {"top-p", 0, CLI_REAL, "P", "draw from the likeliest tokens of total P, 1 = off", &words.top_p, 1e-6, 1,
+     NULL},
     {"min-p", 0, CLI_REAL, "P", "drop tokens below P times the likeliest, 0 = off", &words.min_p, 0, 1, NULL},
-    {"repeat-penalty", 0, CLI_REAL, "R", "make repeated tokens less likely, 1 = off", &words.repeat, 0.1, 10, NULL},
-    {"presence-penalty", 0, CLI_REAL, "R", "subtract R for a token that was there, 0 = off", &words.presence, -2, 2, NULL},
-    {"frequency-penalty", 0, CLI_REAL, "R", "subtract R each time it was there, 0 = off", &words.frequency, -2, 2, NULL},
-    {"penalty-last-n", 0, CLI_COUNT, "N", "tokens that the penalties look back on", &words.last_n, 0, 4096, NULL},
-    {"seed", 0, CLI_COUNT, "N", "the same seed gives the same answer", &words.seed, 0, 0, &words.chat.seed_given},
-    {"stop", 0, CLI_LIST, "TEXT", "end the answer before this text; may be repeated", &words.stop, 0, 0, NULL},
-    {"template", 0, CLI_TEXT, "T", "chat template by name, if the model's own is unknown", &words.model.chat_template, 0, 0, NULL},
-    {"raw", 0, CLI_FLAG, NULL, "no chat template: the model goes on with the text", &words.chat.raw, 0, 0, NULL},
+    {"repeat-penalty", 0, CLI_REAL, "R", "make repeated tokens less likely, 1 = off", &words.repeat, 0.1, 10,
+     NULL},
+    {"presence-penalty", 0, CLI_REAL, "R", "subtract R for a token that was there, 0 = off", &words.presence,
+     -2, 2, NULL},
+    {"frequency-penalty", 0, CLI_REAL, "R", "subtract R each time it was there, 0 = off", &words.frequency,
+     -2, 2, NULL},
+    {"penalty-last-n", 0, CLI_COUNT, "N", "tokens that the penalties look back on", &words.last_n, 0, 4096,
+     NULL},
+    {"seed", 0, CLI_COUNT, "N", "the same seed gives the same answer", &words.seed, 0, 0,
+     &words.chat.seed_given},
+    {"stop", 0, CLI_LIST, "TEXT", "end the answer before this text; may be repeated", &words.stop, 0, 0,
+     NULL},
+    {"template", 0, CLI_TEXT, "T", "chat template by name, if the model's own is unknown",
+     &words.model.chat_template, 0, 0, NULL},
+    {"raw", 0, CLI_FLAG, NULL, "no chat template: the model goes on with the text", &words.chat.raw, 0, 0,
+     NULL},
     {"adapter", 0, CLI_LIST, "A[:scale]", "a LoRA adapter (comes later)", &words.adapters, 0, 0, NULL},
-    {"verbose", 'v', CLI_FLAG, NULL, "counts, speed, seed and numerics id on stderr", &words.chat.verbose, 0, 0, NULL},
+    {"verbose", 'v', CLI_FLAG, NULL, "counts, speed, seed and numerics id on stderr", &words.chat.verbose, 0,
+     0, NULL},
 };
 
 static void set_defaults(void)
@@ -375,8 +397,10 @@ int cmd_run(int argc, char **argv)
     struct cli cli = {
         .name = "run",
         .usage = "[-m MODEL] [-p TEXT]",
-        .about = "Talks with a model in this terminal, without a server. With -p, exactly one answer goes to stdout.\n"
-                 "Without a terminal on stdin, each line is a question, answered at temperature 0 unless --temp is given.",
+        .about = "Talks with a model in this terminal, without a server. With -p, exactly one answer goes to "
+                 "stdout.\n"
+                 "Without a terminal on stdin, each line is a question, answered at temperature 0 unless "
+                 "--temp is given.",
         .example = "hearth run -p 'What is the capital of France?' --temp 0",
         .options = options,
         .n_options = sizeof options / sizeof *options,

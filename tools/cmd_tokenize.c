@@ -20,7 +20,8 @@ static void print_ids(const int32_t *ids, size_t n, bool json)
     fputs(json ? "]}\n" : "\n", stdout);
 }
 
-static int encode(const struct hearth_engine *engine, const char *text, size_t len_bytes, bool special, bool json)
+static int encode(const struct hearth_engine *engine, const char *text, size_t len_bytes, bool special,
+                  bool json)
 {
     struct hearth_error err = {0};
     unsigned flags = special ? HEARTH_TOKENIZE_SPECIAL | HEARTH_TOKENIZE_BOS : 0;
@@ -40,7 +41,8 @@ static int encode(const struct hearth_engine *engine, const char *text, size_t l
     return cli_fail_status(&err);
 }
 
-static int decode(const struct hearth_engine *engine, const char *text, size_t len_bytes, bool special, bool json)
+static int decode(const struct hearth_engine *engine, const char *text, size_t len_bytes, bool special,
+                  bool json)
 {
     struct hearth_error err = {0};
     int32_t *ids;
@@ -70,8 +72,10 @@ int cmd_tokenize(int argc, char **argv)
     struct model_options options = {.vocab_only = true};
     bool special = false, back = false;
     const struct cli_option table[] = {
-        {"model", 'm', CLI_TEXT, "MODEL", "file, or name of a model (default: the chosen one)", &options.model, 0, 0, NULL},
-        {"special", 0, CLI_FLAG, NULL, "begin with BOS; control tokens spelt in the text are tokens", &special, 0, 0, NULL},
+        {"model", 'm', CLI_TEXT, "MODEL", "file, or name of a model (default: the chosen one)",
+         &options.model, 0, 0, NULL},
+        {"special", 0, CLI_FLAG, NULL, "begin with BOS; control tokens spelt in the text are tokens",
+         &special, 0, 0, NULL},
         {"decode", 0, CLI_FLAG, NULL, "stdin holds ids, stdout gets the text", &back, 0, 0, NULL},
     };
     struct cli cli = {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Downloading a file in spite of the network. The part file has a companion (".part.json") that tells which URL and
-// ETag its bytes belong to; without it, or with another ETag, the download begins anew. Main thread.
+// Downloading a file in spite of the network. The part file has a companion (".part.json") that tells which
+// URL and ETag its bytes belong to; without it, or with another ETag, the download begins anew. Main thread.
 #include "tools/fetch.h"
 
 #include <errno.h>
@@ -26,9 +26,9 @@ struct job {
     struct fetch *fetch;
     char part[PATHS_MAX], note[PATHS_MAX];
     int fd;
-    struct hash *hash; // of the bytes in the part file
-    uint64_t have, total; // total 0 = not known yet
-    char etag[256];       // the bytes at hand belong to it; "" = they cannot be resumed
+    struct hash *hash;     // of the bytes in the part file
+    uint64_t have, total;  // total 0 = not known yet
+    char etag[256];        // the bytes at hand belong to it; "" = they cannot be resumed
     char stated[HASH_HEX]; // SHA-256 that the server states, or ""
     struct url url, first;
     unsigned redirects;
@@ -57,7 +57,8 @@ static void take_stated(struct job *job, const char *etag)
 
 static void write_note(const struct job *job)
 {
-    json_t *note = json_pack("{s:s, s:s, s:I}", "url", job->fetch->url, "etag", job->etag, "total", (json_int_t)job->total);
+    json_t *note = json_pack("{s:s, s:s, s:I}", "url", job->fetch->url, "etag", job->etag, "total",
+                             (json_int_t)job->total);
     char *text = note ? json_dumps(note, JSON_COMPACT) : NULL;
     if (text)
         paths_replace(job->note, text, strlen(text), 0600);
@@ -104,8 +105,9 @@ static bool take_up(struct job *job)
     const char *etag = json_string_value(json_object_get(note, "etag"));
     json_int_t total = json_integer_value(json_object_get(note, "total"));
     struct stat st;
-    bool usable = url && etag && etag[0] && strlen(etag) < sizeof job->etag && !strcmp(url, job->fetch->url) && total > 0 &&
-                  !fstat(job->fd, &st) && st.st_size > 0 && st.st_size <= total;
+    bool usable = url && etag && etag[0] && strlen(etag) < sizeof job->etag &&
+                  !strcmp(url, job->fetch->url) && total > 0 && !fstat(job->fd, &st) && st.st_size > 0 &&
+                  st.st_size <= total;
     if (usable) {
         snprintf(job->etag, sizeof job->etag, "%s", etag);
         job->total = (uint64_t)total;
@@ -123,8 +125,8 @@ static bool enough_space(struct job *job)
     uint64_t rest = job->total - job->have;
     if (fstatvfs(job->fd, &fs) || (uint64_t)fs.f_bavail * fs.f_frsize >= rest)
         return true;
-    final(job, cli_fail(CLI_IOERR, "%s: the disk is full: %s more are needed, %s are free", job->fetch->path, cli_size(rest, need),
-                        cli_size((uint64_t)fs.f_bavail * fs.f_frsize, have)));
+    final(job, cli_fail(CLI_IOERR, "%s: the disk is full: %s more are needed, %s are free", job->fetch->path,
+                        cli_size(rest, need), cli_size((uint64_t)fs.f_bavail * fs.f_frsize, have)));
     return false;
 }
 
@@ -210,7 +212,8 @@ static int follow(struct job *job, const struct https_reply *reply)
     struct url next;
     const char *why;
     if (++job->redirects > MAX_REDIRECTS)
-        return final(job, cli_fail(CLI_UNAVAILABLE, "%s: more than %d redirects", job->fetch->url, MAX_REDIRECTS));
+        return final(job,
+                     cli_fail(CLI_UNAVAILABLE, "%s: more than %d redirects", job->fetch->url, MAX_REDIRECTS));
     if (!url_resolve(&next, &job->url, reply->location, &why))
         return final(job, cli_fail(CLI_UNAVAILABLE, "%s: redirected to %s", job->fetch->url, why));
     job->url = next;
@@ -228,12 +231,16 @@ static int on_status(struct job *job, const struct https_reply *reply)
     if (status == 408 || status == 429 || status >= 500)
         return CLI_OK;
     if (status == 401 || status == 403)
-        return final(job, cli_fail(CLI_NOPERM, "%s: not allowed (status %d); HEARTH_HUB_TOKEN may hold a token", job->fetch->url, status));
+        return final(job,
+                     cli_fail(CLI_NOPERM, "%s: not allowed (status %d); HEARTH_HUB_TOKEN may hold a token",
+                              job->fetch->url, status));
     if (status == 404 || status == 410)
-        return final(job, cli_fail(CLI_NOINPUT, "%s: no such file there (status %d)", job->fetch->url, status));
+        return final(job,
+                     cli_fail(CLI_NOINPUT, "%s: no such file there (status %d)", job->fetch->url, status));
     if (status == 206)
         return CLI_OK;
-    return final(job, cli_fail(CLI_UNAVAILABLE, "%s: the server answers with status %d", job->fetch->url, status));
+    return final(job,
+                 cli_fail(CLI_UNAVAILABLE, "%s: the server answers with status %d", job->fetch->url, status));
 }
 
 // Sleeps before another try; false after Ctrl-C.
@@ -269,18 +276,15 @@ static bool try_once(struct job *job, struct https_reply *reply, bool *redirecte
     if (job->code)
         return false;
     switch (end) {
-    case HTTPS_INTERRUPTED:
-        final(job, CLI_INTERRUPTED);
-        return false;
+    case HTTPS_INTERRUPTED: final(job, CLI_INTERRUPTED); return false;
     case HTTPS_UNTRUSTED:
-        final(job, cli_fail(CLI_NOPERM, "%s: the certificate of %s is not trusted: %s", job->fetch->url, job->url.host, reply->error));
+        final(job, cli_fail(CLI_NOPERM, "%s: the certificate of %s is not trusted: %s", job->fetch->url,
+                            job->url.host, reply->error));
         return false;
-    case HTTPS_UNREACHABLE:
-        return false;
+    case HTTPS_UNREACHABLE: return false;
     case HTTPS_WHOLE:
     case HTTPS_BROKEN:
-    case HTTPS_STOPPED:
-        break;
+    case HTTPS_STOPPED: break;
     }
     if (!job->body_wanted) {
         if (reply->status) {
@@ -296,10 +300,12 @@ static int give_up(const struct job *job, const struct https_reply *reply)
 {
     char have[24], total[24];
     if (reply->status && !job->body_wanted)
-        return cli_fail(CLI_TEMPFAIL, "%s: the server answers with status %d", job->fetch->url, reply->status);
+        return cli_fail(CLI_TEMPFAIL, "%s: the server answers with status %d", job->fetch->url,
+                        reply->status);
     if (!job->have)
         return cli_fail(CLI_UNAVAILABLE, "%s: cannot be reached: %s", job->fetch->url, reply->error);
-    return cli_fail(CLI_TEMPFAIL, "%s: the connection ends again and again (%s); %s of %s are kept, pull again to go on",
+    return cli_fail(CLI_TEMPFAIL,
+                    "%s: the connection ends again and again (%s); %s of %s are kept, pull again to go on",
                     job->fetch->url, reply->error[0] ? reply->error : "cut short", cli_size(job->have, have),
                     job->total ? cli_size(job->total, total) : "an unknown size");
 }
@@ -345,7 +351,8 @@ static int verify(struct job *job)
     if (wanted[0] && strcmp(wanted, fetch->hex)) {
         unlink(job->part);
         unlink(job->note);
-        return cli_fail(CLI_DATAERR, "%s: the SHA-256 is %s, not %s: thrown away", fetch->url, fetch->hex, wanted);
+        return cli_fail(CLI_DATAERR, "%s: the SHA-256 is %s, not %s: thrown away", fetch->url, fetch->hex,
+                        wanted);
     }
     if (fetch->keep_part)
         return CLI_OK;

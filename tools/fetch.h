@@ -23,8 +23,8 @@ struct fetch {
     uint64_t size_bytes;
 };
 
-// CLI_OK, or an exit code after one line on stderr. What came so far stays in path + ".part" for the next try,
-// unless it is known to be wrong.
+// CLI_OK, or an exit code after one line on stderr. What came so far stays in path + ".part" for the next
+// try, unless it is known to be wrong.
 int fetch_file(struct fetch *fetch);
 
 #endif

@@ -19,7 +19,8 @@ struct hash *hash_create(void)
     if (!hash)
         return NULL;
     mbedtls_md_init(&hash->md);
-    if (mbedtls_md_setup(&hash->md, mbedtls_md_info_from_type(MBEDTLS_MD_SHA256), 0) || mbedtls_md_starts(&hash->md)) {
+    if (mbedtls_md_setup(&hash->md, mbedtls_md_info_from_type(MBEDTLS_MD_SHA256), 0) ||
+        mbedtls_md_starts(&hash->md)) {
         mbedtls_md_free(&hash->md);
         free(hash);
         return NULL;

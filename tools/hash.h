@@ -10,7 +10,7 @@
 
 enum { HASH_BYTES = 32, HASH_HEX = 65 };
 
-struct hash; // a running SHA-256
+struct hash;                    // a running SHA-256
 struct hash *hash_create(void); // NULL: no memory
 bool hash_add(struct hash *hash, const void *data, size_t len_bytes);
 bool hash_end(struct hash **hash, char hex[HASH_HEX]); // frees it

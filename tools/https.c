@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// An HTTPS GET on libwebsockets. One context per call: nothing is shared between servers. The callbacks and the
-// loop run on the caller's thread.
+// An HTTPS GET on libwebsockets. One context per call: nothing is shared between servers. The callbacks and
+// the loop run on the caller's thread.
 #include "tools/https.h"
 
 #include <errno.h>
@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #include "tools/ask.h"
+#include "tools/client/identity.h"
+#include "tools/paths.h"
 #include "tools/progress.h"
 
 static const char *const ca_files[] = {
@@ -18,13 +20,13 @@ static const char *const ca_files[] = {
     "/etc/pki/tls/certs/ca-bundle.crt",   // Fedora
     "/etc/ssl/cert.pem",
 };
-enum { MAX_HEADER_BYTES = 16384, BODY_BLOCK = 65536 };
+enum { MAX_HEADER_BYTES = 16384, BODY_BLOCK = 65536, MAX_CA_BYTES = 8 << 20 };
 
 struct exchange {
     const struct https_call *call;
     struct https_reply *reply;
     double last_s; // when something came last
-    bool over;
+    bool over, tls_failed;
     enum https_end end;
 };
 
@@ -38,15 +40,18 @@ static void end_with(struct exchange *exchange, enum https_end end, const char *
         snprintf(exchange->reply->error, sizeof exchange->reply->error, "%s", why);
 }
 
-static int add_header(struct lws *wsi, const char *name, const char *value, unsigned char **p, unsigned char *end)
+static int add_header(struct lws *wsi, const char *name, const char *value, unsigned char **p,
+                      unsigned char *end)
 {
-    return lws_add_http_header_by_name(wsi, (const unsigned char *)name, (const unsigned char *)value, (int)strlen(value), p, end);
+    return lws_add_http_header_by_name(wsi, (const unsigned char *)name, (const unsigned char *)value,
+                                       (int)strlen(value), p, end);
 }
 
 static int add_headers(const struct https_call *call, struct lws *wsi, unsigned char **p, unsigned char *end)
 {
     char text[512];
-    int bad = add_header(wsi, "user-agent:", "hearth/" HEARTH_VERSION, p, end) || add_header(wsi, "accept:", "*/*", p, end) ||
+    int bad = add_header(wsi, "user-agent:", "hearth/" HEARTH_VERSION, p, end) ||
+              add_header(wsi, "accept:", "*/*", p, end) ||
               add_header(wsi, "accept-encoding:", "identity", p, end);
     if (!bad && call->bearer) {
         snprintf(text, sizeof text, "Bearer %s", call->bearer);
@@ -81,8 +86,8 @@ static bool parse_range(const char *text, struct https_reply *reply)
 {
     const char *at = text + 6;
     return !strncasecmp(text, "bytes ", 6) && parse_number(&at, &reply->range_first) && *at++ == '-' &&
-           parse_number(&at, &reply->range_last) && *at++ == '/' && parse_number(&at, &reply->range_total) && !*at &&
-           reply->range_first <= reply->range_last && reply->range_last < reply->range_total;
+           parse_number(&at, &reply->range_last) && *at++ == '/' && parse_number(&at, &reply->range_total) &&
+           !*at && reply->range_first <= reply->range_last && reply->range_last < reply->range_total;
 }
 
 static void read_head(struct lws *wsi, struct https_reply *reply)
@@ -104,8 +109,21 @@ static void on_error(struct exchange *exchange, const char *text, size_t len)
 {
     char why[160];
     snprintf(why, sizeof why, "%.*s", text ? (int)len : 10, text ? text : "no details");
-    bool tls = strstr(why, "cert") || strstr(why, "CA") || strstr(why, "verif");
-    end_with(exchange, tls ? HTTPS_UNTRUSTED : HTTPS_UNREACHABLE, why);
+    exchange->tls_failed = strstr(why, "mbedtls") || strstr(why, "cert");
+    end_with(exchange, HTTPS_UNREACHABLE, why);
+}
+
+// The library's words for a refused certificate depend on timing: a look of our own tells.
+static void explain_tls_failure(struct exchange *exchange, const char *ca_file)
+{
+    char why[160];
+    char *pem = paths_read(ca_file, MAX_CA_BYTES);
+    const struct url *url = exchange->call->url;
+    if (pem && identity_untrusted(url->host, url->port, (unsigned char *)pem, strlen(pem) + 1, why)) {
+        exchange->end = HTTPS_UNTRUSTED;
+        memcpy(exchange->reply->error, why, sizeof why);
+    }
+    free(pem);
 }
 
 static int read_body(struct exchange *exchange, struct lws *wsi)
@@ -124,9 +142,7 @@ static int on_http(struct lws *wsi, enum lws_callback_reasons reason, void *user
     switch (reason) {
     case LWS_CALLBACK_CLIENT_APPEND_HANDSHAKE_HEADER:
         return add_headers(exchange->call, wsi, in, *(unsigned char **)in + len) ? -1 : 0;
-    case LWS_CALLBACK_CLIENT_CONNECTION_ERROR:
-        on_error(exchange, in, len);
-        break;
+    case LWS_CALLBACK_CLIENT_CONNECTION_ERROR: on_error(exchange, in, len); break;
     case LWS_CALLBACK_ESTABLISHED_CLIENT_HTTP:
         exchange->last_s = progress_clock_s();
         read_head(wsi, exchange->reply);
@@ -135,21 +151,17 @@ static int on_http(struct lws *wsi, enum lws_callback_reasons reason, void *user
             return -1;
         }
         break;
-    case LWS_CALLBACK_RECEIVE_CLIENT_HTTP:
-        return read_body(exchange, wsi);
+    case LWS_CALLBACK_RECEIVE_CLIENT_HTTP: return read_body(exchange, wsi);
     case LWS_CALLBACK_RECEIVE_CLIENT_HTTP_READ:
         exchange->last_s = progress_clock_s();
         if (!exchange->over && !exchange->call->on_body(exchange->call->user, in, len))
             end_with(exchange, HTTPS_STOPPED, NULL);
         return exchange->over ? -1 : 0;
-    case LWS_CALLBACK_COMPLETED_CLIENT_HTTP:
-        end_with(exchange, HTTPS_WHOLE, NULL);
-        break;
+    case LWS_CALLBACK_COMPLETED_CLIENT_HTTP: end_with(exchange, HTTPS_WHOLE, NULL); break;
     case LWS_CALLBACK_CLOSED_CLIENT_HTTP:
         end_with(exchange, HTTPS_BROKEN, "the server closed the connection");
         break;
-    default:
-        break;
+    default: break;
     }
     return 0;
 }
@@ -214,7 +226,8 @@ static bool connect_to(struct lws_context *context, const struct url *url)
 
 enum https_end https_get(const struct https_call *call, struct https_reply *reply)
 {
-    static const struct lws_protocols protocols[] = {{"https", on_http, 0, BODY_BLOCK, 0, NULL, 0}, LWS_PROTOCOL_LIST_TERM};
+    static const struct lws_protocols protocols[] = {{"https", on_http, 0, BODY_BLOCK, 0, NULL, 0},
+                                                     LWS_PROTOCOL_LIST_TERM};
     struct exchange exchange = {.call = call, .reply = reply};
     struct lws_context_creation_info info;
     memset(reply, 0, sizeof *reply);
@@ -228,13 +241,15 @@ enum https_end https_get(const struct https_call *call, struct https_reply *repl
     info.user = &exchange;
     info.client_ssl_ca_filepath = find_ca(call->ca_file);
     if (!info.client_ssl_ca_filepath) {
-        snprintf(reply->error, sizeof reply->error, "%s", call->ca_file ? "the --ca file cannot be read"
-                                                        : "no certificate authorities here (package ca-certificates)");
+        snprintf(reply->error, sizeof reply->error, "%s",
+                 call->ca_file ? "the --ca file cannot be read"
+                               : "no certificate authorities here (package ca-certificates)");
         return HTTPS_UNREACHABLE;
     }
     struct lws_context *context = lws_create_context(&info);
     if (!context) {
-        snprintf(reply->error, sizeof reply->error, "%s: no usable certificate authorities", info.client_ssl_ca_filepath);
+        snprintf(reply->error, sizeof reply->error, "%s: no usable certificate authorities",
+                 info.client_ssl_ca_filepath);
         return HTTPS_UNREACHABLE;
     }
     if (!connect_to(context, call->url))
@@ -242,5 +257,7 @@ enum https_end https_get(const struct https_call *call, struct https_reply *repl
     else
         serve(context, &exchange);
     lws_context_destroy(context);
+    if (exchange.tls_failed)
+        explain_tls_failure(&exchange, info.client_ssl_ca_filepath);
     return exchange.end;
 }

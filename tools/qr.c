@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// QR codes out of half blocks. With colours the field is black on white whatever the terminal's own colours are.
+// QR codes out of half blocks. With colours the field is black on white whatever the terminal's own colours
+// are.
 #include "tools/qr.h"
 
 #include <qrencode.h>
 #include <stdio.h>
 
-enum { QUIET = 2 }; // modules of white around; the norm's four do not fit small terminals, scanners accept two
+enum {
+    QUIET = 2
+}; // modules of white around; the norm's four do not fit small terminals, scanners accept two
 
 static bool dark(const QRcode *code, int x, int y)
 {

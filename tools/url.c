@@ -121,7 +121,10 @@ bool url_name_safe(const char *name)
 
 static int hex_value(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 bool url_file_name(const struct url *url, char *name, size_t size)
@@ -130,7 +133,8 @@ bool url_file_name(const struct url *url, char *name, size_t size)
     while (from && url->path[from - 1] != '/')
         from--;
     for (size_t i = from; i < end && n + 1 < size; i++) {
-        if (url->path[i] == '%' && i + 2 < end && hex_value(url->path[i + 1]) >= 0 && hex_value(url->path[i + 2]) >= 0) {
+        if (url->path[i] == '%' && i + 2 < end && hex_value(url->path[i + 1]) >= 0 &&
+            hex_value(url->path[i + 2]) >= 0) {
             name[n++] = (char)(hex_value(url->path[i + 1]) * 16 + hex_value(url->path[i + 2]));
             i += 2;
         } else {

@@ -80,7 +80,9 @@ def tiny_model(seed=1):
         )
         # f16 weights 2^-6 … with random signs and mantissas; f32 norms of 1
         blob = (
-            b"".join(struct.pack("<H", 0x2400 | draw.getrandbits(10) | draw.getrandbits(1) << 15) for _ in range(n))
+            b"".join(
+                struct.pack("<H", 0x2400 | draw.getrandbits(10) | draw.getrandbits(1) << 15) for _ in range(n)
+            )
             if len(shape) > 1
             else struct.pack("<f", 1.0) * n
         )

@@ -21,10 +21,12 @@ from gguf_tiny import N_VOCAB, tiny_model
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("HEARTH_TEST_BUILD", ROOT / "build"))
 HEARTH = str(BUILD / "hearth")
-COMMANDS = ["run", "chat", "pull", "models", "status", "doctor", "pair", "people", "devices", "conversations",
-            "tokenize", "logits", "bench", "inspect"]  # fmt: skip
-LATER = ["data", "train", "eval", "adapter", "convert", "quantize", "imatrix", "embed", "recipe", "consent", "forget",
-         "nights", "backup", "service"]  # fmt: skip
+COMMANDS = (
+    "run chat pull models status doctor pair people devices conversations tokenize logits bench inspect"
+).split()
+LATER = (
+    "data train eval adapter convert quantize imatrix embed recipe consent forget nights backup service"
+).split()
 COMMON = {"--device", "--threads", "--json", "--help"}
 MAN = (ROOT / "docs/man/hearth.1").read_text()
 
@@ -44,23 +46,34 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="session")
 def smollm2():
     path = os.environ.get("HEARTH_TEST_SMOLLM2")
-    cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "hearth/models/SmolLM2-135M-Instruct-Q4_1.gguf")
+    cached = Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache",
+        "hearth/models/SmolLM2-135M-Instruct-Q4_1.gguf",
+    )
     if not path and not cached.exists():
         pytest.skip("no SmolLM2 model")
     return path or str(cached)
 
 
 def environment(home, **more):
-    keep = {k: v for k, v in os.environ.items() if not k.startswith("HEARTH_") and k not in ("NO_COLOR", "XDG_RUNTIME_DIR")}
+    keep = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith("HEARTH_") and k not in ("NO_COLOR", "XDG_RUNTIME_DIR")
+    }
     folders = {f"XDG_{n}_HOME": str(home / n.lower()) for n in ("CACHE", "CONFIG", "DATA", "STATE")}
     return keep | folders | {"HOME": str(home), "XDG_RUNTIME_DIR": str(home / "run")} | more
 
 
 def run(home, *words, stdin="", timeout=120, binary=False, **env):
     return subprocess.run(
-        [HEARTH, *words], env=environment(home, **env), input=stdin.encode() if binary else stdin,
-        capture_output=True, text=not binary, timeout=timeout,
-    )  # fmt: skip
+        [HEARTH, *words],
+        env=environment(home, **env),
+        input=stdin.encode() if binary else stdin,
+        capture_output=True,
+        text=not binary,
+        timeout=timeout,
+    )
 
 
 def one_line(done, code):
@@ -120,6 +133,12 @@ def test_man_page_agrees(home, command):
     assert written == flags_of(run(home, command, "--help").stdout.split("\nExample:")[0])
 
 
+def test_man_page_of_hearthd_agrees(home):
+    written = flags_of((ROOT / "docs/man/hearthd.8").read_text().replace("\\-", "-"))
+    help_text = subprocess.run([BUILD / "hearthd", "--help"], capture_output=True, text=True).stdout
+    assert written == flags_of(help_text)
+
+
 def test_completion_knows_commands_and_flags(home):
     script = f"""
         source '{ROOT}/tools/completions/hearth.bash'
@@ -168,7 +187,10 @@ def test_usage_errors(home, words):
 # ---------------------------------------------------------------- what is missing
 
 
-@pytest.mark.parametrize("words", [["run", "-p", "x"], ["tokenize"], ["bench"], ["inspect", "default"], ["doctor", "--fit", "default"]])
+@pytest.mark.parametrize(
+    "words",
+    [["run", "-p", "x"], ["tokenize"], ["bench"], ["inspect", "default"], ["doctor", "--fit", "default"]],
+)
 def test_missing_default_model(home, words):
     done = run(home, *words)
     one_line(done, 66)
@@ -198,7 +220,14 @@ def test_adapters_come_later(home, tiny):
 
 @pytest.mark.parametrize(
     "words",
-    [["status"], ["people", "list"], ["pair", "--person", "Ann"], ["devices", "list"], ["conversations", "list"], ["chat"]],
+    [
+        ["status"],
+        ["people", "list"],
+        ["pair", "--person", "Ann"],
+        ["devices", "list"],
+        ["conversations", "list"],
+        ["chat"],
+    ],
 )
 def test_without_hearthd(home, words):
     done = run(home, *words)
@@ -222,7 +251,9 @@ def test_doctor_without_a_model(home):
 def test_output_that_cannot_be_written(home, tiny):
     with open("/dev/full", "w") as full:
         for words in (["--help"], ["inspect", tiny], ["pull", "--list"]):
-            done = subprocess.run([HEARTH, *words], env=environment(home), stdout=full, stderr=subprocess.PIPE, text=True)
+            done = subprocess.run(
+                [HEARTH, *words], env=environment(home), stdout=full, stderr=subprocess.PIPE, text=True
+            )
             assert done.returncode == 74, (words, done.stderr)
 
 
@@ -256,7 +287,11 @@ def test_pull_list(home):
 def test_fit(home, tiny):
     fit = json.loads(run(home, "doctor", "--fit", tiny, "--json").stdout)
     assert fit["fits"] is True and 0 < fit["n_ctx_fit"] <= fit["n_ctx_train"] == 128
-    assert fit["weight_bytes"] > 0 and fit["kv_bytes_per_position"] > 0 and fit["available_bytes"] > fit["weight_bytes"]
+    assert (
+        fit["weight_bytes"] > 0
+        and fit["kv_bytes_per_position"] > 0
+        and fit["available_bytes"] > fit["weight_bytes"]
+    )
     done = run(home, "doctor", "--fit", tiny, "--ctx", "1000000", "--json")
     assert done.returncode == 1 and json.loads(done.stdout)["fits"] is False
 
@@ -270,12 +305,16 @@ def test_inspect(home, tiny):
 # ---------------------------------------------------------------- tokens and logits
 
 
-@pytest.mark.parametrize("text", ["", "hello", "  two  blanks\n\n\ttabs ", "Grüße, 世界! 🙂", "<|im_start|>user", "a" * 3000])
+@pytest.mark.parametrize(
+    "text", ["", "hello", "  two  blanks\n\n\ttabs ", "Grüße, 世界! 🙂", "<|im_start|>user", "a" * 3000]
+)
 def test_tokenize_round_trip(home, smollm2, text):
     ids = run(home, "tokenize", "-m", smollm2, stdin=text)
     assert ids.returncode == 0 and re.fullmatch(r"(\d+( \d+)*)?\n", ids.stdout), ids.stderr
     assert run(home, "tokenize", "-m", smollm2, "--decode", stdin=ids.stdout).stdout == text
-    assert json.loads(run(home, "tokenize", "-m", smollm2, "--json", stdin=text).stdout)["ids"] == [int(x) for x in ids.stdout.split()]
+    assert json.loads(run(home, "tokenize", "-m", smollm2, "--json", stdin=text).stdout)["ids"] == [
+        int(x) for x in ids.stdout.split()
+    ]
 
 
 def test_tokenize_special(home, smollm2):
@@ -317,7 +356,12 @@ def test_logits_of_the_default_model(home, smollm2):
     ids = [504, 3575, 282, 4649, 314]  # "The capital of France is"
     assert logits(home, smollm2, ids, "--chunk", "2") == logits(home, smollm2, ids)
     best = numpy.load(home / "logits.npy")[-1].argmax()
-    assert run(home, "tokenize", "-m", smollm2, "--decode", stdin=str(best)).stdout.strip() in ("Paris", "the", "a", "one")
+    assert run(home, "tokenize", "-m", smollm2, "--decode", stdin=str(best)).stdout.strip() in (
+        "Paris",
+        "the",
+        "a",
+        "one",
+    )
 
 
 def test_logits_errors(home, tiny):
@@ -339,15 +383,35 @@ def test_logits_errors(home, tiny):
 def test_one_answer_and_nothing_else(home, smollm2):
     done = run(home, "run", "-m", smollm2, "-p", "What is the capital of France?", "--temp", "0", "-n", "40")
     assert done.returncode == 0 and done.stderr == ""
-    assert "Paris" in done.stdout and done.stdout.endswith("\n") and "\x1b" not in done.stdout and "\r" not in done.stdout
+    assert (
+        "Paris" in done.stdout
+        and done.stdout.endswith("\n")
+        and "\x1b" not in done.stdout
+        and "\r" not in done.stdout
+    )
 
 
 def test_answer_as_json(home, smollm2):
-    words = ["run", "-m", smollm2, "-p", "What is the capital of France?", "--temp", "0", "-n", "40", "--json"]
+    words = [
+        "run",
+        "-m",
+        smollm2,
+        "-p",
+        "What is the capital of France?",
+        "--temp",
+        "0",
+        "-n",
+        "40",
+        "--json",
+    ]
     told = json.loads(run(home, *words).stdout)
     assert "Paris" in told["text"]
     usage = told["usage"]
-    assert usage["completion_tokens"] > 0 and usage["prompt_tokens"] > 5 and re.fullmatch(r"[0-9a-f]{32}", usage["numerics_id"])
+    assert (
+        usage["completion_tokens"] > 0
+        and usage["prompt_tokens"] > 5
+        and re.fullmatch(r"[0-9a-f]{32}", usage["numerics_id"])
+    )
     assert usage["stop_reason"] in ("end", "max_tokens")
 
 
@@ -356,7 +420,9 @@ def test_each_line_of_a_pipe_is_a_question(home, smollm2):
     done = run(home, "run", "-m", smollm2, "-n", "40", stdin=text)
     assert done.returncode == 0 and done.stderr == ""
     assert "Paris" in done.stdout and "Rome" in done.stdout
-    assert run(home, "run", "-m", smollm2, "-n", "40", stdin=text).stdout == done.stdout, "programs get the same answer"
+    assert (
+        run(home, "run", "-m", smollm2, "-n", "40", stdin=text).stdout == done.stdout
+    ), "programs get the same answer"
 
 
 def test_verbose_tells_on_stderr(home, tiny):
@@ -397,10 +463,13 @@ def test_bench_fields(home, tiny):
     done = run(home, *words, "--threads", "1")
     assert done.returncode == 0 and done.stderr == "" and len(done.stdout.splitlines()) == 1
     told = json.loads(done.stdout)
-    assert list(told) == [
-        "prefill_tokens_per_second", "decode_tokens_per_second", "clients_tokens_per_second", "decode_gib_per_second",
-        "copy_gib_per_second", "first_token_ms", "peak_rss_mib", "threads", "device", "cpu",
-    ]  # fmt: skip
+    assert (
+        list(told)
+        == (
+            "prefill_tokens_per_second decode_tokens_per_second clients_tokens_per_second "
+            "decode_gib_per_second copy_gib_per_second first_token_ms peak_rss_mib threads device cpu"
+        ).split()
+    )
     assert told["threads"] == 1 and told["device"].startswith("cpu") and told["cpu"]
     assert all(told[k] > 0 for k in list(told)[:7])
 
@@ -449,7 +518,9 @@ class Terminal:
 
 
 def test_talking_on_a_terminal(home, tiny):
-    terminal = Terminal(home, "run", "-m", tiny, "--template", "chatml", "--temp", "0", "-n", "100", "--ctx", "4096")
+    terminal = Terminal(
+        home, "run", "-m", tiny, "--template", "chatml", "--temp", "0", "-n", "100", "--ctx", "4096"
+    )
     terminal.until(r"/help.*\n.*> ")
     terminal.type("/help\n")
     terminal.until("/reset.*(?s:.)*> ")
@@ -477,15 +548,18 @@ def test_interrupt_stops_the_answer_only(home, smollm2):
 def test_interrupt_of_a_single_answer(home, smollm2):
     process = subprocess.Popen(
         [HEARTH, "run", "-m", smollm2, "-p", "Count from one to five hundred in words.", "--temp", "0"],
-        env=environment(home), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=environment(home),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout.read(3)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
 
 
 def test_bars_are_for_terminals(home, smollm2):
-    """On a terminal hashing 92 MiB shows a bar; elsewhere nothing but the result (the other tests see that)."""
+    """On a terminal hashing 92 MiB shows a bar; elsewhere there is none (the other tests see that)."""
     terminal = Terminal(home, "pull", smollm2, "--name", "copy.gguf")
     assert terminal.end() == 0
     assert "checking [" in terminal.text and "MiB" in terminal.text

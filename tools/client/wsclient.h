@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One connection of hearth.v1 to a box: TLS verified against the box's own authority, one protobuf frame per WebSocket
-// message. Blocking calls; everything runs on the calling thread.
+// One connection of hearth.v1 to a box: TLS verified against the box's own authority, one protobuf frame per
+// WebSocket message. Blocking calls; everything runs on the calling thread.
 #ifndef HEARTH_CLIENT_WSCLIENT_H
 #define HEARTH_CLIENT_WSCLIENT_H
 #include <stdbool.h>
@@ -30,13 +30,14 @@ struct wsclient_params {
 };
 
 // Connects. On any state but WSCLIENT_OPEN *client is NULL and `why` (160 bytes) holds a short reason.
-enum wsclient_state wsclient_connect(struct wsclient **client, const struct wsclient_params *params, char why[160]);
+enum wsclient_state wsclient_connect(struct wsclient **client, const struct wsclient_params *params,
+                                     char why[160]);
 void wsclient_destroy(struct wsclient **client); // closes; accepts &NULL
 
 // Queues a frame. False: no memory, or the connection is gone.
 bool wsclient_send(struct wsclient *client, const Hearth__V1__ClientFrame *frame);
-// The next frame; free it with wsclient_frame_free. NULL after timeout_ms, or when the connection is not open any
-// more (wsclient_get_state) and everything that came has been taken.
+// The next frame; free it with wsclient_frame_free. NULL after timeout_ms, or when the connection is not open
+// any more (wsclient_get_state) and everything that came has been taken.
 Hearth__V1__ServerFrame *wsclient_receive(struct wsclient *client, unsigned timeout_ms);
 void wsclient_frame_free(Hearth__V1__ServerFrame **frame);
 
