@@ -420,6 +420,9 @@ def check_phone(page):
     assert page.evaluate(SMALL, ROOM_PX) == []
     wide = page.evaluate("[document.documentElement.scrollWidth, innerWidth, visualViewport.scale]")
     assert wide[0] <= 390 and wide[1] == 390 and wide[2] == 1, wide
+    inner = """[...document.querySelectorAll('.scroller, .list, dialog, .drawer')]
+        .filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.className)"""
+    assert page.evaluate(inner) == []
 
 
 def test_on_a_phone(open_page, box):
