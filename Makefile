@@ -64,8 +64,9 @@ all build: $(BUILD)/hearth $(BUILD)/hearthd $(BUILD)/libhearth.so.$(SOVERSION)
 lib: $(LIB)
 
 # ---- instruction sets: one overlay per file, picked at run time (engine/cpu/features.c)
-ISA_avx2       := -mavx2 -mfma -mf16c -mbmi2
-ISA_avx512vnni := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c -mbmi2
+# -g1: what the debugger would say of every unrolled variable takes minutes to compile
+ISA_avx2       := -g1 -mavx2 -mfma -mf16c -mbmi2
+ISA_avx512vnni := -g1 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c -mbmi2
 ISA_amx        := $(ISA_avx512vnni) -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16
 ISA_neon       := -march=armv8.2-a+dotprod+fp16
 ISA_i8mm       := -march=armv8.2-a+dotprod+fp16+i8mm

@@ -187,12 +187,10 @@ INLINE void columns(enum ht_type type, const unsigned char *tiles, uint32_t k, c
     for (unsigned c = 0; c < n; c++)
         acc[0][c] = acc[1][c] = _mm256_setzero_ps();
     for (uint32_t b = 0; b < k / 32; b += blocks32_of(type), tiles += tile_bytes_of(type))
-#pragma GCC unroll 8
         for (unsigned j = 0; j < blocks32_of(type); j++)
-#pragma GCC unroll 2
             for (unsigned h = 0; h < 2; h++) {
                 __m256i w[8];
-#pragma GCC unroll 8
+                UNROLL
                 for (unsigned i = 0; i < 8; i++)
                     w[i] = codes(type, tiles, j, i, h);
                 struct scales s = scales_read(type, tiles, j, h);
@@ -222,13 +220,11 @@ INLINE void panel(enum ht_type type, const unsigned char *tiles, uint32_t k, uns
 {
     enum ht_kind kind = kind_of(type);
     for (uint32_t b = 0; b < k / 32; b += blocks32_of(type), tiles += tile_bytes_of(type))
-#pragma GCC unroll 8
         for (unsigned j = 0; j < blocks32_of(type); j++, to += ht_panel_block_bytes(kind))
-#pragma GCC unroll 2
             for (unsigned h = 0; h < 2; h++) {
                 struct ht_panel *p = (struct ht_panel *)(void *)to;
                 struct scales s = scales_read(type, tiles, j, h);
-#pragma GCC unroll 8
+                UNROLL
                 for (unsigned i = 0; i < 8; i++)
                     _mm256_storeu_si256((__m256i *)(void *)(p->code[i][half] + 32 * h), codes(type, tiles, j, i, h));
 #define PUT(index, value) _mm256_storeu_ps(p->scale[index][half] + 8 * h, value)
@@ -285,7 +281,7 @@ INLINE void tile(enum ht_kind kind, int zero, int max_code, const unsigned char 
                 s.min[1] = GET(5);
             }
 #undef GET
-#pragma GCC unroll 6
+            UNROLL
             for (unsigned c = 0; c < HT_COLS; c++) {
                 struct column column = {&x[b].q[0][c], HT_COLS, x[b].d[c], x[b].ds[c], {x[b].sum[0][c], x[b].sum[1][c]}};
                 acc[c] = step(kind, zero, max_code, w, &s, &column, acc[c]);

@@ -31,7 +31,7 @@ INLINE void block(enum ht_type type, const unsigned char *tile, const struct sca
         dot[c][0] = start_of(type, halves ? s0 : s0 + s1);
         dot[c][1] = halves ? start_of(type, s1) : _mm512_setzero_si512();
     }
-#pragma GCC unroll 8
+    UNROLL
     for (unsigned i = 0; i < 8; i++) {
         __m512i w = codes(type, tile, j, i);
         for (unsigned c = 0; c < n; c++)
@@ -73,7 +73,7 @@ INLINE void columns(enum ht_type type, const unsigned char *tiles, uint32_t k, c
         for (unsigned line = 0; line < tile_bytes_of(type); line += 64)
             _mm_prefetch(tiles + PREFETCH_BYTES + line, _MM_HINT_T0);
         scales_read(type, tiles, &s);
-#pragma GCC unroll 8
+        UNROLL
         for (unsigned j = 0; j < blocks32_of(type); j++)
             block(type, tiles, &s, j, b + j, x, n, acc);
     }

@@ -16,10 +16,10 @@ INLINE void panel(enum ht_type type, const unsigned char *tiles, uint32_t k, uns
     struct scales s;
     for (uint32_t b = 0; b < k / 32; b += blocks32_of(type), tiles += tile_bytes_of(type)) {
         scales_read(type, tiles, &s);
-#pragma GCC unroll 8
+        UNROLL
         for (unsigned j = 0; j < blocks32_of(type); j++, to += ht_panel_block_bytes(kind)) {
             struct ht_panel *p = (struct ht_panel *)(void *)to;
-#pragma GCC unroll 8
+            UNROLL
             for (unsigned i = 0; i < 8; i++)
                 _mm512_storeu_si512(p->code[i][half], codes(type, tiles, j, i));
             put16(p, 0, half, s.d);
@@ -57,23 +57,23 @@ INLINE void tile32(enum ht_kind kind, int zero, const unsigned char *panel, cons
     for (uint32_t b = 0; b < k / 32; b++, panel += ht_panel_block_bytes(kind), x++) {
         const struct ht_panel *p = (const struct ht_panel *)(const void *)panel;
         __m512i dot[HT_COLS][2];
-#pragma GCC unroll 6
+        UNROLL
         for (unsigned c = 0; c < HT_COLS; c++)
             dot[c][0] = dot[c][1] = start_of(zero, zero ? x->sum[0][c] + x->sum[1][c] : 0);
-#pragma GCC unroll 8
+        UNROLL
         for (unsigned i = 0; i < 8; i++) {
             __m512i w0 = _mm512_loadu_si512(p->code[i][0]), w1 = _mm512_loadu_si512(p->code[i][1]);
-#pragma GCC unroll 6
+            UNROLL
             for (unsigned c = 0; c < HT_COLS; c++) {
                 __m512i q = _mm512_set1_epi32(x->q[i][c]);
                 dot[c][0] = _mm512_dpbusd_epi32(dot[c][0], w0, q);
                 dot[c][1] = _mm512_dpbusd_epi32(dot[c][1], w1, q);
             }
         }
-#pragma GCC unroll 2
+        UNROLL
         for (unsigned h = 0; h < 2; h++) {
             __m512 d = _mm512_loadu_ps(p->scale[0][h]);
-#pragma GCC unroll 6
+            UNROLL
             for (unsigned c = 0; c < HT_COLS; c++) {
                 __m512 isum = _mm512_cvtepi32_ps(dot[c][h]), dx = _mm512_set1_ps(x->d[c]);
                 if (kind == HT_KIND_K32M)
@@ -104,20 +104,20 @@ INLINE void tile16(enum ht_kind kind, int zero, const unsigned char *panel, cons
     for (uint32_t b = 0; b < k / 32; b++, panel += ht_panel_block_bytes(kind), x++) {
         const struct ht_panel *p = (const struct ht_panel *)(const void *)panel;
         __m512i dot[HT_COLS][2];
-#pragma GCC unroll 6
+        UNROLL
         for (unsigned c = 0; c < HT_COLS; c++) {
             dot[c][0] = start_of(zero, x->sum[0][c]);
             dot[c][1] = start_of(zero, x->sum[1][c]);
         }
-#pragma GCC unroll 8
+        UNROLL
         for (unsigned i = 0; i < 8; i++) {
             __m512i w = _mm512_loadu_si512(p->code[i][h]);
-#pragma GCC unroll 6
+            UNROLL
             for (unsigned c = 0; c < HT_COLS; c++)
                 dot[c][i / 4] = _mm512_dpbusd_epi32(dot[c][i / 4], w, _mm512_set1_epi32(x->q[i][c]));
         }
         __m512 d = _mm512_loadu_ps(p->scale[0][h]), scale0 = _mm512_loadu_ps(p->scale[1][h]), scale1 = _mm512_loadu_ps(p->scale[2][h]);
-#pragma GCC unroll 6
+        UNROLL
         for (unsigned c = 0; c < HT_COLS; c++) {
             __m512 dx = _mm512_set1_ps(x->d[c]), isum = _mm512_mul_ps(_mm512_cvtepi32_ps(dot[c][0]), scale0);
             isum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[c][1]), scale1, isum);

@@ -5,6 +5,12 @@
 #include "engine/cpu/kernels.h"
 
 #define INLINE static inline __attribute__((always_inline))
+// Unrolled loops make positions constants. Not under a sanitizer, where the code would grow beyond all measure.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define UNROLL
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
 
 // value = code - zero (q8_0 and iq4_nl: biased by 128)
 INLINE int zero_of(enum ht_type type)
