@@ -168,6 +168,14 @@ static void fill_step(struct hearth_engine *e)
 
 // ---- what comes out of it
 
+static bool ends_turn(const struct hearth_engine *e, const struct hearth_session *s, int32_t token)
+{
+    for (uint32_t i = 0; i < s->n_end_ids; i++)
+        if (s->end_ids[i] == token)
+            return true;
+    return ht_tokenizer_is_end(e->tokenizer, token);
+}
+
 static void take_token(struct hearth_engine *e, struct hearth_session *s, int32_t token)
 {
     double now = ht_now_s();
@@ -183,7 +191,7 @@ static void take_token(struct hearth_engine *e, struct hearth_session *s, int32_
         end(s, HEARTH_STOP_ERROR, &error);
         return;
     }
-    if (!s->ignore_end && ht_tokenizer_is_end(e->tokenizer, token)) {
+    if (!s->ignore_end && ends_turn(e, s, token)) {
         end_with_held_text(s, HEARTH_STOP_END);
         return;
     }

@@ -159,6 +159,21 @@ static enum hearth_status check_sampling(const struct hearth_sampling *p, uint32
     return HEARTH_OK;
 }
 
+// What the chat format ends a turn with: a mark that is a token ends it as that id (streaming hides control
+// tokens), any other as text.
+static enum hearth_status take_format_stops(struct hearth_session *s, struct hearth_error *err)
+{
+    for (const char *const *stop = ht_chat_stops(&s->engine->chat); *stop; stop++) {
+        int32_t id = ht_tokenizer_find_special(s->engine->tokenizer, *stop, strlen(*stop));
+        if (id >= 0 && s->n_end_ids < HT_CHAT_MAX_STOPS)
+            s->end_ids[s->n_end_ids++] = id;
+        else if (!ht_answer_add_stop(&s->answer, *stop, strlen(*stop)))
+            return ht_fail(err, HEARTH_LIMIT, "with those of the chat template there are more than %d stop strings",
+                           HT_MAX_STOP_STRINGS);
+    }
+    return HEARTH_OK;
+}
+
 // Copies what the request says into the session; nothing of the cache is touched yet.
 static enum hearth_status take_settings(struct hearth_session *s, const struct hearth_request *r,
                                         struct hearth_error *err)
@@ -169,6 +184,7 @@ static enum hearth_status take_settings(struct hearth_session *s, const struct h
         memcpy(s->bias, r->sampling.logit_bias, r->sampling.n_logit_bias * sizeof *s->bias);
     s->sampling.logit_bias = s->bias;
     ht_answer_reset(&s->answer);
+    s->n_end_ids = 0;
     if (r->n_stop > HT_MAX_STOP_STRINGS)
         return ht_fail(err, HEARTH_LIMIT, "%zu stop strings are more than %d", r->n_stop,
                        HT_MAX_STOP_STRINGS);
@@ -178,12 +194,7 @@ static enum hearth_status take_settings(struct hearth_session *s, const struct h
                            strlen(r->stop[i]), HT_MAX_STOP_BYTES);
     if (!r->messages)
         return HEARTH_OK;
-    for (const char *const *stop = ht_chat_stops(&s->engine->chat); *stop; stop++)
-        if (!ht_answer_add_stop(&s->answer, *stop, strlen(*stop)))
-            return ht_fail(err, HEARTH_LIMIT,
-                           "with those of the chat template there are more than %d stop strings",
-                           HT_MAX_STOP_STRINGS);
-    return HEARTH_OK;
+    return take_format_stops(s, err);
 }
 
 static enum hearth_status check_ids(const int32_t *ids, size_t n, uint32_t n_vocab, struct hearth_error *err)

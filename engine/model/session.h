@@ -28,6 +28,8 @@ struct hearth_session {
     struct hearth_sampling sampling;
     struct hearth_logit_bias bias[HT_MAX_LOGIT_BIAS];
     struct ht_answer answer;
+    int32_t end_ids[HT_CHAT_MAX_STOPS]; // the format's stop marks that are tokens, beside the model's end tokens
+    uint32_t n_end_ids;
     uint32_t n_prompt; // tokens[0 .. n_prompt) are the prompt, then the answer
     uint32_t max_tokens;
     bool ignore_end;
