@@ -29,7 +29,7 @@ ifeq ($(origin HEARTH_DEPS),undefined)
 HEARTH_DEPS := $(shell tools/setup --print-deps)
 endif
 PKG := pkg-config
-ENGINE_PKGS   := libpcre2-8 libutf8proc jansson
+ENGINE_PKGS   := libutf8proc jansson
 FIRMWARE_PKGS := libprotobuf-c sqlite3 jansson libqrencode libargon2
 TOOLS_PKGS    := libprotobuf-c jansson libqrencode libedit
 ENGINE_LIBS    = $(shell $(PKG) --libs $(ENGINE_PKGS)) -lm -ldl

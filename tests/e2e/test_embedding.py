@@ -83,7 +83,7 @@ def test_what_is_installed(prefix):
     assert "hearth_engine_open" in names and all(x.startswith("hearth_") for x in names), names
     env = dict(os.environ, PKG_CONFIG_PATH=str(prefix / "lib/pkgconfig"))
     assert run(["pkg-config", "--modversion", "hearth"], env=env).stdout.strip() == "0.1.0"
-    assert "-lpcre2-8" in shlex.split(run(["pkg-config", "--static", "--libs", "hearth"], env=env).stdout)
+    assert "-lutf8proc" in shlex.split(run(["pkg-config", "--static", "--libs", "hearth"], env=env).stdout)
 
 
 def test_uninstall_leaves_nothing(prefix, tmp_path):
