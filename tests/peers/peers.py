@@ -59,7 +59,7 @@ def write_ids(folder, ids):
 
 
 def hearth_logits(model, ids_file, out, *flags):
-    run(HEARTH, "logits", "-m", model, "--ids", ids_file, "--out", out, "--ctx", 2048, *flags)
+    run(HEARTH, "logits", "-m", model, "--ids", ids_file, "--out", out, *flags)
     return np.load(out, mmap_mode="r")
 
 
