@@ -27,7 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("unit", "ops", "model", "wire")
-PROGRAM_TIMEOUT_S = 300
+PROGRAM_TIMEOUT_S = 300  # --only-c, which sanitizer builds use, has four times that
 PYTEST_TIMEOUT_S = {"test": 1500, "peers": 3600, "long": 4 * 3600}
 MODELS = {
     "HEARTH_TEST_SMOLLM2": "SmolLM2-135M-Instruct-Q4_1.gguf",
@@ -93,7 +93,7 @@ def end_group(process):
         pass
 
 
-def run_program(path, name, env):
+def run_program(path, name, env, timeout_s):
     """Runs one C test program: its tally, the complaint about the program itself, its output, its seconds."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hearth-test-") as folder:
@@ -109,9 +109,9 @@ def run_program(path, name, env):
         )
         complaint = ""
         try:
-            raw, _ = process.communicate(timeout=PROGRAM_TIMEOUT_S)
+            raw, _ = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            complaint = f"still running after {PROGRAM_TIMEOUT_S} s"
+            complaint = f"still running after {timeout_s} s"
             end_group(process)
             raw, _ = process.communicate()
         end_group(process)
@@ -129,7 +129,7 @@ def run_program(path, name, env):
     return tally, complaint, output, time.monotonic() - start
 
 
-def run_c(build, env):
+def run_c(build, env, timeout_s):
     total = Tally()
     programs = []
     for folder in FOLDERS:
@@ -137,7 +137,7 @@ def run_c(build, env):
             programs.append((build / "tests" / folder / source.stem, f"{folder}/{source.stem}"))
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 4)) as pool:
         jobs = [
-            (name, path, pool.submit(run_program, path, name, env) if path.exists() else None)
+            (name, path, pool.submit(run_program, path, name, env, timeout_s) if path.exists() else None)
             for path, name in programs
         ]
         for name, path, job in jobs:
@@ -255,7 +255,7 @@ def main():
     env = environment(build)
     total = Tally()
     if not args.peers:
-        total.add(run_c(build, env))
+        total.add(run_c(build, env, PROGRAM_TIMEOUT_S * (4 if args.only_c else 1)))
     if not args.only_c:
         total.add(run_pytest("peers" if args.peers else "long" if args.long else "test", env))
     unlisted = judge_skips(total.skips)
