@@ -163,8 +163,8 @@ struct hearth_sampling {
     const struct hearth_logit_bias *logit_bias;
     size_t n_logit_bias; // at most 300
 };
-void hearth_sampling_default(
-    struct hearth_sampling *sampling); // temperature 0.7, top_k 40, top_p 0.95, min_p 0.05
+// Temperature 0.3 (small models need it low), top_k 40, top_p 0.95, min_p 0.05, no penalties.
+void hearth_sampling_default(struct hearth_sampling *sampling);
 
 enum hearth_stop_reason {
     HEARTH_STOP_NONE = 0, // still running
