@@ -46,7 +46,6 @@ LAW = {
 }
 # library header -> folders that may include it; any other header outside libc is for tests only
 LIBRARIES = {
-    r"pcre2\.h": ("engine/text",),
     r"utf8proc\.h": ("engine/text",),
     r"jansson\.h": ("engine/gguf", "engine/learn", "firmware", "tools"),
     r"libwebsockets\.h|mbedtls/.*|psa/.*": ("firmware", "tools"),

@@ -35,7 +35,7 @@ def test_the_tree_is_tidy():
 FINE = {
     "engine/base/a.c": '#include "engine/base/b.h"\n#include "engine/status.h"\n#include <string.h>\n',
     "engine/cpu/a.c": '#include "engine/ops/ops.h"\n#include "engine/gguf/quant.h"\n#include <immintrin.h>\n',
-    "engine/text/a.c": "#include <pcre2.h>\n",
+    "engine/text/a.c": "#include <utf8proc.h>\n",
     "engine/model/a.c": "void f(struct s *s)\n{\n    s->free(s);\n    // strcpy(a, b) in a comment\n}\n",
     "engine/gguf/a.c": 'const char *f(void)\n{\n    return "printf(";\n}\n',
     "firmware/a.c": '#include "engine/engine.h"\n#include "hearth/v1/hearth.pb-c.h"\n#include <sqlite3.h>\n',
