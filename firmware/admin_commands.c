@@ -136,12 +136,13 @@ static void status(struct hd_admin_client *client, json_t *request)
         (int)server->config->port, "listen", server->open_to_all ? "all" : "loopback", "urls",
         urls(server, NULL), "fp", fp, "ca_file",
         server->identity->ca_der ? json_string(ca_file) : json_null(), "model", hd_admin_model(server));
-    json_t *more = json_pack("{s:o, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:I}", "model_error",
-                             state.loaded ? json_null() : json_string(problem), "device", state.info.device,
-                             "numerics_id", state.info.numerics_id, "queue_depth", (int)state.queued,
-                             "active_responses", (int)hd_responses_count_running(server->responses),
-                             "connected_devices", (int)hd_clients_count(server, NULL), "n_people",
-                             (int)n_people, "n_devices", (int)n_devices, "rss_bytes", resident_bytes());
+    json_t *more =
+        json_pack("{s:o, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:I}", "model_error",
+                  state.loaded ? json_null() : json_string(problem), "device", state.info.device,
+                  "numerics_id", state.info.numerics_id, "queue_depth", (int)state.queued, "active_responses",
+                  (int)hd_responses_count_running(server->responses), "engine_active", (int)state.active,
+                  "connected_devices", (int)hd_clients_count(server, NULL), "n_people", (int)n_people,
+                  "n_devices", (int)n_devices, "rss_bytes", resident_bytes());
     json_object_update(answer, more);
     json_decref(more);
     hd_admin_answer(client, answer);

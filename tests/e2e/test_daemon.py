@@ -160,7 +160,14 @@ def test_leaf_is_renewed_near_its_end(tmp_path):
         openssl(
             "req", "-new", "-key", tls / "leaf.key", "-subj", "/CN=x", "-out", tmp_path / "csr", check=True
         )
-        sign_by_box(box, tmp_path, tmp_path / "csr", tls / "leaf.crt", "DNS:localhost", 20)
+        listed = openssl("x509", "-in", tls / "leaf.crt", "-noout", "-ext", "subjectAltName").stdout
+        names = listed.split("\n")[1].strip().replace("IP Address:", "IP:")
+        sign_by_box(box, tmp_path, tmp_path / "csr", tls / "leaf.crt", names, 40)
+        before = (tls / "leaf.crt").read_bytes()
+        box.start()  # more than 30 days are left: it stays
+        assert (tls / "leaf.crt").read_bytes() == before
+        box.stop()
+        sign_by_box(box, tmp_path, tmp_path / "csr", tls / "leaf.crt", names, 29)
         box.start()
         end = openssl("x509", "-in", tls / "leaf.crt", "-noout", "-checkend", 300 * 86400)
         assert end.returncode == 0
