@@ -88,9 +88,11 @@ INLINE struct scales scales_read(enum ht_type type, const unsigned char *tile, u
 {
     const unsigned char *side = tile + side_of(type), *w = side + (type == HT_TYPE_Q3_K ? 32 : 64) + 32 * h; // 32-bit words
     struct scales s;
+    enum ht_kind kind = kind_of(type);
     s.d = half8(side + 16 * h);
-    s.m = half8(side + 32 + 16 * h); // garbage where the type has none, and not used
-    s.scale[0] = s.scale[1] = s.min[0] = s.min[1] = _mm256_setzero_ps();
+    s.m = s.scale[0] = s.scale[1] = s.min[0] = s.min[1] = _mm256_setzero_ps();
+    if (kind == HT_KIND_DM || kind == HT_KIND_K32M || kind == HT_KIND_K16M)
+        s.m = half8(side + 32 + 16 * h);
     for (unsigned half = 0; half < 2; half++) {
         unsigned g = 2 * j + half;
         if (type == HT_TYPE_Q2_K) {
@@ -103,7 +105,7 @@ INLINE struct scales scales_read(enum ht_type type, const unsigned char *tile, u
             s.scale[half] = _mm256_cvtepi32_ps(_mm256_sub_epi32(v, _mm256_set1_epi32(32)));
         }
     }
-    if (kind_of(type) == HT_KIND_K32M) {
+    if (kind == HT_KIND_K32M) {
         unsigned at = 8 * (j % 4);
         __m256i scale = j < 4 ? bits8(w, at, 63) : six(w + 128, at, w, at + 6);
         __m256i min = j < 4 ? bits8(w + 64, at, 63) : six(w + 128, at + 4, w + 64, at + 6);
