@@ -188,8 +188,11 @@ static int read_char(EditLine *editor, wchar_t *character)
         size_t used = mbrtowc(character, &byte, 1, &state);
         if (used == (size_t)-1)
             memset(&state, 0, sizeof state); // no UTF-8: left out
-        else if (used != (size_t)-2)
-            return 1;
+        if (used == (size_t)-1 || used == (size_t)-2)
+            continue;
+        if (*character == L'\0') // Ctrl-D, typed while an answer was written and the terminal read lines
+            *character = L'\4';
+        return 1;
     }
 }
 

@@ -4,7 +4,8 @@
 #define HEARTH_TOOLS_BANDWIDTH_H
 #include <stddef.h>
 
-// Median over n_repeat passes of reading a buffer of len_bytes; 0 if memory or threads are short.
+// The fastest of several passes over a buffer of len_bytes (five for each of n_repeat); 0 if memory or threads
+// are short.
 double bandwidth_read_gib_per_second(size_t len_bytes, unsigned n_threads, unsigned n_repeat);
 
 #endif

@@ -240,9 +240,10 @@ int cmd_bench(int argc, char **argv)
     struct cli cli = {
         .name = "bench",
         .usage = "[-m MODEL] [--prompt N] [--gen N] [--clients N]",
-        .about = "Measures prefill, decode, several clients together, the time to the first token from the "
-                 "start of the\n"
-                 "process, peak memory, and how fast all threads read a buffer as large as the weights.",
+        .about =
+            "Measures prefill, decode, several clients together, the time to the first token from the "
+            "start of the\n"
+            "process, peak memory, and how fast, at best, all threads read a buffer as large as the weights.",
         .example = "hearth bench -m default --json",
         .options = table,
         .n_options = sizeof table / sizeof *table,
