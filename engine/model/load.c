@@ -86,9 +86,9 @@ static enum hearth_status visit_all(const struct ht_gguf *gguf, const struct ht_
                 continue;
             layer_name(name, l, spec);
             uint32_t n = spec->is_matrix ? ht_dim_size(hp, spec->n) : 1;
-            HT_TRY(visit(gguf, name, n, ht_dim_size(hp, spec->k), spec->is_matrix,
-                         model ? &model->layers[l].matrix[spec->slot] : &no_weight,
-                         model ? &model->layers[l].vector[spec->slot] : &no_ref, fn, arg, err));
+            struct ht_weight **weight = model && spec->is_matrix ? &model->layers[l].matrix[spec->slot] : &no_weight;
+            struct ht_ref *vector = model && !spec->is_matrix ? &model->layers[l].vector[spec->slot] : &no_ref;
+            HT_TRY(visit(gguf, name, n, ht_dim_size(hp, spec->k), spec->is_matrix, weight, vector, fn, arg, err));
         }
     HT_TRY(visit(gguf, "output_norm.weight", 1, hp->n_embd, false, NULL,
                  model ? &model->output_norm : &no_ref, fn, arg, err));

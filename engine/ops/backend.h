@@ -74,8 +74,8 @@ struct ht_device_ops {
     enum hearth_status (*kv_page_copy)(struct ht_device *device, struct ht_kv *kv, uint32_t to, uint32_t from,
                                        struct hearth_error *err);
 
-    // Plans. Recorded once; `submit` replays with the step's values; `wait` returns when all is done. One step block may
-    // serve plans of several row counts: its shape is at least each plan's, its counts are within the plan's.
+    // Plans. Recorded once; `submit` replays with the step's values; `wait` returns when all is done. One step block
+    // may serve plans of several row counts: its shape is at least each plan's, its counts are within the plan's.
     enum hearth_status (*plan_begin)(struct ht_device *device, const struct ht_step_shape *shape,
                                      struct ht_plan **out, struct hearth_error *err);
     enum hearth_status (*plan_end)(struct ht_plan *plan,

@@ -80,7 +80,7 @@ BAD = {
         "of 82",
     ),
     "long file": ("tools/a.c", "int x;\n" * 800, "file of 801 lines"),
-    "wide line": ("engine/base/a.h", "// " + "x" * 108 + "\n", "111 columns"),
+    "wide line": ("engine/base/a.h", "// " + "x" * 118 + "\n", "121 columns"),
     "tab": ("firmware/a.c", "\tint x;\n", "a tab"),
     "trailing blank": ("firmware/a.c", "int x; \n", "blanks"),
     "control character": ("tools/a.c", b"int x; // \x1b[0m\n", "U+001B"),

@@ -24,7 +24,7 @@ static void stream(const struct ht_tokenizer *t, const int32_t *ids, size_t n, b
 
 static void expect(const struct ht_tokenizer *t, const char *bytes, const char *expected)
 {
-    int32_t ids[64];
+    int32_t ids[64] = {0};
     char out[512];
     size_t n = strlen(bytes);
     for (size_t i = 0; i < n; i++)
