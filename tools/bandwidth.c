@@ -17,7 +17,8 @@ struct reader {
     const uint64_t *piece;
     size_t n_words;
     unsigned n_passes;
-    uint64_t sum; // kept, so that the reads cannot be left out
+    double begin_s, end_s; // of the last pass, by the reader's own clock
+    uint64_t sum;          // kept, so that the reads cannot be left out
 };
 
 // Wider loads need fewer instructions for the same bytes; gcc picks the widest that the CPU has at run time.
@@ -46,26 +47,39 @@ static void *read_all(void *user)
     memset((void *)reader->piece, 1, reader->n_words * sizeof *reader->piece);
     for (unsigned pass = 0; pass < reader->n_passes; pass++) {
         pthread_barrier_wait(reader->barrier);
+        reader->begin_s = progress_clock_s();
         reader->sum += read_piece(reader->piece, reader->n_words);
+        reader->end_s = progress_clock_s();
         pthread_barrier_wait(reader->barrier);
     }
     return NULL;
 }
 
-// The caller is one more party of the barrier and holds the clock. Returns the fastest pass in seconds: a limit of
-// the machine is what it can do undisturbed. The first pass only warms up.
-static double time_passes(pthread_barrier_t *barrier, unsigned n_passes)
+// From the first reader's begin to the last one's end: the caller itself may have been off the CPU meanwhile.
+static double pass_seconds(const struct reader *readers, unsigned n_threads)
 {
-    double best = 0;
+    double begin_s = readers[0].begin_s, end_s = readers[0].end_s;
+    for (unsigned i = 1; i < n_threads; i++) {
+        begin_s = readers[i].begin_s < begin_s ? readers[i].begin_s : begin_s;
+        end_s = readers[i].end_s > end_s ? readers[i].end_s : end_s;
+    }
+    return end_s - begin_s;
+}
+
+// The caller is one more party of the barriers, between which the readers' clocks may be read. Returns the
+// fastest pass: a limit of the machine is what it can do undisturbed. The first pass only warms up.
+static double time_passes(pthread_barrier_t *barrier, const struct reader *readers, unsigned n_threads,
+                          unsigned n_passes)
+{
+    double best_s = 0;
     for (unsigned pass = 0; pass < n_passes; pass++) {
         pthread_barrier_wait(barrier);
-        double from = progress_clock_s();
         pthread_barrier_wait(barrier);
-        double seconds = progress_clock_s() - from;
-        if (pass == 1 || (pass > 1 && seconds < best))
-            best = seconds;
+        double seconds = pass_seconds(readers, n_threads);
+        if (pass == 1 || (pass > 1 && seconds < best_s))
+            best_s = seconds;
     }
-    return best;
+    return best_s;
 }
 
 double bandwidth_read_gib_per_second(size_t len_bytes, unsigned n_threads, unsigned n_repeat)
@@ -93,7 +107,7 @@ double bandwidth_read_gib_per_second(size_t len_bytes, unsigned n_threads, unsig
     }
     double seconds = 0;
     if (started == n_threads) {
-        seconds = time_passes(&barrier, n_passes);
+        seconds = time_passes(&barrier, readers, n_threads, n_passes);
     } else { // too few threads to pass the barrier: end those that wait
         for (size_t i = 0; i < started; i++)
             pthread_cancel(readers[i].thread);

@@ -472,6 +472,7 @@ def test_bench_fields(home, tiny):
     )
     assert told["threads"] == 1 and told["device"].startswith("cpu") and told["cpu"]
     assert all(told[k] > 0 for k in list(told)[:7])
+    assert told["copy_gib_per_second"] < 10000, "no machine reads that fast"
 
 
 # ---------------------------------------------------------------- terminals
