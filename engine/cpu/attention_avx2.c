@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention with AVX2; see attention_avx512vnni.c. Up to 3 queries share a read of k, up to 6 of v. Any thread.
+// Attention with AVX2; see attention_avx512vnni.c. Up to 3 queries share a read of k, up to 6 of v. Any
+// thread.
 #include <math.h>
 
 #include "engine/base/limits.h"
@@ -16,12 +17,14 @@ INLINE __m256 stored(enum ht_kv_type type, const unsigned char *p, size_t at, __
         return _mm256_loadu_ps((const float *)(const void *)p + at);
     if (type == HT_KV_F16)
         return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p + 2 * at)));
-    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p + at)))), d);
+    return _mm256_mul_ps(
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p + at)))),
+        d);
 }
 
 // n queries against 16 of the positions, from j
-INLINE void score_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *k, const float *q, size_t q_step,
-                          unsigned n, unsigned j, float *out, size_t stride)
+INLINE void score_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *k,
+                          const float *q, size_t q_step, unsigned n, unsigned j, float *out, size_t stride)
 {
     __m256 acc[3][2], d0 = _mm256_setzero_ps(), d1 = d0;
     for (unsigned i = 0; i < n; i++)
@@ -32,7 +35,8 @@ INLINE void score_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, 
             d0 = stored(HT_KV_F16, scale, d / 32 * HT_KV_PAGE + j, d0);
             d1 = stored(HT_KV_F16, scale, d / 32 * HT_KV_PAGE + j + 8, d1);
         }
-        __m256 k0 = stored(type, k, (size_t)d * HT_KV_PAGE + j, d0), k1 = stored(type, k, (size_t)d * HT_KV_PAGE + j + 8, d1);
+        __m256 k0 = stored(type, k, (size_t)d * HT_KV_PAGE + j, d0),
+               k1 = stored(type, k, (size_t)d * HT_KV_PAGE + j + 8, d1);
         for (unsigned i = 0; i < n; i++) {
             __m256 qi = _mm256_set1_ps(q[i]);
             acc[i][0] = _mm256_fmadd_ps(qi, k0, acc[i][0]);
@@ -45,19 +49,20 @@ INLINE void score_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, 
     }
 }
 
-INLINE void score_all(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *k, const float *q, unsigned n,
-                      float *out, size_t stride)
+INLINE void score_all(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *k,
+                      const float *q, unsigned n, float *out, size_t stride)
 {
     size_t step = n;
-#define TAKE(count)                                                           \
-    for (; n >= (count); n -= (count), q += (count), out += (count) * stride) \
-        for (unsigned j = 0; j < HT_KV_PAGE; j += 16)                         \
+#define TAKE(count)                                                                                          \
+    for (; n >= (count); n -= (count), q += (count), out += (count)*stride)                                  \
+        for (unsigned j = 0; j < HT_KV_PAGE; j += 16)                                                        \
             score_queries(type, g, k, q, step, count, j, out, stride);
     TAKE(3) TAKE(1)
 #undef TAKE
 }
 
-static void scores(const struct ht_kv_geometry *g, const unsigned char *k, const float *q, unsigned n, float *out, size_t stride)
+static void scores(const struct ht_kv_geometry *g, const unsigned char *k, const float *q, unsigned n,
+                   float *out, size_t stride)
 {
     if (g->type == HT_KV_F16)
         score_all(HT_KV_F16, g, k, q, n, out, stride);
@@ -67,8 +72,9 @@ static void scores(const struct ht_kv_geometry *g, const unsigned char *k, const
         score_all(HT_KV_Q8, g, k, q, n, out, stride);
 }
 
-INLINE void value_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *v, const float *e, size_t stride,
-                          unsigned n, unsigned from, unsigned to, float *const *acc)
+INLINE void value_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *v,
+                          const float *e, size_t stride, unsigned n, unsigned from, unsigned to,
+                          float *const *acc)
 {
     const uint16_t *scales = (const uint16_t *)(const void *)(v + (size_t)g->v_dim * HT_KV_PAGE);
     uint32_t blocks = (g->v_dim + 31) / 32, d = 0;
@@ -92,18 +98,19 @@ INLINE void value_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, 
                 acc[i][d] = fmaf(e[i * stride + j], ht_kv_get_v(g, v - g->v_at, j, d), acc[i][d]);
 }
 
-INLINE void value_all(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *v, const float *e, size_t stride,
-                      unsigned n, unsigned from, unsigned to, float *const *acc)
+INLINE void value_all(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *v,
+                      const float *e, size_t stride, unsigned n, unsigned from, unsigned to,
+                      float *const *acc)
 {
-#define TAKE(count)                                                           \
-    for (; n >= (count); n -= (count), e += (count) * stride, acc += (count)) \
+#define TAKE(count)                                                                                          \
+    for (; n >= (count); n -= (count), e += (count)*stride, acc += (count))                                  \
         value_queries(type, g, v, e, stride, count, from, to, acc);
     TAKE(6) TAKE(3) TAKE(1)
 #undef TAKE
 }
 
-static void values(const struct ht_kv_geometry *g, const unsigned char *v, const float *e, size_t stride, unsigned n, unsigned from,
-                   unsigned to, float *const *acc)
+static void values(const struct ht_kv_geometry *g, const unsigned char *v, const float *e, size_t stride,
+                   unsigned n, unsigned from, unsigned to, float *const *acc)
 {
     if (g->type == HT_KV_F16)
         value_all(HT_KV_F16, g, v, e, stride, n, from, to, acc);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention with AVX-512: up to 12 queries share each k and v that is read and widened. For k lanes are positions, for v
-// they are values, so every chain of the contract stays in one lane. Any thread.
+// Attention with AVX-512: up to 12 queries share each k and v that is read and widened. For k lanes are
+// positions, for v they are values, so every chain of the contract stays in one lane. Any thread.
 #include <math.h>
 
 #include "engine/base/limits.h"
@@ -16,11 +16,13 @@ INLINE __m512 stored(enum ht_kv_type type, const unsigned char *p, size_t at, __
         return _mm512_loadu_ps((const float *)(const void *)p + at);
     if (type == HT_KV_F16)
         return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(p + 2 * at)));
-    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p + at)))), d);
+    return _mm512_mul_ps(
+        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p + at)))),
+        d);
 }
 
-INLINE void score_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *k, const float *q, size_t q_step,
-                          unsigned n, float *out, size_t stride)
+INLINE void score_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *k,
+                          const float *q, size_t q_step, unsigned n, float *out, size_t stride)
 {
     __m512 acc[HT_MAX_QUERIES][2], d0 = _mm512_setzero_ps(), d1 = d0;
     for (unsigned i = 0; i < n; i++)
@@ -31,7 +33,8 @@ INLINE void score_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, 
             d0 = stored(HT_KV_F16, scale, d / 32 * HT_KV_PAGE, d0);
             d1 = stored(HT_KV_F16, scale, d / 32 * HT_KV_PAGE + 16, d1);
         }
-        __m512 k0 = stored(type, k, (size_t)d * HT_KV_PAGE, d0), k1 = stored(type, k, (size_t)d * HT_KV_PAGE + 16, d1);
+        __m512 k0 = stored(type, k, (size_t)d * HT_KV_PAGE, d0),
+               k1 = stored(type, k, (size_t)d * HT_KV_PAGE + 16, d1);
         for (unsigned i = 0; i < n; i++) {
             __m512 qi = _mm512_set1_ps(q[i]);
             acc[i][0] = _mm512_fmadd_ps(qi, k0, acc[i][0]);
@@ -44,18 +47,19 @@ INLINE void score_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, 
     }
 }
 
-INLINE void score_all(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *k, const float *q, unsigned n,
-                      float *out, size_t stride)
+INLINE void score_all(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *k,
+                      const float *q, unsigned n, float *out, size_t stride)
 {
     size_t step = n;
-#define TAKE(count)                                              \
-    for (; n >= (count); n -= (count), q += (count), out += (count) * stride) \
+#define TAKE(count)                                                                                          \
+    for (; n >= (count); n -= (count), q += (count), out += (count)*stride)                                  \
         score_queries(type, g, k, q, step, count, out, stride);
     TAKE(12) TAKE(6) TAKE(3) TAKE(2) TAKE(1)
 #undef TAKE
 }
 
-static void scores(const struct ht_kv_geometry *g, const unsigned char *k, const float *q, unsigned n, float *out, size_t stride)
+static void scores(const struct ht_kv_geometry *g, const unsigned char *k, const float *q, unsigned n,
+                   float *out, size_t stride)
 {
     if (g->type == HT_KV_F16)
         score_all(HT_KV_F16, g, k, q, n, out, stride);
@@ -66,8 +70,9 @@ static void scores(const struct ht_kv_geometry *g, const unsigned char *k, const
 }
 
 // n queries, `vectors` * 16 values from d on (the last 16 by mask), positions [from, to)
-INLINE void value_columns(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *v, const float *e, size_t stride,
-                          unsigned n, unsigned from, unsigned to, uint32_t d, unsigned vectors, __mmask16 m, float *const *acc)
+INLINE void value_columns(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *v,
+                          const float *e, size_t stride, unsigned n, unsigned from, unsigned to, uint32_t d,
+                          unsigned vectors, __mmask16 m, float *const *acc)
 {
     __m512 sum[HT_MAX_QUERIES][2], scale = _mm512_setzero_ps();
     const uint16_t *scales = (const uint16_t *)(const void *)(v + (size_t)g->v_dim * HT_KV_PAGE);
@@ -92,8 +97,9 @@ INLINE void value_columns(enum ht_kv_type type, const struct ht_kv_geometry *g, 
             _mm512_mask_storeu_ps(acc[i] + d + 16 * c, c + 1 == vectors ? m : 0xFFFF, sum[i][c]);
 }
 
-INLINE void value_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *v, const float *e, size_t stride,
-                          unsigned n, unsigned from, unsigned to, float *const *acc)
+INLINE void value_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *v,
+                          const float *e, size_t stride, unsigned n, unsigned from, unsigned to,
+                          float *const *acc)
 {
     uint32_t d = 0;
     for (; d + 32 <= g->v_dim; d += 32)
@@ -102,18 +108,19 @@ INLINE void value_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, 
         value_columns(type, g, v, e, stride, n, from, to, d, 1, first_lanes(g->v_dim - d), acc);
 }
 
-INLINE void value_all(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *v, const float *e, size_t stride,
-                      unsigned n, unsigned from, unsigned to, float *const *acc)
+INLINE void value_all(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *v,
+                      const float *e, size_t stride, unsigned n, unsigned from, unsigned to,
+                      float *const *acc)
 {
-#define TAKE(count)                                                              \
-    for (; n >= (count); n -= (count), e += (count) * stride, acc += (count))    \
+#define TAKE(count)                                                                                          \
+    for (; n >= (count); n -= (count), e += (count)*stride, acc += (count))                                  \
         value_queries(type, g, v, e, stride, count, from, to, acc);
     TAKE(12) TAKE(6) TAKE(3) TAKE(2) TAKE(1)
 #undef TAKE
 }
 
-static void values(const struct ht_kv_geometry *g, const unsigned char *v, const float *e, size_t stride, unsigned n, unsigned from,
-                   unsigned to, float *const *acc)
+static void values(const struct ht_kv_geometry *g, const unsigned char *v, const float *e, size_t stride,
+                   unsigned n, unsigned from, unsigned to, float *const *acc)
 {
     if (g->type == HT_KV_F16)
         value_all(HT_KV_F16, g, v, e, stride, n, from, to, acc);
@@ -123,7 +130,8 @@ static void values(const struct ht_kv_geometry *g, const unsigned char *v, const
         value_all(HT_KV_Q8, g, v, e, stride, n, from, to, acc);
 }
 
-static float softmax(float *s, uint32_t from, uint32_t to, float scale, float softcap, float slope, uint32_t p)
+static float softmax(float *s, uint32_t from, uint32_t to, float scale, float softcap, float slope,
+                     uint32_t p)
 {
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     uint32_t start = from & ~15u; // lanes are positions modulo 16
@@ -134,7 +142,8 @@ static float softmax(float *s, uint32_t from, uint32_t to, float scale, float so
         if (softcap > 0)
             v = _mm512_mul_ps(_mm512_set1_ps(softcap), tanh512(_mm512_div_ps(v, _mm512_set1_ps(softcap))));
         if (slope != 0) {
-            __m512i distance = _mm512_sub_epi32(_mm512_add_epi32(_mm512_set1_epi32((int32_t)j), lane), _mm512_set1_epi32((int32_t)p));
+            __m512i distance = _mm512_sub_epi32(_mm512_add_epi32(_mm512_set1_epi32((int32_t)j), lane),
+                                                _mm512_set1_epi32((int32_t)p));
             v = _mm512_fmadd_ps(_mm512_set1_ps(slope), _mm512_cvtepi32_ps(distance), v);
         }
         _mm512_mask_storeu_ps(s + j, m, v);

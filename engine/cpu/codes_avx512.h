@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Packed tiles read by AVX-512: codes of 16 rows as bytes, scales as floats. Included by the *_avx512vnni.c files only.
-// `type` and the positions are compile-time constants wherever these are called: each call becomes a few instructions.
+// Packed tiles read by AVX-512: codes of 16 rows as bytes, scales as floats. Included by the *_avx512vnni.c
+// files only. `type` and the positions are compile-time constants wherever these are called: each call
+// becomes a few instructions.
 #ifndef HT_CODES_AVX512_H
 #define HT_CODES_AVX512_H
 #include <immintrin.h>
@@ -27,24 +28,25 @@ INLINE __m512i with_bit(__m512i code, const unsigned char *mask, int bit)
 INLINE __m512i codes(enum ht_type type, const unsigned char *tile, unsigned j, unsigned i)
 {
     switch (type) {
-    case HT_TYPE_Q8_0:
-        return load64(tile + 64 * i);
+    case HT_TYPE_Q8_0: return load64(tile + 64 * i);
     case HT_TYPE_IQ4_NL: {
-        const __m128i table = _mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, (char)129, (char)141, (char)153, (char)166, (char)181,
-                                            (char)197, (char)217, (char)241); // HT_IQ4_NL_VALUES + 128
-        return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), shifted(load64(tile + 64 * (i % 4)), i / 4 * 4, 15));
+        const __m128i table =
+            _mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, (char)129, (char)141, (char)153, (char)166,
+                          (char)181, (char)197, (char)217, (char)241); // HT_IQ4_NL_VALUES + 128
+        return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table),
+                                   shifted(load64(tile + 64 * (i % 4)), i / 4 * 4, 15));
     }
     case HT_TYPE_Q5_0:
     case HT_TYPE_Q5_1:
         return with_bit(shifted(load64(tile + 64 * (i % 4)), i / 4 * 4, 15), tile + 256 + 8 * i, 16);
-    case HT_TYPE_Q2_K:
-        return shifted(load64(tile + j / 4 * 512 + 64 * i), j % 4 * 2, 3);
+    case HT_TYPE_Q2_K: return shifted(load64(tile + j / 4 * 512 + 64 * i), j % 4 * 2, 3);
     case HT_TYPE_Q3_K:
-        return with_bit(shifted(load64(tile + j / 4 * 512 + 64 * i), j % 4 * 2, 3), tile + 1024 + 64 * j + 8 * i, 4);
-    case HT_TYPE_Q4_K:
-        return shifted(load64(tile + j / 2 * 512 + 64 * i), j % 2 * 4, 15);
+        return with_bit(shifted(load64(tile + j / 4 * 512 + 64 * i), j % 4 * 2, 3),
+                        tile + 1024 + 64 * j + 8 * i, 4);
+    case HT_TYPE_Q4_K: return shifted(load64(tile + j / 2 * 512 + 64 * i), j % 2 * 4, 15);
     case HT_TYPE_Q5_K:
-        return with_bit(shifted(load64(tile + j / 2 * 512 + 64 * i), j % 2 * 4, 15), tile + 2048 + 64 * j + 8 * i, 16);
+        return with_bit(shifted(load64(tile + j / 2 * 512 + 64 * i), j % 2 * 4, 15),
+                        tile + 2048 + 64 * j + 8 * i, 16);
     case HT_TYPE_Q6_K: {
         __m512i low = shifted(load64(tile + j / 4 * 1024 + j % 2 * 512 + 64 * i), j % 4 / 2 * 4, 15);
         __m512i high = load64(tile + 2048 + j / 4 * 512 + 64 * i);
@@ -52,8 +54,7 @@ INLINE __m512i codes(enum ht_type type, const unsigned char *tile, unsigned j, u
         high = t < 2 ? _mm512_slli_epi16(high, 4 - 2 * t) : t > 2 ? _mm512_srli_epi16(high, 2) : high;
         return _mm512_or_si512(low, _mm512_and_si512(high, _mm512_set1_epi8(0x30)));
     }
-    default:
-        return shifted(load64(tile + 64 * (i % 4)), i / 4 * 4, 15);
+    default: return shifted(load64(tile + 64 * (i % 4)), i / 4 * 4, 15);
     }
 }
 
@@ -72,9 +73,9 @@ INLINE __m512 byte_of(__m512i words, unsigned byte) // unsigned byte of each lan
 
 // Scales of a tile's 32s, as contract Q multiplies with them; all are small integers.
 struct scales {
-    __m512 d, m;       // d; m or dmin
-    __m512i word[4];   // K types with packed words: four scale bytes of each row per word
-    __m512i min[2];    // q4_k, q5_k: mins likewise
+    __m512 d, m;     // d; m or dmin
+    __m512i word[4]; // K types with packed words: four scale bytes of each row per word
+    __m512i min[2];  // q4_k, q5_k: mins likewise
 };
 INLINE void scales_read(enum ht_type type, const unsigned char *tile, struct scales *s)
 {
@@ -88,7 +89,8 @@ INLINE void scales_read(enum ht_type type, const unsigned char *tile, struct sca
         __m512i a = load64(side + 64), b = load64(side + 128), c = load64(side + 192);
         s->word[0] = _mm512_and_si512(a, six);
         s->min[0] = _mm512_and_si512(b, six);
-        s->word[1] = _mm512_or_si512(_mm512_and_si512(c, four), _mm512_and_si512(_mm512_srli_epi32(a, 2), high));
+        s->word[1] =
+            _mm512_or_si512(_mm512_and_si512(c, four), _mm512_and_si512(_mm512_srli_epi32(a, 2), high));
         s->min[1] = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi32(c, 4), four),
                                     _mm512_and_si512(_mm512_srli_epi32(b, 2), high));
     }
@@ -103,26 +105,26 @@ INLINE void scales_read(enum ht_type type, const unsigned char *tile, struct sca
     }
 }
 // Scale of the half h [0, 1] of the j-th 32 (the same for both in q4_k and q5_k).
-INLINE __m512 scale_at(enum ht_type type, const unsigned char *tile, const struct scales *s, unsigned j, unsigned h)
+INLINE __m512 scale_at(enum ht_type type, const unsigned char *tile, const struct scales *s, unsigned j,
+                       unsigned h)
 {
     unsigned g = 2 * j + h;
-    const __m128i *bytes = (const __m128i *)(const void *)(tile + side_of(type) + (type == HT_TYPE_Q2_K ? 64 : 32));
+    const __m128i *bytes =
+        (const __m128i *)(const void *)(tile + side_of(type) + (type == HT_TYPE_Q2_K ? 64 : 32));
     switch (type) {
-    case HT_TYPE_Q2_K:
-        return bytes16(_mm_and_si128(_mm_loadu_si128(bytes + g), _mm_set1_epi8(15)));
-    case HT_TYPE_Q6_K:
-        return bytes16(_mm_loadu_si128(bytes + g));
-    case HT_TYPE_Q3_K:
-        return _mm512_sub_ps(byte_of(s->word[g / 4], g % 4), _mm512_set1_ps(32.0f));
-    default:
-        return byte_of(s->word[j / 4], j % 4);
+    case HT_TYPE_Q2_K: return bytes16(_mm_and_si128(_mm_loadu_si128(bytes + g), _mm_set1_epi8(15)));
+    case HT_TYPE_Q6_K: return bytes16(_mm_loadu_si128(bytes + g));
+    case HT_TYPE_Q3_K: return _mm512_sub_ps(byte_of(s->word[g / 4], g % 4), _mm512_set1_ps(32.0f));
+    default: return byte_of(s->word[j / 4], j % 4);
     }
 }
-INLINE __m512 min_at(enum ht_type type, const unsigned char *tile, const struct scales *s, unsigned j, unsigned h)
+INLINE __m512 min_at(enum ht_type type, const unsigned char *tile, const struct scales *s, unsigned j,
+                     unsigned h)
 {
     const __m128i *bytes = (const __m128i *)(const void *)(tile + side_of(type) + 64);
     if (type == HT_TYPE_Q2_K)
-        return bytes16(_mm_and_si128(_mm_srli_epi16(_mm_loadu_si128(bytes + 2 * j + h), 4), _mm_set1_epi8(15)));
+        return bytes16(
+            _mm_and_si128(_mm_srli_epi16(_mm_loadu_si128(bytes + 2 * j + h), 4), _mm_set1_epi8(15)));
     return byte_of(s->min[j / 4], j % 4);
 }
 

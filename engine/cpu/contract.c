@@ -64,7 +64,8 @@ static void q45_k(const unsigned char *p, bool five, unsigned j, struct ht_block
 {
     const struct ht_block_q5_k *b5 = (const struct ht_block_q5_k *)p;
     const struct ht_block_q4_k *b4 = (const struct ht_block_q4_k *)p;
-    const uint8_t *qs = (five ? b5->qs : b4->qs) + j / 2 * 32; // d, dmin and scales lie at the same place in both
+    const uint8_t *qs =
+        (five ? b5->qs : b4->qs) + j / 2 * 32; // d, dmin and scales lie at the same place in both
     out->d = ht_f16_f32(b4->d);
     out->m = ht_f16_f32(b4->dmin);
     out->scale[0] = out->scale[1] = (int16_t)ht_k_scale(b4->scales, j);
@@ -90,25 +91,17 @@ void ht_contract_block(enum ht_type type, const void *blocks, uint32_t j, struct
     const struct ht_layout *layout = ht_layout_of(type);
     unsigned per_block = layout->block_values / 32u;
     _Alignas(8) unsigned char block[256]; // a copy, since rows of a file need not be aligned
-    memcpy(block, (const unsigned char *)blocks + (size_t)(j / per_block) * layout->block_bytes, layout->block_bytes);
+    memcpy(block, (const unsigned char *)blocks + (size_t)(j / per_block) * layout->block_bytes,
+           layout->block_bytes);
     memset(out, 0, sizeof *out);
     out->scale[0] = out->scale[1] = 1;
     switch (type) {
-    case HT_TYPE_Q2_K:
-        q2_k((const struct ht_block_q2_k *)block, j % 8, out);
-        break;
-    case HT_TYPE_Q3_K:
-        q3_k((const struct ht_block_q3_k *)block, j % 8, out);
-        break;
+    case HT_TYPE_Q2_K: q2_k((const struct ht_block_q2_k *)block, j % 8, out); break;
+    case HT_TYPE_Q3_K: q3_k((const struct ht_block_q3_k *)block, j % 8, out); break;
     case HT_TYPE_Q4_K:
-    case HT_TYPE_Q5_K:
-        q45_k(block, type == HT_TYPE_Q5_K, j % 8, out);
-        break;
-    case HT_TYPE_Q6_K:
-        q6_k((const struct ht_block_q6_k *)block, j % 8, out);
-        break;
-    default:
-        simple_block(type, block, out);
+    case HT_TYPE_Q5_K: q45_k(block, type == HT_TYPE_Q5_K, j % 8, out); break;
+    case HT_TYPE_Q6_K: q6_k((const struct ht_block_q6_k *)block, j % 8, out); break;
+    default: simple_block(type, block, out);
     }
 }
 
@@ -116,7 +109,8 @@ void ht_contract_quantise(const float *x, uint32_t k, const struct ht_xrow *out)
 {
     for (uint32_t b = 0; b < k / 32; b++) {
         const float *v = x + 32 * b;
-        uint32_t top = 0; // bits of the largest magnitude: as integers, infinity and NaN are above all numbers
+        uint32_t top =
+            0; // bits of the largest magnitude: as integers, infinity and NaN are above all numbers
         for (int i = 0; i < 32; i++) {
             uint32_t bits = ht_f32_bits(v[i]) & 0x7FFFFFFF;
             top = bits > top ? bits : top;

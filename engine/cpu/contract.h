@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The numeric contracts of engine/ops/ops.h spelt out in plain C, one value or row at a time: what every CPU path
-// equals bit for bit. The "ref" path runs these functions; the tests hold them to the oracle (ref.h). Any thread.
+// The numeric contracts of engine/ops/ops.h spelt out in plain C, one value or row at a time: what every CPU
+// path equals bit for bit. The "ref" path runs these functions; the tests hold them to the oracle (ref.h).
+// Any thread.
 #ifndef HT_CPU_CONTRACT_H
 #define HT_CPU_CONTRACT_H
 #include "engine/cpu/kernels.h"
@@ -21,9 +22,11 @@ float ht_contract_dot_q(enum ht_type type, const void *blocks, uint32_t k, const
 float ht_contract_dot_f(const float *w, const float *x, uint32_t k);
 
 void ht_contract_rmsnorm(const float *x, const float *w, uint32_t dim, float eps, bool add, float *y);
-void ht_contract_rope(float *x, const float *cosine, const float *sine, uint32_t n_rot, enum ht_rope_kind kind);
+void ht_contract_rope(float *x, const float *cosine, const float *sine, uint32_t n_rot,
+                      enum ht_rope_kind kind);
 void ht_contract_glu(enum ht_act act, const float *gate, const float *up, float *y, uint32_t n);
 void ht_contract_softcap(float *x, uint32_t n, float cap);
-float ht_contract_softmax(float *s, uint32_t from, uint32_t to, float scale, float softcap, float slope, uint32_t p);
+float ht_contract_softmax(float *s, uint32_t from, uint32_t to, float scale, float softcap, float slope,
+                          uint32_t p);
 
 #endif

@@ -24,7 +24,8 @@ void ht_contract_rmsnorm(const float *x, const float *w, uint32_t dim, float eps
     }
 }
 
-void ht_contract_rope(float *x, const float *cosine, const float *sine, uint32_t n_rot, enum ht_rope_kind kind)
+void ht_contract_rope(float *x, const float *cosine, const float *sine, uint32_t n_rot,
+                      enum ht_rope_kind kind)
 {
     uint32_t pairs = n_rot / 2, step = kind == HT_ROPE_NORM ? 2 : 1, apart = kind == HT_ROPE_NORM ? 1 : pairs;
     for (uint32_t i = 0; i < pairs; i++) {
@@ -47,7 +48,8 @@ void ht_contract_softcap(float *x, uint32_t n, float cap)
         x[i] = cap * ht_tanh(x[i] / cap);
 }
 
-float ht_contract_softmax(float *s, uint32_t from, uint32_t to, float scale, float softcap, float slope, uint32_t p)
+float ht_contract_softmax(float *s, uint32_t from, uint32_t to, float scale, float softcap, float slope,
+                          uint32_t p)
 {
     float top = -INFINITY, sum[16] = {0};
     for (uint32_t j = from; j < to; j++) {

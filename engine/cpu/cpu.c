@@ -22,7 +22,8 @@ static enum hearth_status pick_isa(const char *name, enum ht_isa *isa, struct he
     return ht_fail(err, HEARTH_INVALID, "unknown instruction set '%.40s': use ref, avx2 or avx512vnni", name);
 }
 
-static enum hearth_status cpu_open(struct ht_device **out, const struct ht_device_params *params, struct hearth_error *err)
+static enum hearth_status cpu_open(struct ht_device **out, const struct ht_device_params *params,
+                                   struct hearth_error *err)
 {
     *out = NULL;
     enum ht_isa isa;
@@ -64,11 +65,12 @@ static void cpu_caps(const struct ht_device *device, struct ht_caps *caps)
 {
     static const uint32_t buckets[] = {1, 2, 4, 8, 64, 256, 512};
     *caps = (struct ht_caps){.n_row_buckets = sizeof buckets / sizeof buckets[0]};
-    snprintf(caps->name, sizeof caps->name, "cpu %s, %u thread%s", ht_isa_names[device->isa], device->n_threads,
-             device->n_threads == 1 ? "" : "s");
+    snprintf(caps->name, sizeof caps->name, "cpu %s, %u thread%s", ht_isa_names[device->isa],
+             device->n_threads, device->n_threads == 1 ? "" : "s");
     snprintf(caps->numerics, sizeof caps->numerics, "cpu/1");
     memcpy(caps->row_buckets, buckets, sizeof buckets);
-    long page = sysconf(_SC_PAGESIZE), pages = sysconf(_SC_PHYS_PAGES), free_pages = sysconf(_SC_AVPHYS_PAGES);
+    long page = sysconf(_SC_PAGESIZE), pages = sysconf(_SC_PHYS_PAGES),
+         free_pages = sysconf(_SC_AVPHYS_PAGES);
     if (page > 0 && pages > 0)
         caps->memory_bytes = (uint64_t)page * (uint64_t)pages;
     if (page > 0 && free_pages > 0)
@@ -125,15 +127,17 @@ static void cpu_buf_destroy(struct ht_device *device, struct ht_buf **buf)
     *buf = NULL;
 }
 
-static enum hearth_status check_range(const struct ht_buf *buf, size_t offset, size_t len_bytes, struct hearth_error *err)
+static enum hearth_status check_range(const struct ht_buf *buf, size_t offset, size_t len_bytes,
+                                      struct hearth_error *err)
 {
     if (offset > buf->head.size_bytes || len_bytes > buf->head.size_bytes - offset)
-        return ht_fail(err, HEARTH_INVALID, "%zu bytes at %zu of a buffer of %zu", len_bytes, offset, buf->head.size_bytes);
+        return ht_fail(err, HEARTH_INVALID, "%zu bytes at %zu of a buffer of %zu", len_bytes, offset,
+                       buf->head.size_bytes);
     return HEARTH_OK;
 }
 
-static enum hearth_status cpu_buf_write(struct ht_device *device, struct ht_buf *buf, size_t offset, const void *data,
-                                        size_t len_bytes, struct hearth_error *err)
+static enum hearth_status cpu_buf_write(struct ht_device *device, struct ht_buf *buf, size_t offset,
+                                        const void *data, size_t len_bytes, struct hearth_error *err)
 {
     (void)device;
     HT_TRY(check_range(buf, offset, len_bytes, err));
@@ -141,8 +145,8 @@ static enum hearth_status cpu_buf_write(struct ht_device *device, struct ht_buf 
     return HEARTH_OK;
 }
 
-static enum hearth_status cpu_buf_read(struct ht_device *device, struct ht_buf *buf, size_t offset, void *data,
-                                       size_t len_bytes, struct hearth_error *err)
+static enum hearth_status cpu_buf_read(struct ht_device *device, struct ht_buf *buf, size_t offset,
+                                       void *data, size_t len_bytes, struct hearth_error *err)
 {
     (void)device;
     HT_TRY(check_range(buf, offset, len_bytes, err));
@@ -171,15 +175,16 @@ static size_t cpu_kv_page_size(const struct ht_device *device, const struct ht_k
     return page_size(params, &bytes) ? bytes : SIZE_MAX;
 }
 
-static enum hearth_status cpu_kv_create(struct ht_device *device, const struct ht_kv_params *params, struct ht_kv **out,
-                                        struct hearth_error *err)
+static enum hearth_status cpu_kv_create(struct ht_device *device, const struct ht_kv_params *params,
+                                        struct ht_kv **out, struct hearth_error *err)
 {
     (void)device;
     *out = NULL;
     struct ht_kv sizes = {.head.params = *params}, *kv;
     HT_TRY(ht_check_kv_params(params, err));
     ht_kv_geometry(params, &sizes.geometry);
-    if (!page_size(params, &sizes.page_bytes) || !ht_mul(sizes.page_bytes, params->n_pages, &sizes.size_bytes) ||
+    if (!page_size(params, &sizes.page_bytes) ||
+        !ht_mul(sizes.page_bytes, params->n_pages, &sizes.size_bytes) ||
         !ht_add(sizes.size_bytes, 64, &sizes.size_bytes)) // kernels may read a vector beyond the last value
         return ht_fail(err, HEARTH_LIMIT, "a KV pool of %u pages is too large", params->n_pages);
     if (!(kv = ht_calloc(1, sizeof *kv)))
@@ -203,8 +208,8 @@ static void cpu_kv_destroy(struct ht_device *device, struct ht_kv **kv)
     *kv = NULL;
 }
 
-static enum hearth_status cpu_kv_page_copy(struct ht_device *device, struct ht_kv *kv, uint32_t to, uint32_t from,
-                                           struct hearth_error *err)
+static enum hearth_status cpu_kv_page_copy(struct ht_device *device, struct ht_kv *kv, uint32_t to,
+                                           uint32_t from, struct hearth_error *err)
 {
     (void)device;
     uint32_t n = kv->head.params.n_pages;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the files of the CPU back end share: its objects, recorded calls, and how work is split over the team.
-// The engine thread owns all of it; inside a submit the team's threads read it and write disjoint parts of buffers.
+// The engine thread owns all of it; inside a submit the team's threads read it and write disjoint parts of
+// buffers.
 #ifndef HT_CPU_H
 #define HT_CPU_H
 #include "engine/base/pool.h"
@@ -53,7 +54,11 @@ struct ht_run { // one submit
 };
 typedef void ht_call_fn(const struct ht_call *call, const struct ht_run *run, unsigned thread);
 
-enum ht_barrier { HT_BARRIER_NEVER, HT_BARRIER_MANY, HT_BARRIER_ALWAYS }; // MANY: when the step has over HT_FEW rows
+enum ht_barrier {
+    HT_BARRIER_NEVER,
+    HT_BARRIER_MANY,
+    HT_BARRIER_ALWAYS
+};                   // MANY: when the step has over HT_FEW rows
 enum { HT_FEW = 2 }; // rows that each thread normalises and quantises for itself rather than wait for another
 
 struct ht_call {
@@ -71,7 +76,7 @@ struct ht_call {
         struct ht_softcap softcap;
         struct ht_sample sample;
     } p;
-    bool fused;          // matmul: the call before is the norm that makes its x, done here when the step has few rows
+    bool fused; // matmul: the call before is the norm that makes its x, done here when the step has few rows
     bool deferred;       // rmsnorm: the matmul that follows does it then
     uint32_t rope_table; // rope: which of the plan's tables
 };
@@ -84,8 +89,8 @@ struct ht_rope_table {
     float *cosine, *sine; // [rows][pairs], in the plan's scratch
 };
 
-// A part of memory that a call reads or writes. `split`: how the threads share it; two calls that split the same
-// memory in the same way need no barrier between them.
+// A part of memory that a call reads or writes. `split`: how the threads share it; two calls that split the
+// same memory in the same way need no barrier between them.
 enum ht_split { HT_SPLIT_ANY, HT_SPLIT_COLUMNS, HT_SPLIT_ITEMS };
 struct ht_access {
     uintptr_t from, to;
@@ -102,11 +107,11 @@ struct ht_plan {
     uint32_t n_calls, n_calls_cap, n_ropes;
     struct ht_rope_table ropes[HT_MAX_ROPES];
     struct ht_access accesses[HT_MAX_ACCESSES]; // since the last barrier, while recording
-    uint32_t n_accesses, n_before_norm; // all; those older than the last rmsnorm's
-    const struct ht_kv *kv; // the pool that the plan's ops use
-    uint32_t n_ids;         // token ids that its embeddings have
-    size_t shared_bytes, thread_bytes; // scratch: wanted while recording
-    unsigned char *scratch, *shared;   // taken at plan_end: shared part, rope tables, then a part per thread
+    uint32_t n_accesses, n_before_norm;         // all; those older than the last rmsnorm's
+    const struct ht_kv *kv;                     // the pool that the plan's ops use
+    uint32_t n_ids;                             // token ids that its embeddings have
+    size_t shared_bytes, thread_bytes;          // scratch: wanted while recording
+    unsigned char *scratch, *shared; // taken at plan_end: shared part, rope tables, then a part per thread
     unsigned char *thread_scratch;
     size_t scratch_bytes;
     bool ended;
@@ -138,7 +143,8 @@ static inline unsigned char *ht_weight_group(const struct ht_weight *w, uint32_t
 {
     return w->data + w->group_bytes * group;
 }
-static inline unsigned char *ht_kv_head_at(const struct ht_kv *kv, uint32_t page, uint32_t layer, uint32_t kv_head)
+static inline unsigned char *ht_kv_head_at(const struct ht_kv *kv, uint32_t page, uint32_t layer,
+                                           uint32_t kv_head)
 {
     return kv->data + kv->page_bytes * page +
            kv->geometry.head_bytes * ((size_t)layer * kv->head.params.kv_heads + kv_head);
@@ -153,22 +159,23 @@ extern const struct ht_device_ops ht_cpu_device_ops; // cpu.c
 
 enum hearth_status ht_cpu_weight_create(struct ht_device *device, const struct ht_weight_params *params,
                                         struct ht_weight **out, struct hearth_error *err);
-enum hearth_status ht_cpu_weight_write(struct ht_device *device, struct ht_weight *w, uint32_t first_row, uint32_t n_rows,
-                                       const void *blocks, struct hearth_error *err);
-enum hearth_status ht_cpu_weight_unpack_row(struct ht_device *device, const struct ht_weight *w, uint32_t row, void *blocks,
-                                            struct hearth_error *err);
+enum hearth_status ht_cpu_weight_write(struct ht_device *device, struct ht_weight *w, uint32_t first_row,
+                                       uint32_t n_rows, const void *blocks, struct hearth_error *err);
+enum hearth_status ht_cpu_weight_unpack_row(struct ht_device *device, const struct ht_weight *w, uint32_t row,
+                                            void *blocks, struct hearth_error *err);
 size_t ht_cpu_weight_size(const struct ht_device *device, const struct ht_weight_params *params);
 void ht_cpu_weight_destroy(struct ht_device *device, struct ht_weight **w);
 
-enum hearth_status ht_cpu_plan_begin(struct ht_device *device, const struct ht_step_shape *shape, struct ht_plan **out,
-                                     struct hearth_error *err);
+enum hearth_status ht_cpu_plan_begin(struct ht_device *device, const struct ht_step_shape *shape,
+                                     struct ht_plan **out, struct hearth_error *err);
 enum hearth_status ht_cpu_plan_end(struct ht_plan *plan, struct hearth_error *err);
 size_t ht_cpu_plan_scratch(const struct ht_plan *plan);
 void ht_cpu_plan_destroy(struct ht_plan **plan);
 enum hearth_status ht_cpu_submit(struct ht_plan *plan, const struct ht_step *step, struct hearth_error *err);
 void ht_cpu_record_table(struct ht_ops *table); // record.c: the entries that add calls to a plan
 
-ht_call_fn ht_run_embed, ht_run_rmsnorm, ht_run_rope, ht_run_kv_store, ht_run_glu, ht_run_gather, ht_run_softcap;
+ht_call_fn ht_run_embed, ht_run_rmsnorm, ht_run_rope, ht_run_kv_store, ht_run_glu, ht_run_gather,
+    ht_run_softcap;
 ht_call_fn ht_run_matmul, ht_run_attention, ht_run_sample;
 // Scratch that a thread, and the team, need for an op of a plan.
 size_t ht_matmul_thread_bytes(const struct ht_plan *plan, const struct ht_matmul *p);

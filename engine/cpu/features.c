@@ -17,9 +17,9 @@ static uint64_t saved_by_system(void) // XCR0: register states the system saves
 
 enum ht_isa ht_isa_best(void)
 {
-    enum { OSXSAVE = 1 << 27, FMA = 1 << 12, F16C = 1 << 29 };                    // leaf 1, ecx
+    enum { OSXSAVE = 1 << 27, FMA = 1 << 12, F16C = 1 << 29 };                      // leaf 1, ecx
     enum { AVX2 = 1 << 5, BMI2 = 1 << 8, F = 1 << 16, DQ = 1 << 17, BW = 1 << 30 }; // leaf 7, ebx
-    const uint32_t vl = 1u << 31, vnni = 1 << 11;                                 // leaf 7, ebx and ecx
+    const uint32_t vl = 1u << 31, vnni = 1 << 11;                                   // leaf 7, ebx and ecx
     const uint64_t ymm = 6, zmm = 0xE6;
     uint32_t a, b, c, d, b7, c7;
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & (OSXSAVE | FMA | F16C)) != (OSXSAVE | FMA | F16C))

@@ -36,8 +36,8 @@ static void narrow_f16(const float *x, size_t n, uint16_t *y)
         y[i] = ht_f32_f16(x[i]);
 }
 
-static void scores(const struct ht_kv_geometry *g, const unsigned char *k_page, const float *q, unsigned n_q, float *out,
-                   size_t stride)
+static void scores(const struct ht_kv_geometry *g, const unsigned char *k_page, const float *q, unsigned n_q,
+                   float *out, size_t stride)
 {
     for (unsigned i = 0; i < n_q; i++)
         for (unsigned j = 0; j < HT_KV_PAGE; j++) {
@@ -48,8 +48,8 @@ static void scores(const struct ht_kv_geometry *g, const unsigned char *k_page, 
         }
 }
 
-static void values(const struct ht_kv_geometry *g, const unsigned char *v_page, const float *e, size_t stride, unsigned n_q,
-                   unsigned from, unsigned to, float *const *acc)
+static void values(const struct ht_kv_geometry *g, const unsigned char *v_page, const float *e, size_t stride,
+                   unsigned n_q, unsigned from, unsigned to, float *const *acc)
 {
     for (unsigned i = 0; i < n_q; i++)
         for (unsigned j = from; j < to; j++)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The inner loops of the CPU back end as a table: plain C fills it, an overlay replaces what it does faster with
-// the same bits. All pointers are the caller's memory; functions keep no state. Any thread.
+// The inner loops of the CPU back end as a table: plain C fills it, an overlay replaces what it does faster
+// with the same bits. All pointers are the caller's memory; functions keep no state. Any thread.
 #ifndef HT_CPU_KERNELS_H
 #define HT_CPU_KERNELS_H
 #include "engine/cpu/features.h"
@@ -23,8 +23,8 @@ struct ht_xtile {
     int32_t sum[2][HT_COLS];
 };
 
-// 32 rows of a weight, unpacked: per 32 values of k the codes as bytes (16 rows of group 0, then of group 1), then
-// the scales, 32 rows each: d · [m | dmin] · scales · mins.
+// 32 rows of a weight, unpacked: per 32 values of k the codes as bytes (16 rows of group 0, then of group 1),
+// then the scales, 32 rows each: d · [m | dmin] · scales · mins.
 struct ht_panel {
     uint8_t code[8][2][64];
     float scale[][2][HT_GROUP];
@@ -32,7 +32,8 @@ struct ht_panel {
 // Number of scales per kind, for the step from block to block of a panel.
 static inline size_t ht_panel_block_bytes(enum ht_kind kind)
 {
-    static const uint8_t n[] = {[HT_KIND_D] = 1, [HT_KIND_DM] = 2, [HT_KIND_K32M] = 4, [HT_KIND_K16] = 3, [HT_KIND_K16M] = 6};
+    static const uint8_t n[] = {
+        [HT_KIND_D] = 1, [HT_KIND_DM] = 2, [HT_KIND_K32M] = 4, [HT_KIND_K16] = 3, [HT_KIND_K16M] = 6};
     return sizeof(struct ht_panel) + (size_t)n[kind] * 2 * HT_GROUP * sizeof(float);
 }
 
@@ -49,7 +50,8 @@ struct ht_kernels {
     // x (k) -> quantised row
     void (*quantise)(const float *x, uint32_t k, const struct ht_xrow *out);
     // tiles: one group of a weight (16, k); x: n_cols rows -> out (n_cols, 16)
-    void (*matvec[HT_N_TYPES])(const unsigned char *tiles, uint32_t k, const struct ht_xrow *x, unsigned n_cols, float *out);
+    void (*matvec[HT_N_TYPES])(const unsigned char *tiles, uint32_t k, const struct ht_xrow *x,
+                               unsigned n_cols, float *out);
     // one group -> half 0 or 1 of a panel
     void (*panel[HT_N_TYPES])(const unsigned char *tiles, uint32_t k, unsigned half, unsigned char *panel);
     // panel (32, k), x tiles (k / 32) -> out (HT_COLS, 32)
@@ -66,16 +68,18 @@ struct ht_kernels {
     void (*glu)(enum ht_act act, const float *gate, const float *up, float *y, uint32_t n);
     void (*softcap)(float *x, uint32_t n, float cap);
 
-    // Scores of n_q queries against the 32 positions of a page: out[i * stride + j] = chain over d of q[d][i] * k[j][d];
-    // q (k_dim, n_q)
-    void (*scores)(const struct ht_kv_geometry *g, const unsigned char *k_page, const float *q, unsigned n_q, float *out,
-                   size_t stride);
-    // Positions [from, to) of s (indexed by absolute position, from >= first page): scores times scale, soft-cap, ALiBi
-    // (position p of the query), then e = exp(s - max) in place; returns the sum as ops.h orders it.
-    float (*softmax)(float *s, uint32_t from, uint32_t to, float scale, float softcap, float slope, uint32_t p);
+    // Scores of n_q queries against the 32 positions of a page: out[i * stride + j] = chain over d of q[d][i]
+    // * k[j][d]; q (k_dim, n_q)
+    void (*scores)(const struct ht_kv_geometry *g, const unsigned char *k_page, const float *q, unsigned n_q,
+                   float *out, size_t stride);
+    // Positions [from, to) of s (indexed by absolute position, from >= first page): scores times scale,
+    // soft-cap, ALiBi (position p of the query), then e = exp(s - max) in place; returns the sum as ops.h
+    // orders it.
+    float (*softmax)(float *s, uint32_t from, uint32_t to, float scale, float softcap, float slope,
+                     uint32_t p);
     // acc[i] (v_dim) = chain over positions [from, to) of the page, e[i * stride + j] * v[j]
-    void (*values)(const struct ht_kv_geometry *g, const unsigned char *v_page, const float *e, size_t stride, unsigned n_q,
-                   unsigned from, unsigned to, float *const *acc);
+    void (*values)(const struct ht_kv_geometry *g, const unsigned char *v_page, const float *e, size_t stride,
+                   unsigned n_q, unsigned from, unsigned to, float *const *acc);
 
     // Largest finite value of each run of 256 of x (n); -inf where there is none.
     void (*block_max)(const float *x, uint32_t n, float *out);

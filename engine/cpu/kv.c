@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Formats of the KV cache. A page holds, for each layer and kv head, 32 positions: k first, then v (64-byte aligned).
-//   k: [k_dim][32 positions], so that vector lanes are positions; v: [32 positions][v_dim], so that lanes are values.
+// Formats of the KV cache. A page holds, for each layer and kv head, 32 positions: k first, then v (64-byte
+// aligned).
+//   k: [k_dim][32 positions], so that vector lanes are positions; v: [32 positions][v_dim], so that lanes are
+//   values.
 //   f32, f16: numbers as they are (f16: rounded half-even).
-//   q8: int8 codes in that order, then half floats d: k [ceil(k_dim / 32)][32], v [32][ceil(v_dim / 32)]: one d for
-//       32 values of a position. amax = max|x|, d = amax / 127 as f16 (at most 65504), q = rint(x / d) half-even within
-//       [-127, 127], q = 0 where d is 0; a NaN or infinity makes d NaN. Value = (float)q * d, rounded to f32.
-//       So |value - x| <= d / 2 + |x| 2^-23 + 127 * |d - amax / 127| <= 0.53 d for amax in [0.008, 8e6].
+//   q8: int8 codes in that order, then half floats d: k [ceil(k_dim / 32)][32], v [32][ceil(v_dim / 32)]: one
+//       d for 32 values of a position. amax = max|x|, d = amax / 127 as f16 (at most 65504), q = rint(x / d)
+//       half-even within [-127, 127], q = 0 where d is 0; a NaN or infinity makes d NaN. Value = (float)q *
+//       d, rounded to f32. So |value - x| <= d / 2 + |x| 2^-23 for amax up to 8.3e6, with the d that is stored.
 // Any thread.
 #include "engine/cpu/kv.h"
 
@@ -57,8 +59,8 @@ static void q8_put(const float *x, uint32_t n, int8_t *code, size_t code_step, u
     }
 }
 
-void ht_kv_put(const struct ht_kv_geometry *g, const struct ht_kernels *kernels, unsigned char *head, unsigned j, const float *k,
-               const float *v)
+void ht_kv_put(const struct ht_kv_geometry *g, const struct ht_kernels *kernels, unsigned char *head,
+               unsigned j, const float *k, const float *v)
 {
     uint16_t half[HT_MAX_HEAD_DIM];
     unsigned char *vp = head + g->v_at;

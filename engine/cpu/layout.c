@@ -47,7 +47,8 @@ static void bits_set(unsigned char *field, unsigned n_bytes, unsigned j, unsigne
         field[4 * i + b] |= (unsigned char)((nibble >> b & 1u) << j);
 }
 
-static void words_pack(const unsigned char *from, unsigned n_words, uint32_t flip, unsigned r, unsigned char *to)
+static void words_pack(const unsigned char *from, unsigned n_words, uint32_t flip, unsigned r,
+                       unsigned char *to)
 {
     for (unsigned c = 0; c < n_words; c++) {
         uint32_t word;
@@ -57,7 +58,8 @@ static void words_pack(const unsigned char *from, unsigned n_words, uint32_t fli
     }
 }
 
-static void words_unpack(const unsigned char *from, unsigned n_words, uint32_t flip, unsigned r, unsigned char *to)
+static void words_unpack(const unsigned char *from, unsigned n_words, uint32_t flip, unsigned r,
+                         unsigned char *to)
 {
     for (unsigned c = 0; c < n_words; c++) {
         uint32_t word;
@@ -81,7 +83,8 @@ static void tile_pack(const struct ht_layout *l, const unsigned char *block, uns
     if (l->code.bits_bytes) {
         for (unsigned j = 0; j < l->block_values / 32u; j++)
             for (unsigned i = 0; i < 8; i++, tile += 8)
-                tile[r / 2] |= (unsigned char)(bits_get(block + l->code.bits_from, l->code.bits_bytes, j, i) << (r % 2 * 4));
+                tile[r / 2] |= (unsigned char)(bits_get(block + l->code.bits_from, l->code.bits_bytes, j, i)
+                                               << (r % 2 * 4));
     }
     for (int f = 0; f < 3 && l->side[f].count; f++) {
         unsigned size = l->side[f].size;
@@ -90,7 +93,8 @@ static void tile_pack(const struct ht_layout *l, const unsigned char *block, uns
     }
 }
 
-static void tile_unpack(const struct ht_layout *l, const unsigned char *tile, unsigned r, unsigned char *block)
+static void tile_unpack(const struct ht_layout *l, const unsigned char *tile, unsigned r,
+                        unsigned char *block)
 {
     words_unpack(tile, l->code.low_words, flip_of(l), r, block + l->code.low_from);
     tile += 64 * l->code.low_words;
@@ -100,7 +104,8 @@ static void tile_unpack(const struct ht_layout *l, const unsigned char *tile, un
         memset(block + l->code.bits_from, 0, l->code.bits_bytes);
         for (unsigned j = 0; j < l->block_values / 32u; j++)
             for (unsigned i = 0; i < 8; i++, tile += 8)
-                bits_set(block + l->code.bits_from, l->code.bits_bytes, j, i, tile[r / 2] >> (r % 2 * 4) & 15u);
+                bits_set(block + l->code.bits_from, l->code.bits_bytes, j, i,
+                         tile[r / 2] >> (r % 2 * 4) & 15u);
     }
     for (int f = 0; f < 3 && l->side[f].count; f++) {
         unsigned size = l->side[f].size;
@@ -109,7 +114,8 @@ static void tile_unpack(const struct ht_layout *l, const unsigned char *tile, un
     }
 }
 
-void ht_layout_pack_row(const struct ht_layout *layout, const void *blocks, uint32_t k, unsigned r, unsigned char *group)
+void ht_layout_pack_row(const struct ht_layout *layout, const void *blocks, uint32_t k, unsigned r,
+                        unsigned char *group)
 {
     const unsigned char *block = blocks;
     for (uint32_t i = 0; i < k; i += layout->block_values) {
@@ -119,7 +125,8 @@ void ht_layout_pack_row(const struct ht_layout *layout, const void *blocks, uint
     }
 }
 
-void ht_layout_unpack_row(const struct ht_layout *layout, const unsigned char *group, uint32_t k, unsigned r, void *blocks)
+void ht_layout_unpack_row(const struct ht_layout *layout, const unsigned char *group, uint32_t k, unsigned r,
+                          void *blocks)
 {
     unsigned char *block = blocks;
     for (uint32_t i = 0; i < k; i += layout->block_values) {

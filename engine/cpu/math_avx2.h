@@ -23,7 +23,8 @@ static inline __attribute__((always_inline)) __m256 exp256(__m256 x)
     q = _mm256_fmadd_ps(q, r, _mm256_set1_ps(HT_EXP_Q1));
     q = _mm256_fmadd_ps(q, r, _mm256_set1_ps(HT_EXP_Q0));
     __m256 p = _mm256_add_ps(_mm256_fmadd_ps(q, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
-    __m256i i = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(i, 1); // a NaN gives some i: NaN times any power is NaN
+    __m256i i = _mm256_cvtps_epi32(n),
+            half = _mm256_srai_epi32(i, 1); // a NaN gives some i: NaN times any power is NaN
     return _mm256_mul_ps(_mm256_mul_ps(p, exp2i256(half)), exp2i256(_mm256_sub_epi32(i, half)));
 }
 static inline __attribute__((always_inline)) __m256 tanh256(__m256 u)
@@ -31,7 +32,8 @@ static inline __attribute__((always_inline)) __m256 tanh256(__m256 u)
     const __m256 one = _mm256_set1_ps(1.0f), two = _mm256_set1_ps(2.0f);
     return _mm256_sub_ps(one, _mm256_div_ps(two, _mm256_add_ps(exp256(_mm256_mul_ps(two, u)), one)));
 }
-static inline __attribute__((always_inline)) float fold256(__m256 p0, __m256 p1) // 16 chains: 8, 4, 2, 1 apart
+static inline __attribute__((always_inline)) float fold256(__m256 p0,
+                                                           __m256 p1) // 16 chains: 8, 4, 2, 1 apart
 {
     __m256 a = _mm256_add_ps(p0, p1);
     __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// math.h for 16 floats at a time: the same operations in the same order. Included by *_avx512vnni.c files only.
+// math.h for 16 floats at a time: the same operations in the same order. Included by *_avx512vnni.c files
+// only.
 #ifndef HT_MATH_AVX512_H
 #define HT_MATH_AVX512_H
 #include <immintrin.h>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Contract Q with AVX2: 8 rows of W in the lanes, one column of x after another. Without VNNI the products go through
-// 16 bits: vpmaddubsw adds two products of an unsigned code and a signed q, which must stay below 2^15. Codes up to 31
-// allow four such sums (8 * 31 * 127 = 31496), codes up to 63 two (4 * 63 * 127 = 32004), bytes are cut into two
-// nibbles first. So every sum is exact. Any thread.
+// Contract Q with AVX2: 8 rows of W in the lanes, one column of x after another. Without VNNI the products go
+// through 16 bits: vpmaddubsw adds two products of an unsigned code and a signed q, which must stay below
+// 2^15. Codes up to 31 allow four such sums (8 * 31 * 127 = 31496), codes up to 63 two (4 * 63 * 127 =
+// 32004), bytes are cut into two nibbles first. So every sum is exact. Any thread.
 #include <immintrin.h>
 #include <string.h>
 
@@ -21,7 +21,8 @@ INLINE __m256i with_bit(__m256i code, const unsigned char *mask, int bit) // 32 
 {
     int32_t m;
     memcpy(&m, mask, 4);
-    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2,
+                                            2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
     const __m256i bits = _mm256_set1_epi64x((long long)0x8040201008040201u);
     __m256i on = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(m), spread), bits);
     return _mm256_or_si256(code, _mm256_and_si256(_mm256_cmpeq_epi8(on, bits), _mm256_set1_epi8((char)bit)));
@@ -32,31 +33,31 @@ INLINE __m256i codes(enum ht_type type, const unsigned char *tile, unsigned j, u
 {
     const unsigned char *at = tile + 32 * h;
     switch (type) {
-    case HT_TYPE_Q8_0:
-        return load32(at + 64 * i);
+    case HT_TYPE_Q8_0: return load32(at + 64 * i);
     case HT_TYPE_IQ4_NL: {
-        const __m128i table = _mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, (char)129, (char)141, (char)153, (char)166, (char)181,
-                                            (char)197, (char)217, (char)241); // HT_IQ4_NL_VALUES + 128
-        return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), shifted(load32(at + 64 * (i % 4)), i / 4 * 4, 15));
+        const __m128i table =
+            _mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, (char)129, (char)141, (char)153, (char)166,
+                          (char)181, (char)197, (char)217, (char)241); // HT_IQ4_NL_VALUES + 128
+        return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table),
+                                   shifted(load32(at + 64 * (i % 4)), i / 4 * 4, 15));
     }
     case HT_TYPE_Q5_0:
     case HT_TYPE_Q5_1:
         return with_bit(shifted(load32(at + 64 * (i % 4)), i / 4 * 4, 15), tile + 256 + 8 * i + 4 * h, 16);
-    case HT_TYPE_Q2_K:
-        return shifted(load32(at + j / 4 * 512 + 64 * i), j % 4 * 2, 3);
+    case HT_TYPE_Q2_K: return shifted(load32(at + j / 4 * 512 + 64 * i), j % 4 * 2, 3);
     case HT_TYPE_Q3_K:
-        return with_bit(shifted(load32(at + j / 4 * 512 + 64 * i), j % 4 * 2, 3), tile + 1024 + 64 * j + 8 * i + 4 * h, 4);
-    case HT_TYPE_Q4_K:
-        return shifted(load32(at + j / 2 * 512 + 64 * i), j % 2 * 4, 15);
+        return with_bit(shifted(load32(at + j / 4 * 512 + 64 * i), j % 4 * 2, 3),
+                        tile + 1024 + 64 * j + 8 * i + 4 * h, 4);
+    case HT_TYPE_Q4_K: return shifted(load32(at + j / 2 * 512 + 64 * i), j % 2 * 4, 15);
     case HT_TYPE_Q5_K:
-        return with_bit(shifted(load32(at + j / 2 * 512 + 64 * i), j % 2 * 4, 15), tile + 2048 + 64 * j + 8 * i + 4 * h, 16);
+        return with_bit(shifted(load32(at + j / 2 * 512 + 64 * i), j % 2 * 4, 15),
+                        tile + 2048 + 64 * j + 8 * i + 4 * h, 16);
     case HT_TYPE_Q6_K: {
         __m256i low = shifted(load32(at + j / 4 * 1024 + j % 2 * 512 + 64 * i), j % 4 / 2 * 4, 15);
         __m256i high = shifted(load32(at + 2048 + j / 4 * 512 + 64 * i), j % 4 * 2, 3);
         return _mm256_or_si256(low, _mm256_slli_epi16(high, 4));
     }
-    default:
-        return shifted(load32(at + 64 * (i % 4)), i / 4 * 4, 15);
+    default: return shifted(load32(at + 64 * (i % 4)), i / 4 * 4, 15);
     }
 }
 
@@ -80,13 +81,15 @@ INLINE __m256i bits8(const unsigned char *words, unsigned shift, int mask) // bi
     return _mm256_and_si256(_mm256_srli_epi32(load32(words), (int)shift), _mm256_set1_epi32(mask));
 }
 // A six-bit number whose low bits and high two bits stand apart.
-INLINE __m256i six(const unsigned char *low, unsigned low_shift, const unsigned char *high, unsigned high_shift)
+INLINE __m256i six(const unsigned char *low, unsigned low_shift, const unsigned char *high,
+                   unsigned high_shift)
 {
     return _mm256_or_si256(bits8(low, low_shift, 15), _mm256_slli_epi32(bits8(high, high_shift, 3), 4));
 }
 INLINE struct scales scales_read(enum ht_type type, const unsigned char *tile, unsigned j, unsigned h)
 {
-    const unsigned char *side = tile + side_of(type), *w = side + (type == HT_TYPE_Q3_K ? 32 : 64) + 32 * h; // 32-bit words
+    const unsigned char *side = tile + side_of(type),
+                        *w = side + (type == HT_TYPE_Q3_K ? 32 : 64) + 32 * h; // 32-bit words
     struct scales s;
     enum ht_kind kind = kind_of(type);
     s.d = half8(side + 16 * h);
@@ -101,7 +104,8 @@ INLINE struct scales scales_read(enum ht_type type, const unsigned char *tile, u
         } else if (type == HT_TYPE_Q6_K) {
             s.scale[half] = bytes8(side + 32 + 16 * g + 8 * h, 0, 255);
         } else if (type == HT_TYPE_Q3_K) {
-            __m256i v = six(w + 64 * (g / 4 % 2), 8 * (g % 4) + (g < 8 ? 0 : 4), w + 128, 8 * (g % 4) + g / 4 * 2);
+            __m256i v =
+                six(w + 64 * (g / 4 % 2), 8 * (g % 4) + (g < 8 ? 0 : 4), w + 128, 8 * (g % 4) + g / 4 * 2);
             s.scale[half] = _mm256_cvtepi32_ps(_mm256_sub_epi32(v, _mm256_set1_epi32(32)));
         }
     }
@@ -143,15 +147,18 @@ INLINE __m256i dot4(int max_code, const __m256i *w, const int32_t *q, size_t ste
     __m256i lo = _mm256_setzero_si256(), hi = lo;
     for (int i = 0; i < 4; i++) {
         lo = _mm256_add_epi16(lo, pair(_mm256_and_si256(w[i], low), q + (size_t)i * step));
-        hi = _mm256_add_epi16(hi, pair(_mm256_and_si256(_mm256_srli_epi16(w[i], 4), low), q + (size_t)i * step));
+        hi = _mm256_add_epi16(hi,
+                              pair(_mm256_and_si256(_mm256_srli_epi16(w[i], 4), low), q + (size_t)i * step));
     }
     return _mm256_add_epi32(_mm256_madd_epi16(lo, ones), _mm256_slli_epi32(_mm256_madd_epi16(hi, ones), 4));
 }
 
 // acc of one column after one 32
-INLINE __m256 step(enum ht_kind kind, int zero, int max_code, const __m256i *w, const struct scales *s, const struct column *x, __m256 acc)
+INLINE __m256 step(enum ht_kind kind, int zero, int max_code, const __m256i *w, const struct scales *s,
+                   const struct column *x, __m256 acc)
 {
-    __m256i dot0 = dot4(max_code, w, x->q, x->step), dot1 = dot4(max_code, w + 4, x->q + 4 * x->step, x->step);
+    __m256i dot0 = dot4(max_code, w, x->q, x->step),
+            dot1 = dot4(max_code, w + 4, x->q + 4 * x->step, x->step);
     __m256 dx = _mm256_set1_ps(x->d), ddx = _mm256_mul_ps(s->d, dx), isum;
     float s0 = (float)x->sum[0], s1 = (float)x->sum[1];
     if (kind == HT_KIND_K16 || kind == HT_KIND_K16M) {
@@ -173,9 +180,11 @@ INLINE __m256 step(enum ht_kind kind, int zero, int max_code, const __m256i *w, 
     if (kind == HT_KIND_DM)
         acc = _mm256_fmadd_ps(s->m, _mm256_set1_ps(x->ds), acc);
     if (kind == HT_KIND_K32M)
-        acc = _mm256_fnmadd_ps(_mm256_mul_ps(s->min[0], _mm256_set1_ps(s0 + s1)), _mm256_mul_ps(s->m, dx), acc);
+        acc =
+            _mm256_fnmadd_ps(_mm256_mul_ps(s->min[0], _mm256_set1_ps(s0 + s1)), _mm256_mul_ps(s->m, dx), acc);
     if (kind == HT_KIND_K16M) {
-        __m256 msum = _mm256_fmadd_ps(s->min[1], _mm256_set1_ps(s1), _mm256_mul_ps(s->min[0], _mm256_set1_ps(s0)));
+        __m256 msum =
+            _mm256_fmadd_ps(s->min[1], _mm256_set1_ps(s1), _mm256_mul_ps(s->min[0], _mm256_set1_ps(s0)));
         acc = _mm256_fnmadd_ps(msum, _mm256_mul_ps(s->m, dx), acc);
     }
     return acc;
@@ -183,7 +192,8 @@ INLINE __m256 step(enum ht_kind kind, int zero, int max_code, const __m256i *w, 
 
 // ---- up to 8 rows of x, straight from the tiles
 
-INLINE void columns(enum ht_type type, const unsigned char *tiles, uint32_t k, const struct ht_xrow *x, unsigned n, float *out)
+INLINE void columns(enum ht_type type, const unsigned char *tiles, uint32_t k, const struct ht_xrow *x,
+                    unsigned n, float *out)
 {
     __m256 acc[2][4];
     for (unsigned c = 0; c < n; c++)
@@ -198,9 +208,13 @@ INLINE void columns(enum ht_type type, const unsigned char *tiles, uint32_t k, c
                 struct scales s = scales_read(type, tiles, j, h);
                 for (unsigned c = 0; c < n; c++) {
                     uint32_t at = b + j;
-                    struct column column = {(const int32_t *)(const void *)(x[c].q + 32 * at), 1, x[c].d[at], x[c].ds[at],
+                    struct column column = {(const int32_t *)(const void *)(x[c].q + 32 * at),
+                                            1,
+                                            x[c].d[at],
+                                            x[c].ds[at],
                                             {x[c].sum[2 * at], x[c].sum[2 * at + 1]}};
-                    acc[h][c] = step(kind_of(type), zero_of(type), max_code_of(type), w, &s, &column, acc[h][c]);
+                    acc[h][c] =
+                        step(kind_of(type), zero_of(type), max_code_of(type), w, &s, &column, acc[h][c]);
                 }
             }
     for (unsigned c = 0; c < n; c++)
@@ -208,7 +222,8 @@ INLINE void columns(enum ht_type type, const unsigned char *tiles, uint32_t k, c
             _mm256_storeu_ps(out + c * HT_GROUP + 8 * h, acc[h][c]);
 }
 
-INLINE void matvec(enum ht_type type, const unsigned char *tiles, uint32_t k, const struct ht_xrow *x, unsigned n, float *out)
+INLINE void matvec(enum ht_type type, const unsigned char *tiles, uint32_t k, const struct ht_xrow *x,
+                   unsigned n, float *out)
 {
     for (; n >= 2; n -= 2, x += 2, out += 2 * HT_GROUP)
         columns(type, tiles, k, x, 2, out);
@@ -228,7 +243,8 @@ INLINE void panel(enum ht_type type, const unsigned char *tiles, uint32_t k, uns
                 struct scales s = scales_read(type, tiles, j, h);
                 UNROLL
                 for (unsigned i = 0; i < 8; i++)
-                    _mm256_storeu_si256((__m256i *)(void *)(p->code[i][half] + 32 * h), codes(type, tiles, j, i, h));
+                    _mm256_storeu_si256((__m256i *)(void *)(p->code[i][half] + 32 * h),
+                                        codes(type, tiles, j, i, h));
 #define PUT(index, value) _mm256_storeu_ps(p->scale[index][half] + 8 * h, value)
                 PUT(0, s.d);
                 if (kind == HT_KIND_DM || kind == HT_KIND_K32M)
@@ -250,7 +266,8 @@ INLINE void panel(enum ht_type type, const unsigned char *tiles, uint32_t k, uns
             }
 }
 
-INLINE void tile(enum ht_kind kind, int zero, int max_code, const unsigned char *panel, const struct ht_xtile *x, uint32_t k, float *out)
+INLINE void tile(enum ht_kind kind, int zero, int max_code, const unsigned char *panel,
+                 const struct ht_xtile *x, uint32_t k, float *out)
 {
     for (unsigned quarter = 0; quarter < 4; quarter++) {
         unsigned half = quarter / 2, h = quarter % 2;
@@ -285,7 +302,8 @@ INLINE void tile(enum ht_kind kind, int zero, int max_code, const unsigned char 
 #undef GET
             UNROLL
             for (unsigned c = 0; c < HT_COLS; c++) {
-                struct column column = {&x[b].q[0][c], HT_COLS, x[b].d[c], x[b].ds[c], {x[b].sum[0][c], x[b].sum[1][c]}};
+                struct column column = {
+                    &x[b].q[0][c], HT_COLS, x[b].d[c], x[b].ds[c], {x[b].sum[0][c], x[b].sum[1][c]}};
                 acc[c] = step(kind, zero, max_code, w, &s, &column, acc[c]);
             }
         }
@@ -294,26 +312,27 @@ INLINE void tile(enum ht_kind kind, int zero, int max_code, const unsigned char 
     }
 }
 
-#define FUNCTIONS(name)                                                                                                \
-    static void name##_matvec(const unsigned char *tiles, uint32_t k, const struct ht_xrow *x, unsigned n, float *out) \
-    {                                                                                                                  \
-        matvec(HT_TYPE_##name, tiles, k, x, n, out);                                                                   \
-    }                                                                                                                  \
-    static void name##_panel(const unsigned char *tiles, uint32_t k, unsigned half, unsigned char *to)                 \
-    {                                                                                                                  \
-        panel(HT_TYPE_##name, tiles, k, half, to);                                                                     \
-    }                                                                                                                  \
-    static void name##_tile(const unsigned char *p, const struct ht_xtile *x, uint32_t k, float *out)                  \
-    {                                                                                                                  \
-        tile(kind_of(HT_TYPE_##name), zero_of(HT_TYPE_##name), max_code_of(HT_TYPE_##name), p, x, k, out);             \
+#define FUNCTIONS(name)                                                                                      \
+    static void name##_matvec(const unsigned char *tiles, uint32_t k, const struct ht_xrow *x, unsigned n,   \
+                              float *out)                                                                    \
+    {                                                                                                        \
+        matvec(HT_TYPE_##name, tiles, k, x, n, out);                                                         \
+    }                                                                                                        \
+    static void name##_panel(const unsigned char *tiles, uint32_t k, unsigned half, unsigned char *to)       \
+    {                                                                                                        \
+        panel(HT_TYPE_##name, tiles, k, half, to);                                                           \
+    }                                                                                                        \
+    static void name##_tile(const unsigned char *p, const struct ht_xtile *x, uint32_t k, float *out)        \
+    {                                                                                                        \
+        tile(kind_of(HT_TYPE_##name), zero_of(HT_TYPE_##name), max_code_of(HT_TYPE_##name), p, x, k, out);   \
     }
 HT_BLOCK_TYPES(FUNCTIONS)
 
 void ht_matmul_avx2(struct ht_kernels *kernels)
 {
-#define SET(name)                                   \
-    kernels->matvec[HT_TYPE_##name] = name##_matvec; \
-    kernels->panel[HT_TYPE_##name] = name##_panel;   \
+#define SET(name)                                                                                            \
+    kernels->matvec[HT_TYPE_##name] = name##_matvec;                                                         \
+    kernels->panel[HT_TYPE_##name] = name##_panel;                                                           \
     kernels->tile[HT_TYPE_##name] = name##_tile;
     HT_BLOCK_TYPES(SET)
 #undef SET

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Contract Q for up to 8 rows of x: each group of 16 rows of W is one stream from memory, decoded once for up to 4 rows.
-// A lane is a row of W, so there are no sums across lanes; all integer sums are exact, and so are the products of
-// integers done in f32 (they stay below 2^24). Any thread.
+// Contract Q for up to 8 rows of x: each group of 16 rows of W is one stream from memory, decoded once for up
+// to 4 rows. A lane is a row of W, so there are no sums across lanes; all integer sums are exact, and so are
+// the products of integers done in f32 (they stay below 2^24). Any thread.
 #include "engine/cpu/codes_avx512.h"
 #include "engine/cpu/overlay_avx512vnni.h"
 
-enum { PREFETCH_BYTES = 4096 }; // ahead in the stream; beyond the end it touches what follows, which is harmless
+enum {
+    PREFETCH_BYTES = 4096
+}; // ahead in the stream; beyond the end it touches what follows, which is harmless
 
 INLINE __m512i four(const int8_t *q) // the same 4 q in every lane
 {
@@ -20,8 +22,8 @@ INLINE __m512i start_of(enum ht_type type, int32_t sum) // what makes biased cod
 }
 
 // The b-th 32 of x (the j-th of the tile) for n rows of x.
-INLINE void block(enum ht_type type, const unsigned char *tile, const struct scales *s, unsigned j, uint32_t b,
-                  const struct ht_xrow *x, unsigned n, __m512 *acc)
+INLINE void block(enum ht_type type, const unsigned char *tile, const struct scales *s, unsigned j,
+                  uint32_t b, const struct ht_xrow *x, unsigned n, __m512 *acc)
 {
     enum ht_kind kind = kind_of(type);
     __m512i dot[4][2];
@@ -63,7 +65,8 @@ INLINE void block(enum ht_type type, const unsigned char *tile, const struct sca
     }
 }
 
-INLINE void columns(enum ht_type type, const unsigned char *tiles, uint32_t k, const struct ht_xrow *x, unsigned n, float *out)
+INLINE void columns(enum ht_type type, const unsigned char *tiles, uint32_t k, const struct ht_xrow *x,
+                    unsigned n, float *out)
 {
     __m512 acc[4];
     struct scales s;
@@ -82,7 +85,8 @@ INLINE void columns(enum ht_type type, const unsigned char *tiles, uint32_t k, c
 }
 
 // A group stays in L1 while its columns are done four, two or one at a time.
-INLINE void matvec(enum ht_type type, const unsigned char *tiles, uint32_t k, const struct ht_xrow *x, unsigned n, float *out)
+INLINE void matvec(enum ht_type type, const unsigned char *tiles, uint32_t k, const struct ht_xrow *x,
+                   unsigned n, float *out)
 {
     for (; n >= 4; n -= 4, x += 4, out += 4 * HT_GROUP)
         columns(type, tiles, k, x, 4, out);
@@ -92,10 +96,11 @@ INLINE void matvec(enum ht_type type, const unsigned char *tiles, uint32_t k, co
         columns(type, tiles, k, x, 1, out);
 }
 
-#define MATVEC(name)                                                                                                 \
-    static void name##_matvec(const unsigned char *tiles, uint32_t k, const struct ht_xrow *x, unsigned n, float *out) \
-    {                                                                                                                \
-        matvec(HT_TYPE_##name, tiles, k, x, n, out);                                                                 \
+#define MATVEC(name)                                                                                         \
+    static void name##_matvec(const unsigned char *tiles, uint32_t k, const struct ht_xrow *x, unsigned n,   \
+                              float *out)                                                                    \
+    {                                                                                                        \
+        matvec(HT_TYPE_##name, tiles, k, x, n, out);                                                         \
     }
 HT_BLOCK_TYPES(MATVEC)
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Contract Q for many rows of x: 32 rows of W are unpacked once into a panel that stays in L2, and a register tile of
-// 32 x 6 outputs runs over it for every 6 rows of x. Two-thirds of its multiplier work is dot products; the rest is the
-// contract's scaling of every 32 values. Any thread.
+// Contract Q for many rows of x: 32 rows of W are unpacked once into a panel that stays in L2, and a register
+// tile of 32 x 6 outputs runs over it for every 6 rows of x. Two-thirds of its multiplier work is dot
+// products; the rest is the contract's scaling of every 32 values. Any thread.
 #include "engine/cpu/codes_avx512.h"
 #include "engine/cpu/overlay_avx512vnni.h"
 
@@ -49,7 +49,8 @@ INLINE __m512i start_of(int zero, int32_t sum)
 }
 
 // d, dm and K32M: 32 rows at a time, so that a broadcast of x serves two vectors of W.
-INLINE void tile32(enum ht_kind kind, int zero, const unsigned char *panel, const struct ht_xtile *x, uint32_t k, float *out)
+INLINE void tile32(enum ht_kind kind, int zero, const unsigned char *panel, const struct ht_xtile *x,
+                   uint32_t k, float *out)
 {
     __m512 acc[HT_COLS][2];
     for (unsigned c = 0; c < HT_COLS; c++)
@@ -80,11 +81,13 @@ INLINE void tile32(enum ht_kind kind, int zero, const unsigned char *panel, cons
                     isum = _mm512_mul_ps(isum, _mm512_loadu_ps(p->scale[2][h]));
                 acc[c][h] = _mm512_fmadd_ps(isum, _mm512_mul_ps(d, dx), acc[c][h]);
                 if (kind == HT_KIND_DM)
-                    acc[c][h] = _mm512_fmadd_ps(_mm512_loadu_ps(p->scale[1][h]), _mm512_set1_ps(x->ds[c]), acc[c][h]);
+                    acc[c][h] =
+                        _mm512_fmadd_ps(_mm512_loadu_ps(p->scale[1][h]), _mm512_set1_ps(x->ds[c]), acc[c][h]);
                 if (kind == HT_KIND_K32M) {
                     __m512 sum = _mm512_set1_ps((float)(x->sum[0][c] + x->sum[1][c]));
                     __m512 msum = _mm512_mul_ps(_mm512_loadu_ps(p->scale[3][h]), sum);
-                    acc[c][h] = _mm512_fnmadd_ps(msum, _mm512_mul_ps(_mm512_loadu_ps(p->scale[1][h]), dx), acc[c][h]);
+                    acc[c][h] =
+                        _mm512_fnmadd_ps(msum, _mm512_mul_ps(_mm512_loadu_ps(p->scale[1][h]), dx), acc[c][h]);
                 }
             }
         }
@@ -95,8 +98,8 @@ INLINE void tile32(enum ht_kind kind, int zero, const unsigned char *panel, cons
 }
 
 // K16 and K16M: two sums per 32 values; 16 rows at a time, so that accumulators fit the registers.
-INLINE void tile16(enum ht_kind kind, int zero, const unsigned char *panel, const struct ht_xtile *x, uint32_t k, unsigned h,
-                   float *out)
+INLINE void tile16(enum ht_kind kind, int zero, const unsigned char *panel, const struct ht_xtile *x,
+                   uint32_t k, unsigned h, float *out)
 {
     __m512 acc[HT_COLS];
     for (unsigned c = 0; c < HT_COLS; c++)
@@ -116,15 +119,18 @@ INLINE void tile16(enum ht_kind kind, int zero, const unsigned char *panel, cons
             for (unsigned c = 0; c < HT_COLS; c++)
                 dot[c][i / 4] = _mm512_dpbusd_epi32(dot[c][i / 4], w, _mm512_set1_epi32(x->q[i][c]));
         }
-        __m512 d = _mm512_loadu_ps(p->scale[0][h]), scale0 = _mm512_loadu_ps(p->scale[1][h]), scale1 = _mm512_loadu_ps(p->scale[2][h]);
+        __m512 d = _mm512_loadu_ps(p->scale[0][h]), scale0 = _mm512_loadu_ps(p->scale[1][h]),
+               scale1 = _mm512_loadu_ps(p->scale[2][h]);
         UNROLL
         for (unsigned c = 0; c < HT_COLS; c++) {
             __m512 dx = _mm512_set1_ps(x->d[c]), isum = _mm512_mul_ps(_mm512_cvtepi32_ps(dot[c][0]), scale0);
             isum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[c][1]), scale1, isum);
             acc[c] = _mm512_fmadd_ps(isum, _mm512_mul_ps(d, dx), acc[c]);
             if (kind == HT_KIND_K16M) {
-                __m512 msum = _mm512_mul_ps(_mm512_loadu_ps(p->scale[4][h]), _mm512_set1_ps((float)x->sum[0][c]));
-                msum = _mm512_fmadd_ps(_mm512_loadu_ps(p->scale[5][h]), _mm512_set1_ps((float)x->sum[1][c]), msum);
+                __m512 msum =
+                    _mm512_mul_ps(_mm512_loadu_ps(p->scale[4][h]), _mm512_set1_ps((float)x->sum[0][c]));
+                msum = _mm512_fmadd_ps(_mm512_loadu_ps(p->scale[5][h]), _mm512_set1_ps((float)x->sum[1][c]),
+                                       msum);
                 acc[c] = _mm512_fnmadd_ps(msum, _mm512_mul_ps(_mm512_loadu_ps(p->scale[3][h]), dx), acc[c]);
             }
         }
@@ -133,24 +139,24 @@ INLINE void tile16(enum ht_kind kind, int zero, const unsigned char *panel, cons
         _mm512_storeu_ps(out + c * 32 + h * 16, acc[c]);
 }
 
-#define PANEL(name)                                                                                            \
-    static void name##_panel(const unsigned char *tiles, uint32_t k, unsigned half, unsigned char *to)         \
-    {                                                                                                          \
-        panel(HT_TYPE_##name, tiles, k, half, to);                                                             \
+#define PANEL(name)                                                                                          \
+    static void name##_panel(const unsigned char *tiles, uint32_t k, unsigned half, unsigned char *to)       \
+    {                                                                                                        \
+        panel(HT_TYPE_##name, tiles, k, half, to);                                                           \
     }
 HT_BLOCK_TYPES(PANEL)
 
 // One function per kind and zero, shared by the types that agree on both.
-#define TILE32(name, kind, zero)                                                                               \
-    static void name##_tile(const unsigned char *panel, const struct ht_xtile *x, uint32_t k, float *out)      \
-    {                                                                                                          \
-        tile32(kind, zero, panel, x, k, out);                                                                  \
+#define TILE32(name, kind, zero)                                                                             \
+    static void name##_tile(const unsigned char *panel, const struct ht_xtile *x, uint32_t k, float *out)    \
+    {                                                                                                        \
+        tile32(kind, zero, panel, x, k, out);                                                                \
     }
-#define TILE16(name, kind, zero)                                                                               \
-    static void name##_tile(const unsigned char *panel, const struct ht_xtile *x, uint32_t k, float *out)      \
-    {                                                                                                          \
-        tile16(kind, zero, panel, x, k, 0, out);                                                               \
-        tile16(kind, zero, panel, x, k, 1, out);                                                               \
+#define TILE16(name, kind, zero)                                                                             \
+    static void name##_tile(const unsigned char *panel, const struct ht_xtile *x, uint32_t k, float *out)    \
+    {                                                                                                        \
+        tile16(kind, zero, panel, x, k, 0, out);                                                             \
+        tile16(kind, zero, panel, x, k, 1, out);                                                             \
     }
 TILE32(d8, HT_KIND_D, 8)
 TILE32(d16, HT_KIND_D, 16)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Plans: memory at plan_end, the walk over the recorded calls at submit. A barrier stands before a call only where it
-// touches what another thread may still be writing or reading (record.c decides). Engine thread; the walk: the team.
+// Plans: memory at plan_end, the walk over the recorded calls at submit. A barrier stands before a call only
+// where it touches what another thread may still be writing or reading (record.c decides). Engine thread; the
+// walk: the team.
 #include <string.h>
 
 #include "engine/base/mem.h"
@@ -9,7 +10,8 @@
 
 struct ht_range ht_share(uint32_t n, unsigned thread, unsigned n_threads)
 {
-    return (struct ht_range){(uint32_t)((uint64_t)n * thread / n_threads), (uint32_t)((uint64_t)n * (thread + 1) / n_threads)};
+    return (struct ht_range){(uint32_t)((uint64_t)n * thread / n_threads),
+                             (uint32_t)((uint64_t)n * (thread + 1) / n_threads)};
 }
 
 struct ht_range ht_share_columns(uint32_t n, unsigned thread, unsigned n_threads)
@@ -19,8 +21,8 @@ struct ht_range ht_share_columns(uint32_t n, unsigned thread, unsigned n_threads
     return (struct ht_range){from < n ? from : n, to < n ? to : n};
 }
 
-enum hearth_status ht_cpu_plan_begin(struct ht_device *device, const struct ht_step_shape *shape, struct ht_plan **out,
-                                     struct hearth_error *err)
+enum hearth_status ht_cpu_plan_begin(struct ht_device *device, const struct ht_step_shape *shape,
+                                     struct ht_plan **out, struct hearth_error *err)
 {
     *out = NULL;
     HT_TRY(ht_check_step_shape(shape, err));
@@ -42,7 +44,8 @@ enum hearth_status ht_cpu_plan_end(struct ht_plan *plan, struct hearth_error *er
     tables = 2 * table;
     plan->scratch_bytes = shared + tables + plan->thread_bytes * plan->device->n_threads;
     if (!(plan->scratch = ht_alloc_big(plan->scratch_bytes)))
-        return ht_fail(err, HEARTH_NOMEM, "out of memory for %zu bytes of a plan's scratch", plan->scratch_bytes);
+        return ht_fail(err, HEARTH_NOMEM, "out of memory for %zu bytes of a plan's scratch",
+                       plan->scratch_bytes);
     plan->shared = plan->scratch;
     unsigned char *at = plan->scratch + shared;
     for (uint32_t i = 0; i < plan->n_ropes; i++) {

@@ -9,7 +9,8 @@
 static struct ht_call *add_call(struct ht_plan *plan, ht_call_fn *run, struct hearth_error *err)
 {
     if (plan->ended || plan->n_calls == HT_MAX_CALLS) {
-        ht_fail(err, HEARTH_LIMIT, plan->ended ? "the plan has ended" : "a plan of more than %d ops", HT_MAX_CALLS);
+        ht_fail(err, HEARTH_LIMIT, plan->ended ? "the plan has ended" : "a plan of more than %d ops",
+                HT_MAX_CALLS);
         return NULL;
     }
     if (plan->n_calls == plan->n_calls_cap) {
@@ -46,23 +47,27 @@ static void note(struct notes *notes, struct ht_access access)
     notes->list[notes->n++] = access;
 }
 
-static struct ht_access view(const struct notes *notes, const struct ht_ref *ref, enum ht_rows rows, uint32_t stride,
-                             uint32_t width, bool write)
+static struct ht_access view(const struct notes *notes, const struct ht_ref *ref, enum ht_rows rows,
+                             uint32_t stride, uint32_t width, bool write)
 {
     const struct ht_step_shape *shape = &notes->plan->head.shape;
     uint32_t n = rows == HT_ROWS_OUT ? shape->outs : shape->rows;
     uintptr_t from = (uintptr_t)ht_ref_floats(ref);
-    return (struct ht_access){.from = from, .to = from + ((size_t)(n - 1) * stride + width) * sizeof(float), .write = write,
-                              .rows = rows, .stride = stride};
+    return (struct ht_access){.from = from,
+                              .to = from + ((size_t)(n - 1) * stride + width) * sizeof(float),
+                              .write = write,
+                              .rows = rows,
+                              .stride = stride};
 }
 
-static void note_all(struct notes *notes, const struct ht_ref *ref, enum ht_rows rows, uint32_t stride, uint32_t width, bool write)
+static void note_all(struct notes *notes, const struct ht_ref *ref, enum ht_rows rows, uint32_t stride,
+                     uint32_t width, bool write)
 {
     note(notes, view(notes, ref, rows, stride, width, write));
 }
 
-static void note_columns(struct notes *notes, const struct ht_ref *ref, enum ht_rows rows, uint32_t stride, uint32_t width,
-                         bool write)
+static void note_columns(struct notes *notes, const struct ht_ref *ref, enum ht_rows rows, uint32_t stride,
+                         uint32_t width, bool write)
 {
     struct ht_access a = view(notes, ref, rows, stride, width, write);
     a.split = HT_SPLIT_COLUMNS;
@@ -70,8 +75,8 @@ static void note_columns(struct notes *notes, const struct ht_ref *ref, enum ht_
     note(notes, a);
 }
 
-static void note_items(struct notes *notes, const struct ht_ref *ref, enum ht_rows rows, uint32_t stride, uint32_t items,
-                       uint32_t dim, bool write)
+static void note_items(struct notes *notes, const struct ht_ref *ref, enum ht_rows rows, uint32_t stride,
+                       uint32_t items, uint32_t dim, bool write)
 {
     struct ht_access a = view(notes, ref, rows, stride, items * dim, write);
     a.split = HT_SPLIT_ITEMS;
@@ -108,7 +113,8 @@ static bool conflicts(const struct ht_plan *plan, uint32_t n_accesses, const str
     return false;
 }
 
-// Sets the call's barrier. `n_before`: accesses recorded before the norm that this call may take over, or all.
+// Sets the call's barrier. `n_before`: accesses recorded before the norm that this call may take over, or
+// all.
 static void settle(struct ht_call *call, const struct notes *notes, uint32_t n_before)
 {
     struct ht_plan *plan = notes->plan;
@@ -130,7 +136,8 @@ static void settle_plain(struct ht_call *call, const struct notes *notes)
 
 // ---- the ops
 
-static enum hearth_status record_embed(struct ht_plan *plan, const struct ht_embed *p, struct hearth_error *err)
+static enum hearth_status record_embed(struct ht_plan *plan, const struct ht_embed *p,
+                                       struct hearth_error *err)
 {
     HT_TRY(ht_check_embed(plan, p, err));
     struct ht_call *call = add_call(plan, ht_run_embed, err);
@@ -146,7 +153,8 @@ static enum hearth_status record_embed(struct ht_plan *plan, const struct ht_emb
     return HEARTH_OK;
 }
 
-static enum hearth_status record_rmsnorm(struct ht_plan *plan, const struct ht_rmsnorm *p, struct hearth_error *err)
+static enum hearth_status record_rmsnorm(struct ht_plan *plan, const struct ht_rmsnorm *p,
+                                         struct hearth_error *err)
 {
     HT_TRY(ht_check_rmsnorm(plan, p, err));
     struct ht_call *call = add_call(plan, ht_run_rmsnorm, err);
@@ -179,7 +187,8 @@ static bool takes_norm(const struct ht_plan *plan, const struct ht_matmul *p)
            n->y.offset == p->x.offset && n->y_stride == p->x_stride && !overlaps(plan, n);
 }
 
-static enum hearth_status record_matmul(struct ht_plan *plan, const struct ht_matmul *p, struct hearth_error *err)
+static enum hearth_status record_matmul(struct ht_plan *plan, const struct ht_matmul *p,
+                                        struct hearth_error *err)
 {
     HT_TRY(ht_check_matmul(plan, p, err));
     struct ht_call *call = add_call(plan, ht_run_matmul, err);
@@ -211,8 +220,8 @@ static enum hearth_status record_rope(struct ht_plan *plan, const struct ht_rope
     uint32_t t = 0;
     for (; t < plan->n_ropes; t++) {
         const struct ht_rope_table *table = &plan->ropes[t];
-        if (table->freq.buf == p->freq.buf && table->freq.offset == p->freq.offset && table->pairs == p->n_rot / 2 &&
-            table->mscale == p->mscale)
+        if (table->freq.buf == p->freq.buf && table->freq.offset == p->freq.offset &&
+            table->pairs == p->n_rot / 2 && table->mscale == p->mscale)
             break;
     }
     if (t == HT_MAX_ROPES)
@@ -221,7 +230,8 @@ static enum hearth_status record_rope(struct ht_plan *plan, const struct ht_rope
     if (!call)
         return HEARTH_NOMEM;
     if (t == plan->n_ropes)
-        plan->ropes[plan->n_ropes++] = (struct ht_rope_table){.freq = p->freq, .pairs = p->n_rot / 2, .mscale = p->mscale};
+        plan->ropes[plan->n_ropes++] =
+            (struct ht_rope_table){.freq = p->freq, .pairs = p->n_rot / 2, .mscale = p->mscale};
     call->p.rope = *p;
     call->rope_table = t;
     struct notes notes = {.plan = plan};
@@ -238,7 +248,8 @@ static enum hearth_status use_kv(struct ht_plan *plan, const struct ht_kv *kv, s
     return HEARTH_OK;
 }
 
-static enum hearth_status record_kv_store(struct ht_plan *plan, const struct ht_kv_store *p, struct hearth_error *err)
+static enum hearth_status record_kv_store(struct ht_plan *plan, const struct ht_kv_store *p,
+                                          struct hearth_error *err)
 {
     HT_TRY(ht_check_kv_store(plan, p, err));
     HT_TRY(use_kv(plan, p->kv, err));
@@ -255,7 +266,8 @@ static enum hearth_status record_kv_store(struct ht_plan *plan, const struct ht_
     return HEARTH_OK;
 }
 
-static enum hearth_status record_attention(struct ht_plan *plan, const struct ht_attention *p, struct hearth_error *err)
+static enum hearth_status record_attention(struct ht_plan *plan, const struct ht_attention *p,
+                                           struct hearth_error *err)
 {
     HT_TRY(ht_check_attention(plan, p, err));
     HT_TRY(use_kv(plan, p->kv, err));
@@ -288,7 +300,8 @@ static enum hearth_status record_glu(struct ht_plan *plan, const struct ht_glu *
     return HEARTH_OK;
 }
 
-static enum hearth_status record_gather(struct ht_plan *plan, const struct ht_gather *p, struct hearth_error *err)
+static enum hearth_status record_gather(struct ht_plan *plan, const struct ht_gather *p,
+                                        struct hearth_error *err)
 {
     HT_TRY(ht_check_gather(plan, p, err));
     struct ht_call *call = add_call(plan, ht_run_gather, err);
@@ -302,7 +315,8 @@ static enum hearth_status record_gather(struct ht_plan *plan, const struct ht_ga
     return HEARTH_OK;
 }
 
-static enum hearth_status record_softcap(struct ht_plan *plan, const struct ht_softcap *p, struct hearth_error *err)
+static enum hearth_status record_softcap(struct ht_plan *plan, const struct ht_softcap *p,
+                                         struct hearth_error *err)
 {
     HT_TRY(ht_check_softcap(plan, p, err));
     struct ht_call *call = add_call(plan, ht_run_softcap, err);
@@ -315,7 +329,8 @@ static enum hearth_status record_softcap(struct ht_plan *plan, const struct ht_s
     return HEARTH_OK;
 }
 
-static enum hearth_status record_sample(struct ht_plan *plan, const struct ht_sample *p, struct hearth_error *err)
+static enum hearth_status record_sample(struct ht_plan *plan, const struct ht_sample *p,
+                                        struct hearth_error *err)
 {
     HT_TRY(ht_check_sample(plan, p, err));
     struct ht_call *call = add_call(plan, ht_run_sample, err);

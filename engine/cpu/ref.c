@@ -33,7 +33,8 @@ void ht_ref_rmsnorm(const float *x, const float *w, uint32_t dim, double eps, do
         y[i] = (double)x[i] * scale * (double)w[i];
 }
 
-void ht_ref_rope(const float *x, double pos, const float *freq, uint32_t n_rot, enum ht_rope_kind kind, double mscale, double *y)
+void ht_ref_rope(const float *x, double pos, const float *freq, uint32_t n_rot, enum ht_rope_kind kind,
+                 double mscale, double *y)
 {
     for (uint32_t i = 0; i < n_rot / 2; i++) {
         uint32_t a = kind == HT_ROPE_NORM ? 2 * i : i, b = kind == HT_ROPE_NORM ? 2 * i + 1 : i + n_rot / 2;
@@ -56,8 +57,9 @@ double ht_ref_softcap(double x, double cap)
     return cap * tanh(x / cap);
 }
 
-void ht_ref_attention(const float *q, const float *k, const float *v, uint32_t n, uint32_t k_dim, uint32_t v_dim, double scale,
-                      double softcap, const double *bias, double *y, double *magnitude)
+void ht_ref_attention(const float *q, const float *k, const float *v, uint32_t n, uint32_t k_dim,
+                      uint32_t v_dim, double scale, double softcap, const double *bias, double *y,
+                      double *magnitude)
 {
     double top = -INFINITY, total = 0;
     for (int pass = 0; pass < 2; pass++) { // first the largest score, then the sums

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ops on rows with AVX2, and contract F. What does not fill a vector is done by the contract's plain C. Any thread.
+// The ops on rows with AVX2, and contract F. What does not fill a vector is done by the contract's plain C.
+// Any thread.
 #include <math.h>
 #include <string.h>
 
@@ -101,7 +102,9 @@ static void narrow_f16(const float *x, size_t n, uint16_t *y)
 {
     size_t i = 0;
     for (; i + 8 <= n; i += 8)
-        _mm_storeu_si128((__m128i *)(void *)(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+        _mm_storeu_si128(
+            (__m128i *)(void *)(y + i),
+            _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     for (; i < n; i++)
         y[i] = ht_f32_f16(x[i]);
 }
@@ -121,7 +124,8 @@ static void rmsnorm(const float *x, const float *w, uint32_t dim, float eps, boo
     p1 = _mm256_fmadd_ps(_mm256_loadu_ps(tail + 8), _mm256_loadu_ps(tail + 8), p1);
     float scale = 1.0f / sqrtf(fold256(p0, p1) / (float)dim + eps);
     for (i = 0; i + 8 <= dim; i += 8) {
-        __m256 v = _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(scale)), _mm256_loadu_ps(w + i));
+        __m256 v = _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(scale)),
+                                 _mm256_loadu_ps(w + i));
         _mm256_storeu_ps(y + i, add ? _mm256_add_ps(_mm256_loadu_ps(y + i), v) : v);
     }
     for (; i < dim; i++) {
@@ -155,7 +159,8 @@ static void glu(enum ht_act act, const float *gate, const float *up, float *y, u
             value = _mm256_div_ps(g, _mm256_add_ps(one, exp256(_mm256_xor_ps(g, _mm256_set1_ps(-0.0f)))));
         } else {
             __m256 cube = _mm256_mul_ps(g, _mm256_mul_ps(g, g));
-            __m256 u = _mm256_mul_ps(_mm256_set1_ps(HT_GELU_SCALE), _mm256_fmadd_ps(_mm256_set1_ps(HT_GELU_CUBE), cube, g));
+            __m256 u = _mm256_mul_ps(_mm256_set1_ps(HT_GELU_SCALE),
+                                     _mm256_fmadd_ps(_mm256_set1_ps(HT_GELU_CUBE), cube, g));
             value = _mm256_mul_ps(_mm256_mul_ps(_mm256_set1_ps(0.5f), g), _mm256_add_ps(one, tanh256(u)));
         }
         _mm256_storeu_ps(y + i, _mm256_mul_ps(value, _mm256_loadu_ps(up + i)));
@@ -181,7 +186,8 @@ static void block_max(const float *x, uint32_t n, float *out)
         __m256 top = none;
         for (; i + 8 <= end; i += 8) {
             __m256 v = _mm256_loadu_ps(x + i);
-            top = _mm256_max_ps(top, _mm256_blendv_ps(none, v, _mm256_cmp_ps(abs256(v), infinity, _CMP_LT_OQ)));
+            top =
+                _mm256_max_ps(top, _mm256_blendv_ps(none, v, _mm256_cmp_ps(abs256(v), infinity, _CMP_LT_OQ)));
         }
         float lanes[8], best = -INFINITY;
         _mm256_storeu_ps(lanes, top);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ops on rows with AVX-512, and contract F. Tails are masked: lanes beyond the end neither load nor store. Any thread.
+// The ops on rows with AVX-512, and contract F. Tails are masked: lanes beyond the end neither load nor
+// store. Any thread.
 #include <math.h>
 
 #include "engine/cpu/math_avx512.h"
@@ -11,7 +12,8 @@ static void quantise(const float *x, uint32_t k, const struct ht_xrow *out)
 {
     for (uint32_t b = 0; b < k / 32; b++) {
         __m512 x0 = _mm512_loadu_ps(x + 32 * b), x1 = _mm512_loadu_ps(x + 32 * b + 16);
-        __m512i magnitude = _mm512_max_epu32(_mm512_castps_si512(_mm512_abs_ps(x0)), _mm512_castps_si512(_mm512_abs_ps(x1)));
+        __m512i magnitude =
+            _mm512_max_epu32(_mm512_castps_si512(_mm512_abs_ps(x0)), _mm512_castps_si512(_mm512_abs_ps(x1)));
         float amax = ht_bits_f32(_mm512_reduce_max_epu32(magnitude)), d = amax / 127.0f;
         if (!(amax >= HT_QUANTISE_MIN && amax < INFINITY)) { // zero, tiny or not finite
             d = amax < HT_QUANTISE_MIN ? 0.0f : NAN;
@@ -77,7 +79,8 @@ static void narrow_f16(const float *x, size_t n, uint16_t *y)
 {
     for (size_t i = 0; i < n; i += 16) {
         __mmask16 m = first_lanes((uint32_t)(n - i));
-        __m256i half = _mm512_cvtps_ph(_mm512_maskz_loadu_ps(m, x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        __m256i half =
+            _mm512_cvtps_ph(_mm512_maskz_loadu_ps(m, x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
         _mm256_mask_storeu_epi16(y + i, m, half);
     }
 }
@@ -93,7 +96,8 @@ static void rmsnorm(const float *x, const float *w, uint32_t dim, float eps, boo
     __m512 scale = _mm512_set1_ps(1.0f / sqrtf(fold512(p) / (float)dim + eps));
     for (uint32_t i = 0; i < dim; i += 16) {
         __mmask16 m = first_lanes(dim - i);
-        __m512 v = _mm512_mul_ps(_mm512_mul_ps(_mm512_maskz_loadu_ps(m, x + i), scale), _mm512_maskz_loadu_ps(m, w + i));
+        __m512 v = _mm512_mul_ps(_mm512_mul_ps(_mm512_maskz_loadu_ps(m, x + i), scale),
+                                 _mm512_maskz_loadu_ps(m, w + i));
         if (add)
             v = _mm512_add_ps(_mm512_maskz_loadu_ps(m, y + i), v);
         _mm512_mask_storeu_ps(y + i, m, v);
@@ -110,7 +114,8 @@ static void rope(float *x, const float *cosine, const float *sine, uint32_t n_ro
             __m512 v = _mm512_maskz_loadu_ps(m, x + 2 * i);
             __m512 c = _mm512_permutexvar_ps(twice, _mm512_maskz_loadu_ps(half, cosine + i));
             __m512 s = _mm512_permutexvar_ps(twice, _mm512_maskz_loadu_ps(half, sine + i));
-            __m512 cs = _mm512_mask_blend_ps(0xAAAA, c, s), sc = _mm512_mask_blend_ps(0xAAAA, s, c); // odd lanes differ
+            __m512 cs = _mm512_mask_blend_ps(0xAAAA, c, s),
+                   sc = _mm512_mask_blend_ps(0xAAAA, s, c); // odd lanes differ
             __m512 t = _mm512_mul_ps(_mm512_movehdup_ps(v), sc);
             _mm512_mask_storeu_ps(x + 2 * i, m, _mm512_fmaddsub_ps(_mm512_moveldup_ps(v), cs, t));
         }
@@ -134,8 +139,10 @@ INLINE __m512 silu512(__m512 g)
 INLINE __m512 gelu512(__m512 g)
 {
     __m512 cube = _mm512_mul_ps(g, _mm512_mul_ps(g, g));
-    __m512 u = _mm512_mul_ps(_mm512_set1_ps(HT_GELU_SCALE), _mm512_fmadd_ps(_mm512_set1_ps(HT_GELU_CUBE), cube, g));
-    return _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(0.5f), g), _mm512_add_ps(_mm512_set1_ps(1.0f), tanh512(u)));
+    __m512 u =
+        _mm512_mul_ps(_mm512_set1_ps(HT_GELU_SCALE), _mm512_fmadd_ps(_mm512_set1_ps(HT_GELU_CUBE), cube, g));
+    return _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(0.5f), g),
+                         _mm512_add_ps(_mm512_set1_ps(1.0f), tanh512(u)));
 }
 
 static void glu(enum ht_act act, const float *gate, const float *up, float *y, uint32_t n)
@@ -152,7 +159,8 @@ static void softcap(float *x, uint32_t n, float cap)
     const __m512 c = _mm512_set1_ps(cap);
     for (uint32_t i = 0; i < n; i += 16) {
         __mmask16 m = first_lanes(n - i);
-        _mm512_mask_storeu_ps(x + i, m, _mm512_mul_ps(c, tanh512(_mm512_div_ps(_mm512_maskz_loadu_ps(m, x + i), c))));
+        _mm512_mask_storeu_ps(x + i, m,
+                              _mm512_mul_ps(c, tanh512(_mm512_div_ps(_mm512_maskz_loadu_ps(m, x + i), c))));
     }
 }
 

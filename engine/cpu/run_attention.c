@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Causal attention over the paged cache. A unit of work is a block of neighbouring rows of one session and some query
-// heads of one kv head: up to 12 (row, head) queries that read each k and v once. Every query's sums run in the order
-// that ops.h states, whatever the blocks are. Team threads, inside a submit.
+// Causal attention over the paged cache. A unit of work is a block of neighbouring rows of one session and
+// some query heads of one kv head: up to 12 (row, head) queries that read each k and v once. Every query's
+// sums run in the order that ops.h states, whatever the blocks are. Team threads, inside a submit.
 #include <math.h>
 #include <string.h>
 
@@ -9,8 +9,8 @@
 #include "engine/cpu/cpu.h"
 
 struct unit {
-    uint32_t row, n_rows;       // rows of one session at consecutive positions
-    uint32_t head, n_heads;     // of one kv head; n_rows * n_heads <= HT_MAX_QUERIES
+    uint32_t row, n_rows;   // rows of one session at consecutive positions
+    uint32_t head, n_heads; // of one kv head; n_rows * n_heads <= HT_MAX_QUERIES
 };
 
 struct query {
@@ -39,16 +39,16 @@ static float alibi_slope(const struct ht_attention *p, uint32_t head)
     return (float)exp2(-bias * step / power);
 }
 
-static const unsigned char *head_page(const struct ht_attention *p, const struct ht_step *step, uint32_t row, uint32_t kv_head,
-                                      uint32_t page)
+static const unsigned char *head_page(const struct ht_attention *p, const struct ht_step *step, uint32_t row,
+                                      uint32_t kv_head, uint32_t page)
 {
     const uint32_t *pages = step->page + (size_t)step->seq[row] * step->shape.pages;
     return ht_kv_head_at(p->kv, pages[page], p->layer, kv_head);
 }
 
 // Adds e * v of positions [from, to) for queries [q0, q0 + n) to acc.
-static void add_values(const struct ht_attention *p, const struct ht_run *run, const struct unit *unit, const float *e,
-                       uint32_t q0, uint32_t n, uint32_t from, uint32_t to, float *const *acc)
+static void add_values(const struct ht_attention *p, const struct ht_run *run, const struct unit *unit,
+                       const float *e, uint32_t q0, uint32_t n, uint32_t from, uint32_t to, float *const *acc)
 {
     const struct ht_kv_geometry *g = &p->kv->geometry;
     uint32_t kv_head = unit->head / (p->heads / p->kv->head.params.kv_heads);
@@ -57,12 +57,14 @@ static void add_values(const struct ht_attention *p, const struct ht_run *run, c
         uint32_t page = from / HT_KV_PAGE, start = page * HT_KV_PAGE;
         uint32_t end = to < start + HT_KV_PAGE ? to : start + HT_KV_PAGE;
         const unsigned char *head = head_page(p, run->step, unit->row, kv_head, page);
-        run->device->kernels.values(g, head + g->v_at, e + q0 * stride + start, stride, n, from - start, end - start, acc + q0);
+        run->device->kernels.values(g, head + g->v_at, e + q0 * stride + start, stride, n, from - start,
+                                    end - start, acc + q0);
         from = end;
     }
 }
 
-static void run_unit(const struct ht_call *call, const struct ht_run *run, const struct unit *unit, float *scratch)
+static void run_unit(const struct ht_call *call, const struct ht_run *run, const struct unit *unit,
+                     float *scratch)
 {
     const struct ht_attention *p = &call->p.attention;
     const struct ht_kernels *kernels = &run->device->kernels;
@@ -75,7 +77,8 @@ static void run_unit(const struct ht_call *call, const struct ht_run *run, const
     uint32_t first = UINT32_MAX, last = 0, common_from = 0, common_to = UINT32_MAX;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t row = unit->row + i / unit->n_heads, pos = (uint32_t)run->step->pos[row];
-        const float *from = ht_ref_floats(&p->q) + (size_t)row * p->q_stride + (size_t)(unit->head + i % unit->n_heads) * kv->k_dim;
+        const float *from = ht_ref_floats(&p->q) + (size_t)row * p->q_stride +
+                            (size_t)(unit->head + i % unit->n_heads) * kv->k_dim;
         for (uint32_t d = 0; d < kv->k_dim; d++)
             q[(size_t)d * n + i] = from[d];
         acc[i] = out + (size_t)i * kv->v_dim;
@@ -86,7 +89,8 @@ static void run_unit(const struct ht_call *call, const struct ht_run *run, const
         common_to = range[i].to < common_to ? range[i].to : common_to;
     }
     for (uint32_t page = first / HT_KV_PAGE; page <= (last - 1) / HT_KV_PAGE; page++)
-        kernels->scores(&p->kv->geometry, head_page(p, run->step, unit->row, kv_head, page), q, n, s + page * HT_KV_PAGE, stride);
+        kernels->scores(&p->kv->geometry, head_page(p, run->step, unit->row, kv_head, page), q, n,
+                        s + page * HT_KV_PAGE, stride);
     for (uint32_t i = 0; i < n; i++)
         sum[i] = kernels->softmax(s + i * stride, range[i].from, range[i].to, p->scale, p->softcap,
                                   alibi_slope(p, unit->head + i % unit->n_heads), range[i].to - 1);
@@ -111,13 +115,14 @@ static void run_unit(const struct ht_call *call, const struct ht_run *run, const
 static uint32_t rows_together(const struct ht_step *step, uint32_t r, uint32_t n_rows, uint32_t most)
 {
     uint32_t n = 1;
-    while (n < most && r + n < n_rows && step->seq[r + n] == step->seq[r] && step->pos[r + n] == step->pos[r] + (int32_t)n)
+    while (n < most && r + n < n_rows && step->seq[r + n] == step->seq[r] &&
+           step->pos[r + n] == step->pos[r] + (int32_t)n)
         n++;
     return n;
 }
 
-// Few units: the heads are shared out one by one, so that all threads have work. Many: blocks of rows, dealt in turn
-// (a block's work grows with its position).
+// Few units: the heads are shared out one by one, so that all threads have work. Many: blocks of rows, dealt
+// in turn (a block's work grows with its position).
 void ht_run_attention(const struct ht_call *call, const struct ht_run *run, unsigned thread)
 {
     const struct ht_attention *p = &call->p.attention;
@@ -142,6 +147,9 @@ void ht_run_attention(const struct ht_call *call, const struct ht_run *run, unsi
         for (uint32_t kv_head = 0; kv_head < kv_heads; kv_head++)
             for (uint32_t h = 0; h < group; h += n_heads, turn++)
                 if (turn % run->n_threads == thread)
-                    run_unit(call, run, &(struct unit){r, n, kv_head * group + h, group - h < n_heads ? group - h : n_heads}, scratch);
+                    run_unit(
+                        call, run,
+                        &(struct unit){r, n, kv_head * group + h, group - h < n_heads ? group - h : n_heads},
+                        scratch);
     }
 }

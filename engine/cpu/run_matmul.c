@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Matrix products: quantising x, choosing between the paths (they give the same bits), sharing out the outputs.
-// Every thread computes a fixed range of 16-row groups of W for all rows of x. Team threads, inside a submit.
+// Matrix products: quantising x, choosing between the paths (they give the same bits), sharing out the
+// outputs. Every thread computes a fixed range of 16-row groups of W for all rows of x. Team threads, inside
+// a submit.
 //   matvec   up to 8 rows: one group after another, streamed once from memory
 //   panels   more rows: 32 rows of W unpacked into scratch, then a register tile of 32 x 6 per 6 rows of x
 //   plain    types or CPUs without these: the contract itself
@@ -15,12 +16,12 @@ enum { TILE_ROWS = 2 * HT_GROUP, MAX_COLS = 8 };
 struct job { // one thread's view of a call
     const struct ht_run *run;
     const struct ht_matmul *p;
-    const float *x;     // rows, x_stride apart
+    const float *x; // rows, x_stride apart
     uint32_t x_stride, rows;
     unsigned thread;
-    unsigned char *scratch; // this thread's, beyond normalised and quantised rows
-    unsigned char *xrows;        // x quantised, as rows (xrow_at) …
-    const struct ht_xtile *xtiles; // … or as tiles
+    unsigned char *scratch;        // this thread's, beyond normalised and quantised rows
+    unsigned char *xrows;          // x quantised, as rows (xrow_at) ...
+    const struct ht_xtile *xtiles; // ... or as tiles
 };
 
 static bool is_float(const struct ht_device *device, const struct ht_weight *w)
@@ -77,11 +78,13 @@ size_t ht_matmul_shared_bytes(const struct ht_plan *plan, const struct ht_matmul
     return as_rows > as_tiles ? as_rows : as_tiles;
 }
 
-// Per thread: few rows normalised and quantised, one more quantised row; a panel, an f32 group or a row of blocks.
+// Per thread: few rows normalised and quantised, one more quantised row; a panel, an f32 group or a row of
+// blocks.
 size_t ht_matmul_thread_bytes(const struct ht_plan *plan, const struct ht_matmul *p)
 {
     (void)plan;
-    size_t k = p->k, panel = k / 32 * ht_panel_block_bytes(HT_KIND_K16M), group = k * HT_GROUP * sizeof(float);
+    size_t k = p->k, panel = k / 32 * ht_panel_block_bytes(HT_KIND_K16M),
+           group = k * HT_GROUP * sizeof(float);
     size_t own = HT_FEW * (ht_round64(k * sizeof(float)) + xrow_bytes(p->k)) + xrow_bytes(p->k);
     size_t blocks = 2 * ht_round64(k * sizeof(float)); // a row in GGUF form, and as f32
     return own + (panel > group ? panel : group) + blocks;
@@ -89,7 +92,8 @@ size_t ht_matmul_thread_bytes(const struct ht_plan *plan, const struct ht_matmul
 
 // ---- outputs
 
-static void put(const struct ht_matmul_part *part, uint32_t row, uint32_t first, uint32_t n, const float *value)
+static void put(const struct ht_matmul_part *part, uint32_t row, uint32_t first, uint32_t n,
+                const float *value)
 {
     float *y = ht_ref_floats(&part->y) + (size_t)row * part->y_stride + first;
     const float *bias = part->bias.buf ? ht_ref_floats(&part->bias) + first : NULL;
@@ -155,7 +159,8 @@ static void run_plain(const struct job *job, const struct ht_matmul_part *part)
     const struct ht_weight *w = part->w;
     struct ht_range groups = group_share(job, w);
     for (uint32_t i = groups.from * HT_GROUP; i < groups.to * HT_GROUP && i < w->head.params.n; i++) {
-        ht_layout_unpack_row(w->layout, ht_weight_group(w, i / HT_GROUP), job->p->k, i % HT_GROUP, job->scratch);
+        ht_layout_unpack_row(w->layout, ht_weight_group(w, i / HT_GROUP), job->p->k, i % HT_GROUP,
+                             job->scratch);
         for (uint32_t r = 0; r < job->rows; r++) {
             struct ht_xrow x = xrow_at(job->xrows + xrow_bytes(job->p->k) * r, job->p->k);
             float t = ht_contract_dot_q(w->head.params.type, job->scratch, job->p->k, &x);
@@ -173,7 +178,8 @@ static void run_matvec(const struct job *job, const struct ht_matmul_part *part)
     for (uint32_t r = 0; r < job->rows; r++)
         x[r] = xrow_at(job->xrows + xrow_bytes(job->p->k) * r, job->p->k);
     for (uint32_t g = groups.from; g < groups.to; g++) {
-        job->run->device->kernels.matvec[w->head.params.type](ht_weight_group(w, g), job->p->k, x, job->rows, out);
+        job->run->device->kernels.matvec[w->head.params.type](ht_weight_group(w, g), job->p->k, x, job->rows,
+                                                              out);
         for (unsigned c = 0; c < job->rows; c++)
             put(part, c, g * HT_GROUP, rows_left(w, g, HT_GROUP), out + c * HT_GROUP);
     }
@@ -225,8 +231,8 @@ static void own_norm(struct job *job, const struct ht_rmsnorm *n, float *own)
     uint32_t stride = (uint32_t)(ht_round64(n->dim * sizeof(float)) / sizeof(float));
     for (uint32_t r = 0; r < job->rows; r++) {
         float *y = own + (size_t)r * stride;
-        job->run->device->kernels.rmsnorm(ht_ref_floats(&n->x) + (size_t)r * n->x_stride, ht_ref_floats(&n->w), n->dim, n->eps,
-                                          false, y);
+        job->run->device->kernels.rmsnorm(ht_ref_floats(&n->x) + (size_t)r * n->x_stride,
+                                          ht_ref_floats(&n->w), n->dim, n->eps, false, y);
         if (!job->thread)
             memcpy(ht_ref_floats(&n->y) + (size_t)r * n->y_stride, y, n->dim * sizeof(float));
     }
@@ -292,8 +298,15 @@ void ht_run_matmul(const struct ht_call *call, const struct ht_run *run, unsigne
     const struct ht_matmul *p = &call->p.matmul;
     unsigned char *scratch = ht_run_scratch(run, thread);
     size_t norm_bytes = HT_FEW * ht_round64(p->k * sizeof(float));
-    struct job job = {run, p, ht_ref_floats(&p->x), p->x_stride, ht_run_rows(run, p->rows), thread,
-                      scratch + norm_bytes + HT_FEW * xrow_bytes(p->k), NULL, NULL};
+    struct job job = {run,
+                      p,
+                      ht_ref_floats(&p->x),
+                      p->x_stride,
+                      ht_run_rows(run, p->rows),
+                      thread,
+                      scratch + norm_bytes + HT_FEW * xrow_bytes(p->k),
+                      NULL,
+                      NULL};
     if (!job.rows)
         return;
     if (call->fused && run->n_rows <= HT_FEW)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ops that work row by row: who of the team does which part, kernels do the numbers. Team threads, inside a submit.
+// The ops that work row by row: who of the team does which part, kernels do the numbers. Team threads, inside
+// a submit.
 #include <string.h>
 
 #include "engine/cpu/cpu.h"
@@ -42,7 +43,8 @@ void ht_run_rmsnorm(const struct ht_call *call, const struct ht_run *run, unsign
     struct ht_range items = item_share(run, ht_run_rows(run, p->rows), p->groups, thread);
     for (uint32_t i = items.from; i < items.to; i++) {
         size_t row = i / p->groups, at = (size_t)(i % p->groups) * p->dim;
-        run->device->kernels.rmsnorm(x + row * p->x_stride + at, w, p->dim, p->eps, p->add, y + row * p->y_stride + at);
+        run->device->kernels.rmsnorm(x + row * p->x_stride + at, w, p->dim, p->eps, p->add,
+                                     y + row * p->y_stride + at);
     }
 }
 
@@ -54,8 +56,8 @@ void ht_run_rope(const struct ht_call *call, const struct ht_run *run, unsigned 
     struct ht_range items = item_share(run, run->n_rows, p->heads, thread);
     for (uint32_t i = items.from; i < items.to; i++) {
         size_t row = i / p->heads, angles = row * table->pairs;
-        run->device->kernels.rope(x + row * p->stride + (size_t)(i % p->heads) * p->dim, table->cosine + angles,
-                                  table->sine + angles, p->n_rot, p->kind);
+        run->device->kernels.rope(x + row * p->stride + (size_t)(i % p->heads) * p->dim,
+                                  table->cosine + angles, table->sine + angles, p->n_rot, p->kind);
     }
 }
 
@@ -69,8 +71,9 @@ void ht_run_kv_store(const struct ht_call *call, const struct ht_run *run, unsig
     for (uint32_t i = items.from; i < items.to; i++) {
         uint32_t row = i / kv->kv_heads, h = i % kv->kv_heads, pos = (uint32_t)step->pos[row];
         uint32_t page = step->page[(size_t)step->seq[row] * step->shape.pages + pos / HT_KV_PAGE];
-        ht_kv_put(&p->kv->geometry, &run->device->kernels, ht_kv_head_at(p->kv, page, p->layer, h), pos % HT_KV_PAGE,
-                  k + (size_t)row * p->k_stride + (size_t)h * kv->k_dim, v + (size_t)row * p->v_stride + (size_t)h * kv->v_dim);
+        ht_kv_put(&p->kv->geometry, &run->device->kernels, ht_kv_head_at(p->kv, page, p->layer, h),
+                  pos % HT_KV_PAGE, k + (size_t)row * p->k_stride + (size_t)h * kv->k_dim,
+                  v + (size_t)row * p->v_stride + (size_t)h * kv->v_dim);
     }
 }
 
@@ -81,7 +84,8 @@ void ht_run_glu(const struct ht_call *call, const struct ht_run *run, unsigned t
     const float *gate = ht_ref_floats(&p->gate) + c.from, *up = ht_ref_floats(&p->up) + c.from;
     float *y = ht_ref_floats(&p->y) + c.from;
     for (size_t r = 0; r < run->n_rows && c.to > c.from; r++)
-        run->device->kernels.glu(p->act, gate + r * p->gate_stride, up + r * p->up_stride, y + r * p->y_stride, c.to - c.from);
+        run->device->kernels.glu(p->act, gate + r * p->gate_stride, up + r * p->up_stride,
+                                 y + r * p->y_stride, c.to - c.from);
 }
 
 void ht_run_gather(const struct ht_call *call, const struct ht_run *run, unsigned thread)

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sampling. Rows go in rounds of a few: first the team copies and changes logits where a row asks for it and finds the
-// maximum of every 256; then one thread a row picks. Only the blocks whose maximum can matter are looked into.
+// Sampling. Rows go in rounds of a few: first the team copies and changes logits where a row asks for it and
+// finds the maximum of every 256; then one thread a row picks. Only the blocks whose maximum can matter are
+// looked into.
 //
-// Values, all f32: v = logit; + each bias of the id in list order; if the id is in the history, v > 0 ? v / repeat :
-// v * repeat, then v - presence, then v - frequency * count. Ids whose v is not finite are never drawn.
-// z = v / temperature, e = ht_exp(z - z_max); sums run over the kept ids, largest v first (ties: lower id first).
+// Values, all f32: v = logit; + each bias of the id in list order; if the id is in the history, v > 0 ? v /
+// repeat : v * repeat, then v - presence, then v - frequency * count. Ids whose v is not finite are never
+// drawn. z = v / temperature, e = ht_exp(z - z_max); sums run over the kept ids, largest v first (ties: lower
+// id first).
 //
-// Ids more than 18 temperatures below the maximum are left out early: their e is below 2^-25, the running sum is at
-// least 1, so that adding them changes no bit of it and none of them can be drawn. Team threads, inside a submit.
+// Ids more than 18 temperatures below the maximum are left out early: their e is below 2^-25, the running sum
+// is at least 1, so that adding them changes no bit of it and none of them can be drawn. Team threads, inside
+// a submit.
 #include <math.h>
 #include <string.h>
 
@@ -46,7 +49,8 @@ size_t ht_sample_shared_bytes(const struct ht_plan *plan, const struct ht_sample
 size_t ht_sample_thread_bytes(const struct ht_plan *plan, const struct ht_sample *p)
 {
     (void)plan;
-    size_t history = HT_MAX_PENALTY_WINDOW * sizeof(int32_t), keys = 2 * (size_t)p->n_vocab * sizeof(uint64_t);
+    size_t history = HT_MAX_PENALTY_WINDOW * sizeof(int32_t),
+           keys = 2 * (size_t)p->n_vocab * sizeof(uint64_t);
     return (history > keys ? history : keys) + RADIX * sizeof(uint32_t);
 }
 
@@ -84,7 +88,8 @@ static void sort_ids(int32_t *v, uint32_t n)
 }
 
 // Copies columns [from, to) and applies what the sampler says about ids among them.
-static void change(const struct ht_step *step, uint32_t o, const float *logits, float *v, struct ht_range c, int32_t *ids)
+static void change(const struct ht_step *step, uint32_t o, const float *logits, float *v, struct ht_range c,
+                   int32_t *ids)
 {
     const struct ht_sampler *s = &step->sampler[o];
     const int32_t *history = step->history + (size_t)o * HT_MAX_PENALTY_WINDOW;
@@ -166,7 +171,8 @@ struct pick { // one row, on one thread
 static int32_t greedy(const struct pick *p, float top)
 {
     for (uint32_t b = 0;; b++)
-        for (uint32_t i = b * HT_SAMPLE_BLOCK; p->maxima[b] == top && i < p->n_vocab && i < (b + 1) * HT_SAMPLE_BLOCK; i++)
+        for (uint32_t i = b * HT_SAMPLE_BLOCK;
+             p->maxima[b] == top && i < p->n_vocab && i < (b + 1) * HT_SAMPLE_BLOCK; i++)
             if (p->v[i] == top)
                 return (int32_t)i;
 }
@@ -186,7 +192,8 @@ static uint32_t collect(const struct pick *p, float least)
 {
     uint32_t n = 0;
     for (uint32_t b = 0; b < n_blocks(p->n_vocab); b++)
-        for (uint32_t i = b * HT_SAMPLE_BLOCK; p->maxima[b] >= least && i < p->n_vocab && i < (b + 1) * HT_SAMPLE_BLOCK; i++)
+        for (uint32_t i = b * HT_SAMPLE_BLOCK;
+             p->maxima[b] >= least && i < p->n_vocab && i < (b + 1) * HT_SAMPLE_BLOCK; i++)
             if (p->v[i] >= least && p->v[i] < INFINITY)
                 p->keys[n++] = key_of(p->v[i], i);
     return n;
@@ -235,13 +242,15 @@ static int32_t pick(const struct pick *p)
         least = kth > least ? kth : least;
     }
     uint32_t n = collect(p, least);
-    uint64_t *keys = sort_keys(p->keys, p->other, p->counts, n), *spare = keys == p->keys ? p->other : p->keys;
+    uint64_t *keys = sort_keys(p->keys, p->other, p->counts, n),
+             *spare = keys == p->keys ? p->other : p->keys;
     return draw(p, keys, limited && n > s->top_k ? s->top_k : n, (float *)(void *)spare);
 }
 
 // ---- the op
 
-static void prepare_row(const struct ht_sample *p, const struct ht_run *run, uint32_t o, struct shared row, unsigned thread)
+static void prepare_row(const struct ht_sample *p, const struct ht_run *run, uint32_t o, struct shared row,
+                        unsigned thread)
 {
     const float *logits = ht_ref_floats(&p->logits) + (size_t)o * p->stride, *v = logits;
     struct ht_range b = ht_share((uint32_t)n_blocks(p->n_vocab), thread, run->n_threads);
@@ -256,12 +265,18 @@ static void prepare_row(const struct ht_sample *p, const struct ht_run *run, uin
     run->device->kernels.block_max(v + c.from, c.to - c.from, row.maxima + b.from);
 }
 
-static void pick_row(const struct ht_sample *p, const struct ht_run *run, uint32_t o, struct shared row, unsigned thread)
+static void pick_row(const struct ht_sample *p, const struct ht_run *run, uint32_t o, struct shared row,
+                     unsigned thread)
 {
     const struct ht_sampler *s = &run->step->sampler[o];
     uint64_t *keys = ht_run_scratch(run, thread);
-    struct pick job = {is_changed(s) ? row.values : ht_ref_floats(&p->logits) + (size_t)o * p->stride, row.maxima, p->n_vocab, s,
-                       keys, keys + p->n_vocab, (uint32_t *)(keys + 2 * (size_t)p->n_vocab)};
+    struct pick job = {is_changed(s) ? row.values : ht_ref_floats(&p->logits) + (size_t)o * p->stride,
+                       row.maxima,
+                       p->n_vocab,
+                       s,
+                       keys,
+                       keys + p->n_vocab,
+                       (uint32_t *)(keys + 2 * (size_t)p->n_vocab)};
     int32_t token = pick(&job);
     memcpy(ht_ref_floats(&p->token) + o, &token, sizeof token);
 }

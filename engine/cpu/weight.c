@@ -70,16 +70,17 @@ static void pack_share(void *arg, unsigned thread, unsigned n_threads)
         for (uint32_t r = 0; r < HT_GROUP; r++) {
             uint32_t row = g * HT_GROUP + r;
             if (row >= job->first && row < job->last)
-                ht_layout_pack_row(w->layout, job->blocks + w->row_bytes * (row - job->first), w->head.params.k, r,
-                                   ht_weight_group(w, g));
+                ht_layout_pack_row(w->layout, job->blocks + w->row_bytes * (row - job->first),
+                                   w->head.params.k, r, ht_weight_group(w, g));
         }
 }
 
-enum hearth_status ht_cpu_weight_write(struct ht_device *device, struct ht_weight *w, uint32_t first_row, uint32_t n_rows,
-                                       const void *blocks, struct hearth_error *err)
+enum hearth_status ht_cpu_weight_write(struct ht_device *device, struct ht_weight *w, uint32_t first_row,
+                                       uint32_t n_rows, const void *blocks, struct hearth_error *err)
 {
     if (first_row > w->head.params.n || n_rows > w->head.params.n - first_row)
-        return ht_fail(err, HEARTH_INVALID, "rows %u to %u of a weight of %u", first_row, first_row + n_rows, w->head.params.n);
+        return ht_fail(err, HEARTH_INVALID, "rows %u to %u of a weight of %u", first_row, first_row + n_rows,
+                       w->head.params.n);
     if (!n_rows)
         return HEARTH_OK;
     struct pack_job job = {w, blocks, first_row, first_row + n_rows};
@@ -87,12 +88,13 @@ enum hearth_status ht_cpu_weight_write(struct ht_device *device, struct ht_weigh
     return HEARTH_OK;
 }
 
-enum hearth_status ht_cpu_weight_unpack_row(struct ht_device *device, const struct ht_weight *w, uint32_t row, void *blocks,
-                                            struct hearth_error *err)
+enum hearth_status ht_cpu_weight_unpack_row(struct ht_device *device, const struct ht_weight *w, uint32_t row,
+                                            void *blocks, struct hearth_error *err)
 {
     (void)device;
     if (row >= w->head.params.n)
         return ht_fail(err, HEARTH_INVALID, "row %u of a weight of %u", row, w->head.params.n);
-    ht_layout_unpack_row(w->layout, ht_weight_group(w, row / HT_GROUP), w->head.params.k, row % HT_GROUP, blocks);
+    ht_layout_unpack_row(w->layout, ht_weight_group(w, row / HT_GROUP), w->head.params.k, row % HT_GROUP,
+                         blocks);
     return HEARTH_OK;
 }

@@ -54,5 +54,6 @@ enum hearth_status ht_backend_find(const char *name, const struct ht_device_ops 
         *ops = b->ops;
         return HEARTH_OK;
     }
-    return ht_fail(err, HEARTH_INVALID, "unknown device '%.40s': use auto, cpu, cuda[:i] or vulkan[:i]", name);
+    return ht_fail(err, HEARTH_INVALID, "unknown device '%.40s': use auto, cpu, cuda[:i] or vulkan[:i]",
+                   name);
 }

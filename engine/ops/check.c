@@ -20,19 +20,20 @@ static const struct ht_kv_params *kv_of(const struct ht_kv *kv)
 }
 
 // (rows, width) floats at ref, `stride` apart, inside the buffer?
-static enum hearth_status view(const char *what, const struct ht_ref *ref, uint64_t rows, uint64_t stride, uint64_t width,
-                               struct hearth_error *err)
+static enum hearth_status view(const char *what, const struct ht_ref *ref, uint64_t rows, uint64_t stride,
+                               uint64_t width, struct hearth_error *err)
 {
     if (!ref->buf)
         return ht_fail(err, HEARTH_INVALID, "%s: no buffer", what);
     uint64_t floats = ((const struct ht_buf_head *)(const void *)ref->buf)->size_bytes / sizeof(float);
     if (!rows || !width || width > UINT32_MAX || (rows > 1 && stride < width))
-        return ht_fail(err, HEARTH_INVALID, "%s: %llu rows of %llu values, stride %llu", what, (unsigned long long)rows,
-                       (unsigned long long)width, (unsigned long long)stride);
+        return ht_fail(err, HEARTH_INVALID, "%s: %llu rows of %llu values, stride %llu", what,
+                       (unsigned long long)rows, (unsigned long long)width, (unsigned long long)stride);
     // rows and stride are 32-bit each: the product cannot overflow
     if (ref->offset % 16 || ref->offset > floats || (rows - 1) * stride + width > floats - ref->offset)
-        return ht_fail(err, HEARTH_INVALID, "%s: %llu rows of %llu values at %zu do not fit a buffer of %llu", what,
-                       (unsigned long long)rows, (unsigned long long)width, ref->offset, (unsigned long long)floats);
+        return ht_fail(err, HEARTH_INVALID, "%s: %llu rows of %llu values at %zu do not fit a buffer of %llu",
+                       what, (unsigned long long)rows, (unsigned long long)width, ref->offset,
+                       (unsigned long long)floats);
     return HEARTH_OK;
 }
 
@@ -41,19 +42,21 @@ static uint32_t rows_of(const struct ht_plan *plan, enum ht_rows rows)
     return rows == HT_ROWS_OUT ? shape_of(plan)->outs : shape_of(plan)->rows;
 }
 
-#define REQUIRE(condition, what)                                   \
-    do {                                                           \
-        if (!(condition))                                          \
-            return ht_fail(err, HEARTH_INVALID, "%s", what);       \
+#define REQUIRE(condition, what)                                                                             \
+    do {                                                                                                     \
+        if (!(condition))                                                                                    \
+            return ht_fail(err, HEARTH_INVALID, "%s", what);                                                 \
     } while (0)
 
-enum hearth_status ht_check_embed(const struct ht_plan *plan, const struct ht_embed *p, struct hearth_error *err)
+enum hearth_status ht_check_embed(const struct ht_plan *plan, const struct ht_embed *p,
+                                  struct hearth_error *err)
 {
     REQUIRE(p->w, "embed: no weight");
     return view("embed y", &p->y, shape_of(plan)->rows, p->stride, weight_of(p->w)->k, err);
 }
 
-enum hearth_status ht_check_rmsnorm(const struct ht_plan *plan, const struct ht_rmsnorm *p, struct hearth_error *err)
+enum hearth_status ht_check_rmsnorm(const struct ht_plan *plan, const struct ht_rmsnorm *p,
+                                    struct hearth_error *err)
 {
     uint32_t rows = rows_of(plan, p->rows);
     uint64_t width = (uint64_t)p->groups * p->dim;
@@ -62,7 +65,8 @@ enum hearth_status ht_check_rmsnorm(const struct ht_plan *plan, const struct ht_
     return view("rmsnorm w", &p->w, 1, 0, p->dim, err);
 }
 
-enum hearth_status ht_check_matmul(const struct ht_plan *plan, const struct ht_matmul *p, struct hearth_error *err)
+enum hearth_status ht_check_matmul(const struct ht_plan *plan, const struct ht_matmul *p,
+                                   struct hearth_error *err)
 {
     uint32_t rows = rows_of(plan, p->rows);
     REQUIRE(p->n_parts >= 1 && p->n_parts <= 3, "matmul: 1 to 3 parts");
@@ -78,28 +82,36 @@ enum hearth_status ht_check_matmul(const struct ht_plan *plan, const struct ht_m
     return HEARTH_OK;
 }
 
-enum hearth_status ht_check_rope(const struct ht_plan *plan, const struct ht_rope *p, struct hearth_error *err)
+enum hearth_status ht_check_rope(const struct ht_plan *plan, const struct ht_rope *p,
+                                 struct hearth_error *err)
 {
-    REQUIRE(p->n_rot && p->n_rot % 2 == 0 && p->n_rot <= p->dim, "rope: n_rot must be even and at most the head size");
+    REQUIRE(p->n_rot && p->n_rot % 2 == 0 && p->n_rot <= p->dim,
+            "rope: n_rot must be even and at most the head size");
     HT_TRY(view("rope x", &p->x, shape_of(plan)->rows, p->stride, (uint64_t)p->heads * p->dim, err));
     return view("rope freq", &p->freq, 1, 0, p->n_rot / 2, err);
 }
 
-enum hearth_status ht_check_kv_store(const struct ht_plan *plan, const struct ht_kv_store *p, struct hearth_error *err)
+enum hearth_status ht_check_kv_store(const struct ht_plan *plan, const struct ht_kv_store *p,
+                                     struct hearth_error *err)
 {
     REQUIRE(p->kv && p->layer < kv_of(p->kv)->layers, "kv_store: no such layer");
     const struct ht_kv_params *kv = kv_of(p->kv);
-    HT_TRY(view("kv_store k", &p->k, shape_of(plan)->rows, p->k_stride, (uint64_t)kv->kv_heads * kv->k_dim, err));
-    return view("kv_store v", &p->v, shape_of(plan)->rows, p->v_stride, (uint64_t)kv->kv_heads * kv->v_dim, err);
+    HT_TRY(view("kv_store k", &p->k, shape_of(plan)->rows, p->k_stride, (uint64_t)kv->kv_heads * kv->k_dim,
+                err));
+    return view("kv_store v", &p->v, shape_of(plan)->rows, p->v_stride, (uint64_t)kv->kv_heads * kv->v_dim,
+                err);
 }
 
-enum hearth_status ht_check_attention(const struct ht_plan *plan, const struct ht_attention *p, struct hearth_error *err)
+enum hearth_status ht_check_attention(const struct ht_plan *plan, const struct ht_attention *p,
+                                      struct hearth_error *err)
 {
     REQUIRE(p->kv && p->layer < kv_of(p->kv)->layers, "attention: no such layer");
     const struct ht_kv_params *kv = kv_of(p->kv);
-    REQUIRE(p->heads && p->heads <= HT_MAX_HEADS && p->heads % kv->kv_heads == 0, "attention: heads per kv head");
+    REQUIRE(p->heads && p->heads <= HT_MAX_HEADS && p->heads % kv->kv_heads == 0,
+            "attention: heads per kv head");
     REQUIRE(p->softcap >= 0 && isfinite(p->softcap) && isfinite(p->scale), "attention: scale or soft-cap");
-    HT_TRY(view("attention q", &p->q, shape_of(plan)->rows, p->q_stride, (uint64_t)p->heads * kv->k_dim, err));
+    HT_TRY(
+        view("attention q", &p->q, shape_of(plan)->rows, p->q_stride, (uint64_t)p->heads * kv->k_dim, err));
     return view("attention y", &p->y, shape_of(plan)->rows, p->y_stride, (uint64_t)p->heads * kv->v_dim, err);
 }
 
@@ -112,19 +124,22 @@ enum hearth_status ht_check_glu(const struct ht_plan *plan, const struct ht_glu 
     return view("glu y", &p->y, rows, p->y_stride, p->dim, err);
 }
 
-enum hearth_status ht_check_gather(const struct ht_plan *plan, const struct ht_gather *p, struct hearth_error *err)
+enum hearth_status ht_check_gather(const struct ht_plan *plan, const struct ht_gather *p,
+                                   struct hearth_error *err)
 {
     HT_TRY(view("gather x", &p->x, shape_of(plan)->rows, p->x_stride, p->dim, err));
     return view("gather y", &p->y, shape_of(plan)->outs, p->y_stride, p->dim, err);
 }
 
-enum hearth_status ht_check_softcap(const struct ht_plan *plan, const struct ht_softcap *p, struct hearth_error *err)
+enum hearth_status ht_check_softcap(const struct ht_plan *plan, const struct ht_softcap *p,
+                                    struct hearth_error *err)
 {
     REQUIRE(p->cap > 0 && isfinite(p->cap), "softcap: the cap must be above 0");
     return view("softcap x", &p->x, rows_of(plan, p->rows), p->stride, p->dim, err);
 }
 
-enum hearth_status ht_check_sample(const struct ht_plan *plan, const struct ht_sample *p, struct hearth_error *err)
+enum hearth_status ht_check_sample(const struct ht_plan *plan, const struct ht_sample *p,
+                                   struct hearth_error *err)
 {
     REQUIRE(p->n_vocab && p->n_vocab <= HT_MAX_VOCAB, "sample: vocabulary");
     HT_TRY(view("sample logits", &p->logits, shape_of(plan)->outs, p->stride, p->n_vocab, err));
@@ -138,7 +153,8 @@ enum hearth_status ht_check_weight_params(const struct ht_weight_params *params,
     const struct ht_type_info *info = ht_type_info(params->type);
     if (!info)
         return ht_fail(err, HEARTH_UNSUPPORTED, "weight type %d", (int)params->type);
-    if (!params->n || !params->k || params->k % info->block_values || params->n > HT_MAX_VOCAB || params->k > HT_MAX_FF)
+    if (!params->n || !params->k || params->k % info->block_values || params->n > HT_MAX_VOCAB ||
+        params->k > HT_MAX_FF)
         return ht_fail(err, HEARTH_INVALID, "a weight of %u x %u as %s", params->n, params->k, info->name);
     return HEARTH_OK;
 }
@@ -148,7 +164,8 @@ enum hearth_status ht_check_kv_params(const struct ht_kv_params *params, struct 
     REQUIRE(params->type >= HT_KV_F32 && params->type <= HT_KV_Q8, "KV pool: unknown type");
     REQUIRE(params->layers && params->layers <= HT_MAX_LAYERS, "KV pool: layers");
     REQUIRE(params->kv_heads && params->kv_heads <= HT_MAX_HEADS, "KV pool: heads");
-    REQUIRE(params->k_dim && params->k_dim <= HT_MAX_HEAD_DIM && params->v_dim && params->v_dim <= HT_MAX_HEAD_DIM,
+    REQUIRE(params->k_dim && params->k_dim <= HT_MAX_HEAD_DIM && params->v_dim &&
+                params->v_dim <= HT_MAX_HEAD_DIM,
             "KV pool: head size");
     REQUIRE(params->n_pages, "KV pool: no pages");
     return HEARTH_OK;
@@ -163,17 +180,21 @@ enum hearth_status ht_check_step_shape(const struct ht_step_shape *shape, struct
     return HEARTH_OK;
 }
 
-static enum hearth_status check_rows(const struct ht_step *step, const struct ht_step_bounds *bounds, struct hearth_error *err)
+static enum hearth_status check_rows(const struct ht_step *step, const struct ht_step_bounds *bounds,
+                                     struct hearth_error *err)
 {
     const struct ht_step_shape *shape = &step->shape;
     uint32_t n_seqs = step->counts[2];
     for (uint32_t r = 0; r < step->counts[0]; r++) {
         int32_t seq = step->seq[r], pos = step->pos[r];
         if (bounds->n_ids)
-            REQUIRE(step->ids[r] >= 0 && (uint32_t)step->ids[r] < bounds->n_ids, "step: token id out of range");
+            REQUIRE(step->ids[r] >= 0 && (uint32_t)step->ids[r] < bounds->n_ids,
+                    "step: token id out of range");
         REQUIRE(seq >= 0 && (uint32_t)seq < n_seqs, "step: session out of range");
-        REQUIRE(pos >= 0 && (uint32_t)pos < shape->pages * HT_KV_PAGE, "step: position beyond the page table");
-        if (!bounds->n_pages || (r + 1 < step->counts[0] && step->seq[r + 1] == seq && step->pos[r + 1] > pos))
+        REQUIRE(pos >= 0 && (uint32_t)pos < shape->pages * HT_KV_PAGE,
+                "step: position beyond the page table");
+        if (!bounds->n_pages ||
+            (r + 1 < step->counts[0] && step->seq[r + 1] == seq && step->pos[r + 1] > pos))
             continue; // the last row of a session needs the most pages
         for (uint32_t i = 0; i <= (uint32_t)pos / HT_KV_PAGE; i++)
             REQUIRE(step->page[(size_t)seq * shape->pages + i] < bounds->n_pages, "step: page out of range");
@@ -181,12 +202,13 @@ static enum hearth_status check_rows(const struct ht_step *step, const struct ht
     return HEARTH_OK;
 }
 
-enum hearth_status ht_check_step(const struct ht_plan *plan, const struct ht_step *step, const struct ht_step_bounds *bounds,
-                                 struct hearth_error *err)
+enum hearth_status ht_check_step(const struct ht_plan *plan, const struct ht_step *step,
+                                 const struct ht_step_bounds *bounds, struct hearth_error *err)
 {
     const struct ht_step_shape *want = shape_of(plan), *have = &step->shape;
     REQUIRE(step->base, "step: no memory");
-    REQUIRE(have->rows >= want->rows && have->outs >= want->outs && have->seqs >= want->seqs && have->pages >= want->pages,
+    REQUIRE(have->rows >= want->rows && have->outs >= want->outs && have->seqs >= want->seqs &&
+                have->pages >= want->pages,
             "step: smaller than the plan's shape");
     REQUIRE(step->counts[0] && step->counts[0] <= want->rows, "step: row count");
     REQUIRE(step->counts[1] <= want->outs && step->counts[1] <= step->counts[0], "step: output count");
@@ -194,8 +216,10 @@ enum hearth_status ht_check_step(const struct ht_plan *plan, const struct ht_ste
     HT_TRY(check_rows(step, bounds, err));
     for (uint32_t o = 0; o < step->counts[1]; o++) {
         const struct ht_sampler *s = &step->sampler[o];
-        REQUIRE(step->out_row[o] >= 0 && (uint32_t)step->out_row[o] < step->counts[0], "step: output row out of range");
-        REQUIRE(s->n_history <= HT_MAX_PENALTY_WINDOW && s->n_bias <= HT_MAX_LOGIT_BIAS, "step: sampler lists too long");
+        REQUIRE(step->out_row[o] >= 0 && (uint32_t)step->out_row[o] < step->counts[0],
+                "step: output row out of range");
+        REQUIRE(s->n_history <= HT_MAX_PENALTY_WINDOW && s->n_bias <= HT_MAX_LOGIT_BIAS,
+                "step: sampler lists too long");
     }
     return HEARTH_OK;
 }

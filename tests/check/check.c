@@ -14,7 +14,8 @@
 struct hearth_error check_err;
 bool check_quiet;
 const char *const check_isas[] = {"ref", "avx2", "avx512vnni", NULL};
-const char *const check_input_names[CHECK_N_INPUTS] = {"normal", "zeros", "one-hot", "limits", "denormal", "outliers", "non-finite"};
+const char *const check_input_names[CHECK_N_INPUTS] = {"normal",   "zeros",    "one-hot",   "limits",
+                                                       "denormal", "outliers", "non-finite"};
 const enum ht_type check_types[] = {
     HT_TYPE_F32,  HT_TYPE_F16,  HT_TYPE_BF16, HT_TYPE_Q4_0, HT_TYPE_Q4_1, HT_TYPE_Q5_0, HT_TYPE_Q5_1,
     HT_TYPE_Q8_0, HT_TYPE_Q2_K, HT_TYPE_Q3_K, HT_TYPE_Q4_K, HT_TYPE_Q5_K, HT_TYPE_Q6_K, HT_TYPE_IQ4_NL,
@@ -41,7 +42,9 @@ uint64_t check_seed(void)
         const char *text = getenv("HEARTH_TEST_SEED");
         struct timespec now;
         clock_gettime(CLOCK_REALTIME, &now);
-        seed = !text ? 1 : !strcmp(text, "random") ? (uint64_t)now.tv_nsec ^ (uint64_t)now.tv_sec << 20 : strtoull(text, NULL, 0);
+        seed = !text                     ? 1
+               : !strcmp(text, "random") ? (uint64_t)now.tv_nsec ^ (uint64_t)now.tv_sec << 20
+                                         : strtoull(text, NULL, 0);
         known = true;
         printf("# HEARTH_TEST_SEED=%llu\n", (unsigned long long)seed);
     }
@@ -78,20 +81,11 @@ void check_fill(float *x, size_t n, enum check_input input)
     for (size_t i = 0; i < n; i++) {
         switch (input) {
         case CHECK_ZEROS:
-        case CHECK_ONE_HOT:
-            x[i] = 0;
-            break;
-        case CHECK_LIMITS:
-            x[i] = limits[check_below(sizeof limits / sizeof limits[0])];
-            break;
-        case CHECK_DENORMAL:
-            x[i] = check_unit() * (check_below(2) ? 0x1p-128f : 0x1p-112f);
-            break;
-        case CHECK_OUTLIERS:
-            x[i] = check_below(19) ? check_unit() : 3e4f * check_unit();
-            break;
-        default:
-            x[i] = check_unit() + check_unit() + check_unit();
+        case CHECK_ONE_HOT: x[i] = 0; break;
+        case CHECK_LIMITS: x[i] = limits[check_below(sizeof limits / sizeof limits[0])]; break;
+        case CHECK_DENORMAL: x[i] = check_unit() * (check_below(2) ? 0x1p-128f : 0x1p-112f); break;
+        case CHECK_OUTLIERS: x[i] = check_below(19) ? check_unit() : 3e4f * check_unit(); break;
+        default: x[i] = check_unit() + check_unit() + check_unit();
         }
     }
     if (input == CHECK_ONE_HOT && n)
@@ -112,20 +106,14 @@ static unsigned halves_of(enum ht_type type, unsigned at[2])
     case HT_TYPE_Q4_1:
     case HT_TYPE_Q5_1:
     case HT_TYPE_Q4_K:
-    case HT_TYPE_Q5_K:
-        return 2;
+    case HT_TYPE_Q5_K: return 2;
     case HT_TYPE_Q2_K:
         at[0] = 80;
         at[1] = 82;
         return 2;
-    case HT_TYPE_Q3_K:
-        at[0] = 108;
-        return 1;
-    case HT_TYPE_Q6_K:
-        at[0] = 208;
-        return 1;
-    default:
-        return 1;
+    case HT_TYPE_Q3_K: at[0] = 108; return 1;
+    case HT_TYPE_Q6_K: at[0] = 208; return 1;
+    default: return 1;
     }
 }
 
@@ -155,7 +143,9 @@ void check_fill_blocks(enum ht_type type, void *blocks, uint32_t k, enum check_i
             memcpy(p, type == HT_TYPE_F32 ? (void *)&v : (void *)&half, info->block_bytes);
             continue;
         }
-        uint32_t constant = check_below(3) ? 0 : check_below(2) ? 0 : 0xFFFFFFFF; // some blocks of lowest or highest codes
+        uint32_t constant = check_below(3)   ? 0
+                            : check_below(2) ? 0
+                                             : 0xFFFFFFFF; // some blocks of lowest or highest codes
         bool random = input != CHECK_LIMITS || check_below(2);
         for (unsigned b = 0; b < info->block_bytes; b++)
             p[b] = (unsigned char)(random ? check_random() : constant);
@@ -193,7 +183,7 @@ void check_close(struct check_device *d)
 
 // ---- watched buffers
 
-enum { GUARD = 64 }; // floats on each side
+enum { GUARD = 64 };                                            // floats on each side
 static const uint32_t pattern = 0x7FC0BEEF, fresh = 0x7FC0F00D; // both NaN
 
 struct check_view check_view_make(struct check_device *d, uint32_t rows, uint32_t width, uint32_t stride)
@@ -230,7 +220,8 @@ unsigned check_view_guards(const struct check_view *v, const char *what)
         size_t in = i - GUARD;
         bool inside = i >= GUARD && in / v->stride < v->rows && in % v->stride < v->width;
         if (!inside && p[i] != pattern && !failures++ && !check_quiet)
-            fprintf(stderr, "%s: wrote outside: float %zd of (%u, %u) stride %u\n", what, (ptrdiff_t)in, v->rows, v->width, v->stride);
+            fprintf(stderr, "%s: wrote outside: float %zd of (%u, %u) stride %u\n", what, (ptrdiff_t)in,
+                    v->rows, v->width, v->stride);
     }
     return failures;
 }
@@ -252,8 +243,8 @@ unsigned check_bits(const char *what, const float *got, const float *want, size_
     unsigned failures = 0;
     for (size_t i = 0; i < n; i++)
         if (!check_same_bits(got[i], want[i]) && !failures++ && !check_quiet)
-            fprintf(stderr, "HEARTH_TEST_SEED=%llu %s: [%zu] got %a, want %a\n", (unsigned long long)check_seed(), what, i,
-                    (double)got[i], (double)want[i]);
+            fprintf(stderr, "HEARTH_TEST_SEED=%llu %s: [%zu] got %a, want %a\n",
+                    (unsigned long long)check_seed(), what, i, (double)got[i], (double)want[i]);
     return failures;
 }
 
@@ -261,10 +252,12 @@ unsigned check_bounds(const char *what, const float *got, const double *want, co
 {
     unsigned failures = 0;
     for (size_t i = 0; i < n; i++) {
-        bool good = want[i] != want[i] ? got[i] != got[i] : fabs((double)got[i] - want[i]) <= bound[i] || (double)got[i] == want[i];
+        bool good = want[i] != want[i]
+                        ? got[i] != got[i]
+                        : fabs((double)got[i] - want[i]) <= bound[i] || (double)got[i] == want[i];
         if (!good && !failures++ && !check_quiet)
-            fprintf(stderr, "HEARTH_TEST_SEED=%llu %s: [%zu] got %.9g, want %.9g within %.3g\n", (unsigned long long)check_seed(),
-                    what, i, (double)got[i], want[i], bound[i]);
+            fprintf(stderr, "HEARTH_TEST_SEED=%llu %s: [%zu] got %.9g, want %.9g within %.3g\n",
+                    (unsigned long long)check_seed(), what, i, (double)got[i], want[i], bound[i]);
     }
     return failures;
 }
@@ -276,7 +269,8 @@ double check_gamma(double roundings)
 
 // ---- weights and plans
 
-struct ht_weight *check_weight(struct check_device *d, enum ht_type type, uint32_t n, uint32_t k, const void *blocks)
+struct ht_weight *check_weight(struct check_device *d, enum ht_type type, uint32_t n, uint32_t k,
+                               const void *blocks)
 {
     struct ht_weight *w;
     struct ht_weight_params params = {type, n, k};
@@ -285,7 +279,8 @@ struct ht_weight *check_weight(struct check_device *d, enum ht_type type, uint32
     CHECK_OK(d->ops->weight_create(d->device, &params, &w, &check_err));
     uint32_t first = n > 5 ? 5 : n; // two parts, the border inside a group of rows
     CHECK_OK(d->ops->weight_write(d->device, w, 0, first, blocks, &check_err));
-    CHECK_OK(d->ops->weight_write(d->device, w, first, n - first, (const char *)blocks + first * row_bytes, &check_err));
+    CHECK_OK(d->ops->weight_write(d->device, w, first, n - first, (const char *)blocks + first * row_bytes,
+                                  &check_err));
     return w;
 }
 

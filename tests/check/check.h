@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Harness of the op tests. A test runs one op on a device path (instruction set, threads) over awkward shapes and inputs
-// and compares, bit for bit, with the contract in plain C; memory around every output is watched.
+// Harness of the op tests. A test runs one op on a device path (instruction set, threads) over awkward shapes
+// and inputs and compares, bit for bit, with the contract in plain C; memory around every output is watched.
 //
-// Failures are counted and printed with what is needed to repeat them: HEARTH_TEST_SEED=… and the case. The seed is
-// taken from the environment or fixed; HEARTH_TEST_SEED=random takes one from the clock.
+// Failures are counted and printed with what is needed to repeat them: HEARTH_TEST_SEED=... and the case. The
+// seed is taken from the environment or fixed; HEARTH_TEST_SEED=random takes one from the clock.
 // One thread.
 #ifndef CHECK_H
 #define CHECK_H
@@ -14,7 +14,7 @@
 #include "engine/ops/backend.h"
 
 // ---- random numbers, from one seed
-uint64_t check_seed(void); // printed at first use
+uint64_t check_seed(void);        // printed at first use
 void check_reseed(uint64_t salt); // begins a case: its numbers depend on seed and salt only
 uint32_t check_random(void);
 uint32_t check_below(uint32_t n); // [0, n)
@@ -22,12 +22,20 @@ float check_unit(void);           // [-1, 1)
 
 // ---- inputs
 enum check_input {
-    CHECK_NORMAL, CHECK_ZEROS, CHECK_ONE_HOT, CHECK_LIMITS, CHECK_DENORMAL, CHECK_OUTLIERS, CHECK_N_FINITE,
-    CHECK_NONFINITE = CHECK_N_FINITE, CHECK_N_INPUTS
+    CHECK_NORMAL,
+    CHECK_ZEROS,
+    CHECK_ONE_HOT,
+    CHECK_LIMITS,
+    CHECK_DENORMAL,
+    CHECK_OUTLIERS,
+    CHECK_N_FINITE,
+    CHECK_NONFINITE = CHECK_N_FINITE,
+    CHECK_N_INPUTS
 };
 extern const char *const check_input_names[CHECK_N_INPUTS];
 void check_fill(float *x, size_t n, enum check_input input);
-// One row of k values of a weight, as GGUF bytes: any codes; scales by `input` (finite, but for CHECK_NONFINITE).
+// One row of k values of a weight, as GGUF bytes: any codes; scales by `input` (finite, but for
+// CHECK_NONFINITE).
 void check_fill_blocks(enum ht_type type, void *blocks, uint32_t k, enum check_input input);
 extern const enum ht_type check_types[];
 extern const unsigned check_n_types;
@@ -44,8 +52,8 @@ struct check_device {
 bool check_open(struct check_device *d, const char *isa, unsigned n_threads, enum ht_precision precision);
 void check_close(struct check_device *d);
 
-// ---- watched buffers: (rows, width) floats, `stride` apart, with guard zones before, after and between the rows.
-// Everything outside the rows holds a pattern; the rows of an output begin as NaN.
+// ---- watched buffers: (rows, width) floats, `stride` apart, with guard zones before, after and between the
+// rows. Everything outside the rows holds a pattern; the rows of an output begin as NaN.
 struct check_view {
     struct check_device *d;
     struct ht_buf *buf;
@@ -59,7 +67,8 @@ const float *check_view_row(const struct check_view *v, uint32_t row);
 unsigned check_view_guards(const struct check_view *v, const char *what);
 void check_view_free(struct check_view *v);
 
-// ---- comparing (silent while check_quiet: selftest.c expects failures); each returns the number of failures, prints the first of a call
+// ---- comparing (silent while check_quiet: selftest.c expects failures); each returns the number of
+// failures, prints the first of a call
 extern bool check_quiet;
 bool check_same_bits(float a, float b); // NaN equals NaN
 unsigned check_bits(const char *what, const float *got, const float *want, size_t n);
@@ -68,7 +77,8 @@ unsigned check_bounds(const char *what, const float *got, const double *want, co
 double check_gamma(double roundings); // m u / (1 - m u), u = 2^-24
 
 // ---- weights and plans
-struct ht_weight *check_weight(struct check_device *d, enum ht_type type, uint32_t n, uint32_t k, const void *blocks);
+struct ht_weight *check_weight(struct check_device *d, enum ht_type type, uint32_t n, uint32_t k,
+                               const void *blocks);
 struct check_plan {
     struct check_device *d;
     struct ht_plan *plan;
@@ -82,7 +92,8 @@ void check_plan_run(struct check_plan *p);
 void check_plan_free(struct check_plan *p);
 
 #define CHECK_OK(expression) check_ok(expression, #expression, __FILE__, __LINE__)
-void check_ok(enum hearth_status status, const char *what, const char *file, int line); // prints and aborts the test
+void check_ok(enum hearth_status status, const char *what, const char *file,
+              int line); // prints and aborts the test
 extern struct hearth_error check_err;
 
 #endif

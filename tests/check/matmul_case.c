@@ -7,8 +7,9 @@
 
 #include "engine/cpu/contract.h"
 
-void matmul_contract(enum ht_type type, const void *blocks, uint32_t n, uint32_t k, const float *x, uint32_t rows,
-                     enum ht_precision precision, const float *bias, const float *old, float *y)
+void matmul_contract(enum ht_type type, const void *blocks, uint32_t n, uint32_t k, const float *x,
+                     uint32_t rows, enum ht_precision precision, const float *bias, const float *old,
+                     float *y)
 {
     uint64_t row_bytes;
     ht_row_bytes(type, k, &row_bytes);
@@ -49,7 +50,8 @@ struct part {
     struct check_view y, b;
 };
 
-static void part_make(struct check_device *d, const struct matmul_case *c, enum ht_type type, uint32_t n, struct part *p)
+static void part_make(struct check_device *d, const struct matmul_case *c, enum ht_type type, uint32_t n,
+                      struct part *p)
 {
     uint64_t row_bytes;
     ht_row_bytes(type, c->k, &row_bytes);
@@ -87,9 +89,11 @@ unsigned matmul_case_run(struct check_device *d, const struct matmul_case *c, en
     struct part part[2];
     unsigned n_parts = c->n2 ? 2 : 1, failures = 0;
     float *x = malloc((size_t)c->rows * c->k * sizeof *x);
-    snprintf(what, sizeof what, "matmul %s %s (%u,%u) rows %u x %s w %s%s%s", d->name, ht_type_info(c->type)->name, c->n, c->k,
-             c->rows, check_input_names[c->input], check_input_names[c->weights], c->bias ? " bias" : "", c->add ? " add" : "");
-    check_reseed((uint64_t)c->type << 48 ^ (uint64_t)c->n << 32 ^ (uint64_t)c->k << 16 ^ c->rows ^ (uint64_t)c->input << 12);
+    snprintf(what, sizeof what, "matmul %s %s (%u,%u) rows %u x %s w %s%s%s", d->name,
+             ht_type_info(c->type)->name, c->n, c->k, c->rows, check_input_names[c->input],
+             check_input_names[c->weights], c->bias ? " bias" : "", c->add ? " add" : "");
+    check_reseed((uint64_t)c->type << 48 ^ (uint64_t)c->n << 32 ^ (uint64_t)c->k << 16 ^ c->rows ^
+                 (uint64_t)c->input << 12);
     for (uint32_t r = 0; r < c->rows; r++)
         check_fill(x + (size_t)r * c->k, c->k, c->input);
     part_make(d, c, c->type, c->n, &part[0]);
@@ -98,9 +102,13 @@ unsigned matmul_case_run(struct check_device *d, const struct matmul_case *c, en
     struct check_view xv = check_view_make(d, c->rows, c->k, c->k + c->pad);
     for (uint32_t r = 0; r < c->rows; r++)
         check_view_put(&xv, r, x + (size_t)r * c->k);
-    struct ht_matmul mm = {.x = xv.ref, .x_stride = xv.stride, .k = c->k, .n_parts = n_parts, .rows = HT_ROWS_ALL};
+    struct ht_matmul mm = {
+        .x = xv.ref, .x_stride = xv.stride, .k = c->k, .n_parts = n_parts, .rows = HT_ROWS_ALL};
     for (unsigned i = 0; i < n_parts; i++)
-        mm.part[i] = (struct ht_matmul_part){.w = part[i].w, .y = part[i].y.ref, .y_stride = part[i].y.stride, .add = c->add,
+        mm.part[i] = (struct ht_matmul_part){.w = part[i].w,
+                                             .y = part[i].y.ref,
+                                             .y_stride = part[i].y.stride,
+                                             .add = c->add,
                                              .bias = c->bias ? part[i].b.ref : (struct ht_ref){NULL, 0}};
     struct check_plan plan = check_plan_begin(d, (struct ht_step_shape){c->rows, 1, 1, (c->rows + 31) / 32});
     CHECK_OK(d->table->matmul(plan.plan, &mm, &check_err));
@@ -108,8 +116,8 @@ unsigned matmul_case_run(struct check_device *d, const struct matmul_case *c, en
     check_plan_run(&plan);
     for (unsigned i = 0; i < n_parts; i++) {
         struct part *p = &part[i];
-        matmul_contract(p->type, p->blocks, p->n, c->k, x, c->rows, precision, c->bias ? p->bias : NULL, c->add ? p->old : NULL,
-                        p->want);
+        matmul_contract(p->type, p->blocks, p->n, c->k, x, c->rows, precision, c->bias ? p->bias : NULL,
+                        c->add ? p->old : NULL, p->want);
         for (uint32_t r = 0; r < c->rows && !failures; r++)
             failures += check_bits(what, check_view_row(&p->y, r), p->want + (size_t)r * p->n, p->n);
         failures += check_view_guards(&p->y, what);
@@ -118,7 +126,8 @@ unsigned matmul_case_run(struct check_device *d, const struct matmul_case *c, en
     if (!c->add) { // run again: the same bits
         check_plan_run(&plan);
         for (uint32_t r = 0; r < c->rows && !failures; r++)
-            failures += check_bits(what, check_view_row(&part[0].y, r), part[0].want + (size_t)r * part[0].n, part[0].n);
+            failures += check_bits(what, check_view_row(&part[0].y, r), part[0].want + (size_t)r * part[0].n,
+                                   part[0].n);
     }
     check_plan_free(&plan);
     check_view_free(&xv);

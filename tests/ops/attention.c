@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// kv_store and attention: paths against the contract bit for bit, contract against the oracle, cache formats, batches.
+// kv_store and attention: paths against the contract bit for bit, contract against the oracle, cache formats,
+// batches.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -22,7 +23,7 @@ struct attention_case {
     enum check_input input;
 };
 
-struct sequence { // what one session feeds: (length, …)
+struct sequence { // what one session feeds: (length, ...)
     float *q, *k, *v, *y;
 };
 
@@ -54,7 +55,8 @@ static float slope_of(const struct attention_case *c, uint32_t head)
     return c->alibi > 0 ? (float)exp2(-(double)c->alibi * step / power) : 0;
 }
 
-// The contract, query by query. `stored` (kv_heads, length, dim) receive what the cache keeps. Returns y in s->y.
+// The contract, query by query. `stored` (kv_heads, length, dim) receive what the cache keeps. Returns y in
+// s->y.
 static unsigned contract(const struct attention_case *c, struct sequence *s, bool with_oracle)
 {
     struct ht_kv_params params = {1, c->kv_heads, c->k_dim, c->v_dim, 1, c->type};
@@ -102,11 +104,12 @@ static unsigned contract(const struct attention_case *c, struct sequence *s, boo
                     sum += fabs((double)q[d] * (double)k[(size_t)j * c->k_dim + d]);
                 most = fmax(most, sum * (double)scale + fabs(bias[j - from]));
             }
-            ht_ref_attention(q, k + (size_t)from * c->k_dim, v + (size_t)from * c->v_dim, n, c->k_dim, c->v_dim, (double)scale,
-                             (double)c->softcap, bias, want, size);
-            // A score errs by at most gamma(k_dim + 8) of its terms (chain, scale; soft-cap: a division, tanh of 5 operations
-            // whose slope is at most 1, a product; slope: one fma). exp turns that, twice (score and maximum), into a relative
-            // error; exp itself and the subtraction: 2 ulp and |s| u. The sums: n fma; n / 16 + 4 additions; one division.
+            ht_ref_attention(q, k + (size_t)from * c->k_dim, v + (size_t)from * c->v_dim, n, c->k_dim,
+                             c->v_dim, (double)scale, (double)c->softcap, bias, want, size);
+            // A score errs by at most gamma(k_dim + 8) of its terms (chain, scale; soft-cap: a division, tanh
+            // of 5 operations whose slope is at most 1, a product; slope: one fma). exp turns that, twice
+            // (score and maximum), into a relative error; exp itself and the subtraction: 2 ulp and |s| u.
+            // The sums: n fma; n / 16 + 4 additions; one division.
             double score = check_gamma(c->k_dim + 8) * most * 2 + 0x1p-24 * most * 2;
             double relative = expm1(2 * score) + check_gamma(n + n / 16.0 + 16);
             for (uint32_t d = 0; d < c->v_dim; d++)
@@ -125,23 +128,31 @@ static unsigned contract(const struct attention_case *c, struct sequence *s, boo
 }
 
 // Feeds two sessions in chunks of the given size, pages in a scattered order, and compares every row.
-static unsigned run_case(struct check_device *d, const struct attention_case *c, uint32_t chunk, const struct sequence *s)
+static unsigned run_case(struct check_device *d, const struct attention_case *c, uint32_t chunk,
+                         const struct sequence *s)
 {
     char what[160];
     unsigned failures = 0;
-    snprintf(what, sizeof what, "attention %s kv %d heads %u/%u dims %u,%u len %u win %u cap %g alibi %g %s chunk %u", d->name,
-             (int)c->type, c->heads, c->kv_heads, c->k_dim, c->v_dim, c->length, c->window, (double)c->softcap, (double)c->alibi,
-             check_input_names[c->input], chunk);
-    uint32_t pages = (c->length + 31) / 32, qw = c->heads * c->k_dim, kw = c->kv_heads * c->k_dim, vw = c->kv_heads * c->v_dim,
-             yw = c->heads * c->v_dim, rows = 2 * chunk;
+    snprintf(what, sizeof what,
+             "attention %s kv %d heads %u/%u dims %u,%u len %u win %u cap %g alibi %g %s chunk %u", d->name,
+             (int)c->type, c->heads, c->kv_heads, c->k_dim, c->v_dim, c->length, c->window,
+             (double)c->softcap, (double)c->alibi, check_input_names[c->input], chunk);
+    uint32_t pages = (c->length + 31) / 32, qw = c->heads * c->k_dim, kw = c->kv_heads * c->k_dim,
+             vw = c->kv_heads * c->v_dim, yw = c->heads * c->v_dim, rows = 2 * chunk;
     struct ht_kv *kv;
-    CHECK_OK(d->ops->kv_create(d->device, &(struct ht_kv_params){2, c->kv_heads, c->k_dim, c->v_dim, 2 * pages, c->type}, &kv, &check_err));
-    struct check_view q = check_view_make(d, rows, qw, qw + 1), k = check_view_make(d, rows, kw, kw), v = check_view_make(d, rows, vw, vw),
-                      y = check_view_make(d, rows, yw, yw + 2);
+    CHECK_OK(d->ops->kv_create(d->device,
+                               &(struct ht_kv_params){2, c->kv_heads, c->k_dim, c->v_dim, 2 * pages, c->type},
+                               &kv, &check_err));
+    struct check_view q = check_view_make(d, rows, qw, qw + 1), k = check_view_make(d, rows, kw, kw),
+                      v = check_view_make(d, rows, vw, vw), y = check_view_make(d, rows, yw, yw + 2);
     struct check_plan p = check_plan_begin(d, (struct ht_step_shape){rows, 1, 2, pages});
-    CHECK_OK(d->table->kv_store(p.plan, &(struct ht_kv_store){kv, 1, k.ref, v.ref, k.stride, v.stride}, &check_err));
-    CHECK_OK(d->table->attention(p.plan, &(struct ht_attention){kv, 1, q.ref, y.ref, q.stride, y.stride, c->heads,
-                                                                1.0f / sqrtf((float)c->k_dim), c->softcap, c->window, c->alibi}, &check_err));
+    CHECK_OK(d->table->kv_store(p.plan, &(struct ht_kv_store){kv, 1, k.ref, v.ref, k.stride, v.stride},
+                                &check_err));
+    CHECK_OK(d->table->attention(p.plan,
+                                 &(struct ht_attention){kv, 1, q.ref, y.ref, q.stride, y.stride, c->heads,
+                                                        1.0f / sqrtf((float)c->k_dim), c->softcap, c->window,
+                                                        c->alibi},
+                                 &check_err));
     check_plan_end(&p);
     for (uint32_t i = 0; i < 2 * pages; i++)
         p.step.page[i] = (i * 7 + 3) % (2 * pages) == i ? i : 2 * pages - 1 - i;
@@ -172,13 +183,20 @@ static unsigned run_case(struct check_device *d, const struct attention_case *c,
 }
 
 static const struct attention_case cases[] = {
-    {HT_KV_F16, 9, 3, 64, 64, 70, 0, 0, 0, CHECK_NORMAL},     {HT_KV_F32, 4, 1, 64, 64, 67, 20, 0, 0, CHECK_NORMAL},
-    {HT_KV_Q8, 6, 2, 64, 64, 40, 0, 0, 0, CHECK_OUTLIERS},    {HT_KV_Q8, 3, 3, 40, 24, 35, 7, 0, 0, CHECK_NORMAL},
-    {HT_KV_F16, 8, 8, 33, 17, 34, 0, 30.0f, 0, CHECK_NORMAL}, {HT_KV_F32, 6, 3, 5, 3, 33, 3, 0, 8.0f, CHECK_NORMAL},
-    {HT_KV_F16, 28, 2, 16, 16, 37, 0, 50.0f, 8.0f, CHECK_NORMAL}, {HT_KV_F16, 2, 1, 16, 32, 33, 1, 0, 0, CHECK_LIMITS},
-    {HT_KV_F16, 2, 1, 256, 256, 66, 33, 0, 0, CHECK_NORMAL},  {HT_KV_F32, 1, 1, 1, 1, 3, 0, 0, 0, CHECK_ZEROS},
-    {HT_KV_F16, 3, 1, 8, 8, 9, 0, 0, 0, CHECK_NONFINITE},     {HT_KV_Q8, 3, 1, 32, 32, 9, 0, 0, 0, CHECK_NONFINITE},
-    {HT_KV_Q8, 2, 2, 32, 64, 40, 0, 0, 0, CHECK_DENORMAL},    {HT_KV_F16, 4, 2, 16, 16, 33, 5, 0, 0, CHECK_ONE_HOT},
+    {HT_KV_F16, 9, 3, 64, 64, 70, 0, 0, 0, CHECK_NORMAL},
+    {HT_KV_F32, 4, 1, 64, 64, 67, 20, 0, 0, CHECK_NORMAL},
+    {HT_KV_Q8, 6, 2, 64, 64, 40, 0, 0, 0, CHECK_OUTLIERS},
+    {HT_KV_Q8, 3, 3, 40, 24, 35, 7, 0, 0, CHECK_NORMAL},
+    {HT_KV_F16, 8, 8, 33, 17, 34, 0, 30.0f, 0, CHECK_NORMAL},
+    {HT_KV_F32, 6, 3, 5, 3, 33, 3, 0, 8.0f, CHECK_NORMAL},
+    {HT_KV_F16, 28, 2, 16, 16, 37, 0, 50.0f, 8.0f, CHECK_NORMAL},
+    {HT_KV_F16, 2, 1, 16, 32, 33, 1, 0, 0, CHECK_LIMITS},
+    {HT_KV_F16, 2, 1, 256, 256, 66, 33, 0, 0, CHECK_NORMAL},
+    {HT_KV_F32, 1, 1, 1, 1, 3, 0, 0, 0, CHECK_ZEROS},
+    {HT_KV_F16, 3, 1, 8, 8, 9, 0, 0, 0, CHECK_NONFINITE},
+    {HT_KV_Q8, 3, 1, 32, 32, 9, 0, 0, 0, CHECK_NONFINITE},
+    {HT_KV_Q8, 2, 2, 32, 64, 40, 0, 0, 0, CHECK_DENORMAL},
+    {HT_KV_F16, 4, 2, 16, 16, 33, 5, 0, 0, CHECK_ONE_HOT},
 };
 
 static void paths_equal_contract(void **state)
@@ -189,7 +207,8 @@ static void paths_equal_contract(void **state)
     for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         check_reseed(i);
         struct sequence s = sequence_make(&cases[i]);
-        failures += contract(&cases[i], &s, cases[i].input != CHECK_NONFINITE && cases[i].input != CHECK_DENORMAL);
+        failures +=
+            contract(&cases[i], &s, cases[i].input != CHECK_NONFINITE && cases[i].input != CHECK_DENORMAL);
         for (int isa = 0; check_isas[isa]; isa++)
             for (unsigned threads = 1; threads <= 3; threads++) {
                 struct check_device d;
@@ -204,7 +223,7 @@ static void paths_equal_contract(void **state)
     assert_int_equal(failures, 0);
 }
 
-// q8: |value - x| <= d / 2 + what rounding d to half precision and to 127 codes costs (kv.c); f16: half an ulp; f32: none.
+// q8: |value - x| <= d / 2 + |x| 2^-23, d = amax / 127 as a half float (kv.c); f16: half an ulp; f32: none.
 static void formats_within_bound(void **state)
 {
     (void)state;
@@ -229,11 +248,12 @@ static void formats_within_bound(void **state)
                     float amax = 0;
                     for (unsigned b = at / 32 * 32; b < dim && b < at / 32 * 32 + 32; b++)
                         amax = fabsf(x[b]) > amax ? fabsf(x[b]) : amax;
-                    double step = (double)amax / 127, got = (double)(i < 72 ? ht_kv_get_k(&g, page, j, at) : ht_kv_get_v(&g, page, j, at));
+                    double step = (double)amax / 127, got = (double)(i < 72 ? ht_kv_get_k(&g, page, j, at)
+                                                                            : ht_kv_get_v(&g, page, j, at));
                     double half_d = step * 0x1p-11 + 0x1p-25; // d as a half float
                     double bound = type == HT_KV_F32   ? 0
                                    : type == HT_KV_F16 ? fabs((double)x[at]) * 0x1p-11 + 0x1p-25
-                                                       : (step + half_d) / 2 + 127 * half_d + (double)amax * 0x1p-22;
+                                                       : (step + half_d) / 2 + fabs((double)x[at]) * 0x1p-22;
                     if (step < 0x1p-24 && type == HT_KV_Q8)
                         bound = (double)amax; // d rounds to 0 or loses its bits
                     failures += !(fabs(got - (double)x[at]) <= bound);
@@ -246,6 +266,7 @@ static void formats_within_bound(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(paths_equal_contract), cmocka_unit_test(formats_within_bound)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(paths_equal_contract),
+                                       cmocka_unit_test(formats_within_bound)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// All ops together: a decoder of SmolLM2's shapes with random weights. As a test: token by token, in chunks and at any
-// thread count it gives the same logits, bit for bit. `decoder --bench [threads] [isa]` measures instead: decode and
-// prefill against the machine's read bandwidth (medians).
+// All ops together: a decoder of SmolLM2's shapes with random weights. As a test: token by token, in chunks
+// and at any thread count it gives the same logits, bit for bit. `decoder --bench [threads] [isa]` measures
+// instead: decode and prefill against the machine's read bandwidth (medians).
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -64,13 +64,16 @@ static void model_make(struct model *m, const struct shape *s, const char *isa, 
     }
     check_reseed(7);
     uint32_t q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim;
-    uint32_t n[N_MATRICES] = {q, kv, kv, s->dim, s->ff, s->ff, s->dim}, k[N_MATRICES] = {s->dim, s->dim, s->dim, q, s->dim, s->dim, s->ff};
+    uint32_t n[N_MATRICES] = {q, kv, kv, s->dim, s->ff, s->ff, s->dim},
+             k[N_MATRICES] = {s->dim, s->dim, s->dim, q, s->dim, s->dim, s->ff};
     for (uint32_t l = 0; l < s->layers; l++)
         for (int i = 0; i < N_MATRICES; i++)
             m->w[l][i] = random_weight(m, s->type, n[i], k[i]);
     m->out = random_weight(m, s->out_type, s->vocab, s->dim);
-    CHECK_OK(m->d.ops->kv_create(m->d.device, &(struct ht_kv_params){s->layers, s->kv_heads, s->head_dim, s->head_dim, s->pages, HT_KV_F16},
-                                 &m->kv, &check_err));
+    CHECK_OK(m->d.ops->kv_create(
+        m->d.device,
+        &(struct ht_kv_params){s->layers, s->kv_heads, s->head_dim, s->head_dim, s->pages, HT_KV_F16}, &m->kv,
+        &check_err));
 }
 
 static void model_free(struct model *m)
@@ -86,7 +89,7 @@ static void model_free(struct model *m)
 struct forward { // one recorded plan and its activations
     struct check_plan plan;
     struct ht_buf *buf;
-    struct ht_ref logits, token;
+    struct ht_ref x, norm, q, k, v, attended, gate, up, gain, freq, last, last_norm, logits, token;
 };
 
 static struct ht_ref carve(struct forward *f, size_t *at, size_t floats)
@@ -96,49 +99,101 @@ static struct ht_ref carve(struct forward *f, size_t *at, size_t floats)
     return ref;
 }
 
-static void forward_make(struct model *m, struct forward *f, uint32_t rows)
+// One product that reads x (rows, k): y = W x, or y += W x
+static struct ht_matmul product(struct ht_ref x, uint32_t k, struct ht_weight *w, struct ht_ref y, uint32_t n,
+                                bool add, enum ht_rows rows)
+{
+    struct ht_matmul mm = {.x = x, .x_stride = k, .k = k, .n_parts = 1, .rows = rows};
+    mm.part[0] = (struct ht_matmul_part){.w = w, .y = y, .y_stride = n, .add = add};
+    return mm;
+}
+
+static void also(struct ht_matmul *mm, struct ht_weight *w, struct ht_ref y, uint32_t n)
+{
+    mm->part[mm->n_parts++] = (struct ht_matmul_part){.w = w, .y = y, .y_stride = n};
+}
+
+static void record_layer(struct model *m, struct forward *f, uint32_t l)
 {
     const struct shape *s = &m->s;
     const struct ht_ops *op = m->d.table;
+    struct ht_plan *p = f->plan.plan;
+    struct ht_weight **w = m->w[l];
+    uint32_t q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim, dim = s->dim, hd = s->head_dim;
+    struct ht_rmsnorm norm = {f->x, f->norm, f->gain, dim, dim, 1, dim, 1e-5f, false, HT_ROWS_ALL};
+    struct ht_rope rope_q = {f->q, f->freq, q, s->heads, hd, hd, HT_ROPE_NORM, 1};
+    struct ht_rope rope_k = {f->k, f->freq, kv, s->kv_heads, hd, hd, HT_ROPE_NORM, 1};
+    struct ht_kv_store store = {m->kv, l, f->k, f->v, kv, kv};
+    struct ht_attention attention = {m->kv, l, f->q, f->attended, q, q, s->heads, 0.125f, 0, 0, 0};
+    struct ht_glu glu = {f->gate, f->up, f->gate, s->ff, s->ff, s->ff, s->ff, HT_ACT_SILU};
+    struct ht_matmul qkv = product(f->norm, dim, w[0], f->q, q, false, HT_ROWS_ALL);
+    struct ht_matmul gate_up = product(f->norm, dim, w[4], f->gate, s->ff, false, HT_ROWS_ALL);
+    struct ht_matmul out = product(f->attended, q, w[3], f->x, dim, true, HT_ROWS_ALL);
+    struct ht_matmul down = product(f->gate, s->ff, w[6], f->x, dim, true, HT_ROWS_ALL);
+    also(&qkv, w[1], f->k, kv);
+    also(&qkv, w[2], f->v, kv);
+    also(&gate_up, w[5], f->up, s->ff);
+    CHECK_OK(op->rmsnorm(p, &norm, &check_err));
+    CHECK_OK(op->matmul(p, &qkv, &check_err));
+    CHECK_OK(op->rope(p, &rope_q, &check_err));
+    CHECK_OK(op->rope(p, &rope_k, &check_err));
+    CHECK_OK(op->kv_store(p, &store, &check_err));
+    CHECK_OK(op->attention(p, &attention, &check_err));
+    CHECK_OK(op->matmul(p, &out, &check_err));
+    CHECK_OK(op->rmsnorm(p, &norm, &check_err));
+    CHECK_OK(op->matmul(p, &gate_up, &check_err));
+    CHECK_OK(op->glu(p, &glu, &check_err));
+    CHECK_OK(op->matmul(p, &down, &check_err));
+}
+
+static void place(struct model *m, struct forward *f, uint32_t rows)
+{
+    const struct shape *s = &m->s;
     uint32_t q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim;
-    size_t at = 0, total = (size_t)rows * (3 * s->dim + 2 * q + 2 * kv + 2 * s->ff) + s->vocab + s->dim * 3 + 1024 + 16 * 16;
-    CHECK_OK(m->d.ops->buf_create(m->d.device, total * 4, &f->buf, &check_err));
-    struct ht_ref x = carve(f, &at, (size_t)rows * s->dim), norm = carve(f, &at, (size_t)rows * s->dim), qr = carve(f, &at, (size_t)rows * q),
-                  kr = carve(f, &at, (size_t)rows * kv), vr = carve(f, &at, (size_t)rows * kv), ar = carve(f, &at, (size_t)rows * q),
-                  gate = carve(f, &at, (size_t)rows * s->ff), up = carve(f, &at, (size_t)rows * s->ff), last = carve(f, &at, s->dim),
-                  last_norm = carve(f, &at, s->dim), gain = carve(f, &at, s->dim), freq = carve(f, &at, s->head_dim / 2);
+    size_t at = 0,
+           total = (size_t)rows * (2 * s->dim + 2 * q + 2 * kv + 2 * s->ff) + s->vocab + 4 * s->dim + 1024;
+    CHECK_OK(m->d.ops->buf_create(m->d.device, total * sizeof(float), &f->buf, &check_err));
+    f->x = carve(f, &at, (size_t)rows * s->dim);
+    f->norm = carve(f, &at, (size_t)rows * s->dim);
+    f->q = carve(f, &at, (size_t)rows * q);
+    f->k = carve(f, &at, (size_t)rows * kv);
+    f->v = carve(f, &at, (size_t)rows * kv);
+    f->attended = carve(f, &at, (size_t)rows * q);
+    f->gate = carve(f, &at, (size_t)rows * s->ff);
+    f->up = carve(f, &at, (size_t)rows * s->ff);
+    f->last = carve(f, &at, s->dim);
+    f->last_norm = carve(f, &at, s->dim);
+    f->gain = carve(f, &at, s->dim);
+    f->freq = carve(f, &at, s->head_dim / 2);
     f->logits = carve(f, &at, s->vocab);
     f->token = carve(f, &at, 16);
     float *host = m->d.ops->buf_host(f->buf);
     for (uint32_t i = 0; i < s->dim; i++)
-        host[gain.offset + i] = 1;
+        host[f->gain.offset + i] = 1;
     for (uint32_t i = 0; i < s->head_dim / 2; i++)
-        host[freq.offset + i] = 1.0f / (float)(1 + i * i);
+        host[f->freq.offset + i] = 1.0f / (float)(1 + i * i);
+}
+
+static void forward_make(struct model *m, struct forward *f, uint32_t rows)
+{
+    const struct shape *s = &m->s;
+    const struct ht_ops *op = m->d.table;
+    uint32_t dim = s->dim;
+    place(m, f, rows);
     f->plan = check_plan_begin(&m->d, (struct ht_step_shape){rows, 1, 1, s->pages});
     struct ht_plan *p = f->plan.plan;
-    struct hearth_error *err = &check_err;
-    CHECK_OK(op->embed(p, &(struct ht_embed){m->out, x, s->dim, 1}, err));
-    for (uint32_t l = 0; l < s->layers; l++) {
-        struct ht_weight **w = m->w[l];
-        struct ht_rmsnorm n1 = {x, norm, gain, s->dim, s->dim, 1, s->dim, 1e-5f, false, HT_ROWS_ALL};
-        CHECK_OK(op->rmsnorm(p, &n1, err));
-        CHECK_OK(op->matmul(p, &(struct ht_matmul){norm, s->dim, s->dim, 3, {{w[0], qr, {0}, q, false}, {w[1], kr, {0}, kv, false}, {w[2], vr, {0}, kv, false}}, HT_ROWS_ALL}, err));
-        CHECK_OK(op->rope(p, &(struct ht_rope){qr, freq, q, s->heads, s->head_dim, s->head_dim, HT_ROPE_NORM, 1}, err));
-        CHECK_OK(op->rope(p, &(struct ht_rope){kr, freq, kv, s->kv_heads, s->head_dim, s->head_dim, HT_ROPE_NORM, 1}, err));
-        CHECK_OK(op->kv_store(p, &(struct ht_kv_store){m->kv, l, kr, vr, kv, kv}, err));
-        CHECK_OK(op->attention(p, &(struct ht_attention){m->kv, l, qr, ar, q, q, s->heads, 0.125f, 0, 0, 0}, err));
-        CHECK_OK(op->matmul(p, &(struct ht_matmul){ar, q, q, 1, {{w[3], x, {0}, s->dim, true}}, HT_ROWS_ALL}, err));
-        CHECK_OK(op->rmsnorm(p, &n1, err));
-        CHECK_OK(op->matmul(p, &(struct ht_matmul){norm, s->dim, s->dim, 2, {{w[4], gate, {0}, s->ff, false}, {w[5], up, {0}, s->ff, false}}, HT_ROWS_ALL}, err));
-        CHECK_OK(op->glu(p, &(struct ht_glu){gate, up, gate, s->ff, s->ff, s->ff, s->ff, HT_ACT_SILU}, err));
-        CHECK_OK(op->matmul(p, &(struct ht_matmul){gate, s->ff, s->ff, 1, {{w[6], x, {0}, s->dim, true}}, HT_ROWS_ALL}, err));
-    }
-    CHECK_OK(op->gather(p, &(struct ht_gather){x, last, s->dim, s->dim, s->dim}, err));
-    CHECK_OK(op->rmsnorm(p, &(struct ht_rmsnorm){last, last_norm, gain, s->dim, s->dim, 1, s->dim, 1e-5f, false, HT_ROWS_OUT}, err));
-    CHECK_OK(op->matmul(p, &(struct ht_matmul){last_norm, s->dim, s->dim, 1, {{m->out, f->logits, {0}, s->vocab, false}}, HT_ROWS_OUT}, err));
-    CHECK_OK(op->sample(p, &(struct ht_sample){f->logits, f->token, s->vocab, s->vocab}, err));
+    struct ht_rmsnorm norm = {f->last, f->last_norm, f->gain, dim, dim, 1, dim, 1e-5f, false, HT_ROWS_OUT};
+    struct ht_matmul head = product(f->last_norm, dim, m->out, f->logits, s->vocab, false, HT_ROWS_OUT);
+    CHECK_OK(op->embed(p, &(struct ht_embed){m->out, f->x, dim, 1}, &check_err));
+    for (uint32_t l = 0; l < s->layers; l++)
+        record_layer(m, f, l);
+    CHECK_OK(op->gather(p, &(struct ht_gather){f->x, f->last, dim, dim, dim}, &check_err));
+    CHECK_OK(op->rmsnorm(p, &norm, &check_err));
+    CHECK_OK(op->matmul(p, &head, &check_err));
+    CHECK_OK(op->sample(p, &(struct ht_sample){f->logits, f->token, s->vocab, s->vocab}, &check_err));
     check_plan_end(&f->plan);
-    f->plan.step.sampler[0] = (struct ht_sampler){.temperature = 0.7f, .top_p = 0.95f, .min_p = 0.05f, .top_k = 40, .repeat_penalty = 1, .active = 1};
+    f->plan.step.sampler[0] = (struct ht_sampler){
+        .temperature = 0.7f, .top_p = 0.95f, .min_p = 0.05f, .top_k = 40, .repeat_penalty = 1, .active = 1};
 }
 
 static void forward_free(struct model *m, struct forward *f)
@@ -175,7 +230,8 @@ static void any_feeding_gives_the_same_logits(void **state)
             for (uint32_t at = 0; at < TOKENS; at += chunks[c])
                 forward_run(&f, at, TOKENS - at < chunks[c] ? TOKENS - at : chunks[c], small.vocab);
             bool is_first = threads == 1 && c == 0;
-            CHECK_OK(m.d.ops->buf_read(m.d.device, f.buf, f.logits.offset * 4, is_first ? first : now, sizeof now, &check_err));
+            CHECK_OK(m.d.ops->buf_read(m.d.device, f.buf, f.logits.offset * 4, is_first ? first : now,
+                                       sizeof now, &check_err));
             failures += is_first ? !(first[0] == first[0]) : check_bits("logits", now, first, 320);
             forward_free(&m, &f);
             model_free(&m);
@@ -185,7 +241,8 @@ static void any_feeding_gives_the_same_logits(void **state)
 
 // ---- bench
 
-static clockid_t bench_clock = CLOCK_MONOTONIC; // one thread: its CPU time, so that a busy machine disturbs less
+static clockid_t bench_clock =
+    CLOCK_MONOTONIC; // one thread: its CPU time, so that a busy machine disturbs less
 
 static double seconds(void)
 {
@@ -262,13 +319,16 @@ static int bench(unsigned threads, const char *isa)
         }
         qsort(t, TOKENS, sizeof *t, ascending);
         decode[round] = t[TOKENS / 2];
-        printf("round %d: prefill(512) %.0f tok/s, decode %.0f tok/s\n", round, 512 / prefill[round], 1 / decode[round]);
+        printf("round %d: prefill(512) %.0f tok/s, decode %.0f tok/s\n", round, 512 / prefill[round],
+               1 / decode[round]);
     }
     qsort(decode, ROUNDS, sizeof *decode, ascending);
     qsort(prefill, ROUNDS, sizeof *prefill, ascending);
     double rate = (double)m.weight_bytes / decode[ROUNDS / 2];
-    printf("%s: median prefill(512) %.0f tok/s (best %.0f), decode %.0f tok/s = %.1f GiB/s, %.0f %% of the read rate\n", m.d.name, 512 / prefill[ROUNDS / 2], 512 / prefill[0],
-           1 / decode[ROUNDS / 2], rate / 0x1p30, 100 * rate / read);
+    printf("%s: median prefill(512) %.0f tok/s (best %.0f), decode %.0f tok/s = %.1f GiB/s, %.0f %% of the "
+           "read rate\n",
+           m.d.name, 512 / prefill[ROUNDS / 2], 512 / prefill[0], 1 / decode[ROUNDS / 2], rate / 0x1p30,
+           100 * rate / read);
     forward_free(&m, &one);
     forward_free(&m, &many);
     model_free(&m);
@@ -278,7 +338,7 @@ static int bench(unsigned threads, const char *isa)
 int main(int argc, char **argv)
 {
     if (argc > 1 && !strcmp(argv[1], "--bench"))
-        return bench(argc > 2 ? (unsigned)atoi(argv[2]) : 2, argc > 3 ? argv[3] : NULL);
+        return bench(argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : 2, argc > 3 ? argv[3] : NULL);
     const struct CMUnitTest tests[] = {cmocka_unit_test(any_feeding_gives_the_same_logits)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

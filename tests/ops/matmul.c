@@ -21,7 +21,8 @@ static uint32_t block_of(enum ht_type type)
 static void paths_equal_contract(void **state)
 {
     (void)state;
-    static const uint32_t n_list[] = {1, 15, 16, 17, 31, 97}, row_list[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 31};
+    static const uint32_t n_list[] = {1, 15, 16, 17, 31, 97},
+                          row_list[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 31};
     unsigned failures = 0;
     for (int isa = 0; check_isas[isa]; isa++)
         for (unsigned threads = 1; threads <= 3; threads++) {
@@ -30,11 +31,18 @@ static void paths_equal_contract(void **state)
                 continue;
             for (unsigned t = 0; t < check_n_types; t++) {
                 enum ht_type type = check_types[t];
-                uint32_t block = block_of(type) < 32 ? 1 : block_of(type), k_list[] = {block, block == 1 ? 37 : 3 * block, block == 1 ? 64 : 2 * block};
+                uint32_t block = block_of(type) < 32 ? 1 : block_of(type),
+                         k_list[] = {block, block == 1 ? 37 : 3 * block, block == 1 ? 64 : 2 * block};
                 for (unsigned i = 0; i < 18; i++) {
-                    struct matmul_case c = {.type = type, .n = n_list[i % 6], .k = k_list[i % 3], .rows = row_list[(i + threads) % 11],
-                                            .input = i % CHECK_N_INPUTS, .weights = i / 3 % CHECK_N_INPUTS, .bias = i % 2,
-                                            .add = i % 3 == 0, .pad = i % 4 == 0 ? 3 : 0};
+                    struct matmul_case c = {.type = type,
+                                            .n = n_list[i % 6],
+                                            .k = k_list[i % 3],
+                                            .rows = row_list[(i + threads) % 11],
+                                            .input = i % CHECK_N_INPUTS,
+                                            .weights = i / 3 % CHECK_N_INPUTS,
+                                            .bias = i % 2,
+                                            .add = i % 3 == 0,
+                                            .pad = i % 4 == 0 ? 3 : 0};
                     failures += matmul_case_run(&d, &c, HT_PRECISION_Q);
                 }
             }
@@ -52,8 +60,16 @@ static void mixed_parts(void **state)
         if (!check_open(&d, check_isas[isa], 2, HT_PRECISION_Q))
             continue;
         for (uint32_t rows = 1; rows <= 10; rows += 3) {
-            failures += matmul_case_run(&d, &(struct matmul_case){.type = HT_TYPE_Q4_K, .type2 = HT_TYPE_Q6_K, .n = 48, .n2 = 16, .k = 512, .rows = rows}, HT_PRECISION_Q);
-            failures += matmul_case_run(&d, &(struct matmul_case){.type = HT_TYPE_Q4_1, .type2 = HT_TYPE_F16, .n = 33, .n2 = 20, .k = 96, .rows = rows}, HT_PRECISION_Q);
+            failures += matmul_case_run(
+                &d,
+                &(struct matmul_case){
+                    .type = HT_TYPE_Q4_K, .type2 = HT_TYPE_Q6_K, .n = 48, .n2 = 16, .k = 512, .rows = rows},
+                HT_PRECISION_Q);
+            failures += matmul_case_run(
+                &d,
+                &(struct matmul_case){
+                    .type = HT_TYPE_Q4_1, .type2 = HT_TYPE_F16, .n = 33, .n2 = 20, .k = 96, .rows = rows},
+                HT_PRECISION_Q);
         }
         check_close(&d);
     }
@@ -70,7 +86,14 @@ static void exact_equals_contract(void **state)
             continue;
         for (unsigned t = 0; t < check_n_types; t++)
             for (uint32_t rows = 1; rows <= 17; rows += 4)
-                failures += matmul_case_run(&d, &(struct matmul_case){.type = check_types[t], .n = 37, .k = 512, .rows = rows, .input = rows % CHECK_N_INPUTS, .pad = 5}, HT_PRECISION_F);
+                failures += matmul_case_run(&d,
+                                            &(struct matmul_case){.type = check_types[t],
+                                                                  .n = 37,
+                                                                  .k = 512,
+                                                                  .rows = rows,
+                                                                  .input = rows % CHECK_N_INPUTS,
+                                                                  .pad = 5},
+                                            HT_PRECISION_F);
         check_close(&d);
     }
     assert_int_equal(failures, 0);
@@ -84,8 +107,10 @@ static void model_shapes(void **state)
     struct check_device d;
     assert_true(check_open(&d, NULL, 2, HT_PRECISION_Q));
     static const struct matmul_case cases[] = {
-        {.type = HT_TYPE_Q4_1, .n = 576, .k = 576, .rows = 64}, {.type = HT_TYPE_Q4_1, .n = 576, .k = 1536, .rows = 1},
-        {.type = HT_TYPE_Q8_0, .n = 2048, .k = 576, .rows = 2}, {.type = HT_TYPE_Q5_0, .n = 256, .k = 640, .rows = 20},
+        {.type = HT_TYPE_Q4_1, .n = 576, .k = 576, .rows = 64},
+        {.type = HT_TYPE_Q4_1, .n = 576, .k = 1536, .rows = 1},
+        {.type = HT_TYPE_Q8_0, .n = 2048, .k = 576, .rows = 2},
+        {.type = HT_TYPE_Q5_0, .n = 256, .k = 640, .rows = 20},
         {.type = HT_TYPE_Q6_K, .n = 640, .k = 2048, .rows = 7},
     };
     for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++)
@@ -95,9 +120,9 @@ static void model_shapes(void **state)
 }
 
 // Contract Q against the exact sum over the quantised x: y* = Σ w x', x' = dx q.
-// Per output the chain has, for each block of 32, the roundings: dx from amax is part of x' (given); fma, product
-// d * dx; and with a min another fma and a product: at most 2 on the path of a term and 2 per block in the chain, so
-// m = 2 blocks + 2. The terms are |d scale code x'| and |m min x'|.
+// Per output the chain has, for each block of 32, the roundings: dx from amax is part of x' (given); fma,
+// product d * dx; and with a min another fma and a product: at most 2 on the path of a term and 2 per block
+// in the chain, so m = 2 blocks + 2. The terms are |d scale code x'| and |m min x'|.
 static void contract_q_within_bound(void **state)
 {
     (void)state;
@@ -135,8 +160,8 @@ static void contract_q_within_bound(void **state)
             float got = ht_contract_dot_q(type, blocks, K, &row);
             double bound = check_gamma(2 * (2 * (K / 32) + 2)) * magnitude;
             failures += check_bounds(ht_type_info(type)->name, &got, &want, &bound, 1);
-            // The codes are those of the format: the same sum by the reference dequantisation, whose own two or three
-            // roundings a weight are within gamma_3 of the terms.
+            // The codes are those of the format: the same sum by the reference dequantisation, whose own two
+            // or three roundings a weight are within gamma_3 of the terms.
             float xq[K];
             for (int i = 0; i < K; i++)
                 xq[i] = dx[i / 32] * (float)q[i];
@@ -148,8 +173,8 @@ static void contract_q_within_bound(void **state)
     assert_int_equal(failures, 0);
 }
 
-// Quantising: |x - dx q| <= dx / 2 (1 + 2^-22) for each value: q rounds x * (127 / amax), of which the two roundings
-// move it by at most 127 * 2^-23.
+// Quantising: |x - dx q| <= dx / 2 (1 + 2^-22) for each value: q rounds x * (127 / amax), of which the two
+// roundings move it by at most 127 * 2^-23.
 static void quantise_within_bound(void **state)
 {
     (void)state;
@@ -163,7 +188,8 @@ static void quantise_within_bound(void **state)
         check_fill(x, K, input);
         ht_contract_quantise(x, K, &(struct ht_xrow){q, d, ds, sum});
         for (int i = 0; i < K; i++) {
-            double got = (double)d[i / 32] * q[i], bound = (double)d[i / 32] * (0.5 + 127 * 0x1p-22) + 0x1p-120;
+            double got = (double)d[i / 32] * q[i],
+                   bound = (double)d[i / 32] * (0.5 + 127 * 0x1p-22) + 0x1p-120;
             failures += !(fabs((double)x[i] - got) <= bound);
             failures += q[i] < -127;
         }
@@ -217,7 +243,8 @@ static void batch_invariance(void **state)
                 struct check_device d;
                 assert_true(check_open(&d, NULL, threads, HT_PRECISION_Q));
                 struct ht_weight *w = check_weight(&d, types[t], N, K, blocks);
-                struct check_view xv = check_view_make(&d, batch, K, K), yv = check_view_make(&d, batch, N, N);
+                struct check_view xv = check_view_make(&d, batch, K, K),
+                                  yv = check_view_make(&d, batch, N, N);
                 struct check_plan plan = check_plan_begin(&d, (struct ht_step_shape){batch, 1, 1, 2});
                 struct ht_matmul mm = {.x = xv.ref, .x_stride = K, .k = K, .n_parts = 1};
                 mm.part[0] = (struct ht_matmul_part){.w = w, .y = yv.ref, .y_stride = N};

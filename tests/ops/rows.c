@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// embed, rmsnorm, rope, glu, gather, softcap and the functions below them: paths against the contract, contract against
-// the oracle. Every view has guard zones and odd strides.
+// embed, rmsnorm, rope, glu, gather, softcap and the functions below them: paths against the contract,
+// contract against the oracle. Every view has guard zones and odd strides.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -48,14 +48,18 @@ static unsigned test_rmsnorm(struct check_device *d)
         char what[96];
         snprintf(what, sizeof what, "rmsnorm %s dim %u groups %u", d->name, dim, groups);
         check_reseed(i);
-        struct check_view xv = check_view_make(d, ROWS, width, width + i % 4), wv = check_view_make(d, 1, dim, dim),
+        struct check_view xv = check_view_make(d, ROWS, width, width + i % 4),
+                          wv = check_view_make(d, 1, dim, dim),
                           yv = check_view_make(d, ROWS, width, width + i % 3);
         check_fill(w, dim, CHECK_NORMAL);
         check_view_put(&wv, 0, w);
         struct check_plan p = begin(d);
         bool in_place = i % 5 == 4 && !add;
         struct check_view *out = in_place ? &xv : &yv;
-        CHECK_OK(d->table->rmsnorm(p.plan, &(struct ht_rmsnorm){xv.ref, out->ref, wv.ref, xv.stride, out->stride, groups, dim, eps, add, HT_ROWS_ALL}, &check_err));
+        CHECK_OK(d->table->rmsnorm(p.plan,
+                                   &(struct ht_rmsnorm){xv.ref, out->ref, wv.ref, xv.stride, out->stride,
+                                                        groups, dim, eps, add, HT_ROWS_ALL},
+                                   &check_err));
         check_plan_end(&p);
         for (uint32_t r = 0; r < ROWS; r++) {
             check_reseed(1000 + i * 10 + r);
@@ -76,8 +80,9 @@ static unsigned test_rmsnorm(struct check_device *d)
                 ht_contract_rmsnorm(x + g * dim, w, dim, eps, add, y + g * dim);
                 if (add || input == CHECK_NONFINITE)
                     continue;
-                // Sum: dim / 16 fma and 4 additions on the longest chain, all terms positive; mean, eps, root, reciprocal: the
-                // relative error of the sum is halved by the root; then two products. m = (dim / 16 + 5) / 2 + 6.
+                // Sum: dim / 16 fma and 4 additions on the longest chain, all terms positive; mean, eps,
+                // root, reciprocal: the relative error of the sum is halved by the root; then two products. m
+                // = (dim / 16 + 5) / 2 + 6.
                 ht_ref_rmsnorm(x + g * dim, w, dim, (double)eps, want);
                 for (uint32_t k = 0; k < dim; k++)
                     bound[k] = check_gamma((dim / 16.0 + 6) / 2 + 6) * fabs(want[k]) + 0x1p-140;
@@ -102,11 +107,14 @@ static void rmsnorm(void **state)
 
 static unsigned test_rope(struct check_device *d)
 {
-    static const struct { uint32_t dim, n_rot; } shapes[] = {{2, 2}, {64, 64}, {64, 32}, {40, 40}, {22, 18}, {256, 256}, {128, 34}};
+    static const struct {
+        uint32_t dim, n_rot;
+    } shapes[] = {{2, 2}, {64, 64}, {64, 32}, {40, 40}, {22, 18}, {256, 256}, {128, 34}};
     static const int32_t positions[ROWS] = {0, 1, 31, 4095, 31 + 32 * 100};
     unsigned failures = 0;
     for (unsigned i = 0; i < 14; i++) {
-        uint32_t dim = shapes[i % 7].dim, n_rot = shapes[i % 7].n_rot, heads = i % 3 + 1, width = heads * dim, pairs = n_rot / 2;
+        uint32_t dim = shapes[i % 7].dim, n_rot = shapes[i % 7].n_rot, heads = i % 3 + 1, width = heads * dim,
+                 pairs = n_rot / 2;
         enum ht_rope_kind kind = i < 7 ? HT_ROPE_NORM : HT_ROPE_NEOX;
         float x[ROWS][MAX], freq[MAX], c[MAX], s[MAX], mscale = i % 2 ? 1.0f : 0.8f;
         char what[96];
@@ -114,10 +122,13 @@ static unsigned test_rope(struct check_device *d)
         check_reseed(i);
         for (uint32_t k = 0; k < pairs; k++)
             freq[k] = powf(10000.0f, -(float)(2 * k) / (float)n_rot);
-        struct check_view xv = check_view_make(d, ROWS, width, width + 5), fv = check_view_make(d, 1, pairs, pairs);
+        struct check_view xv = check_view_make(d, ROWS, width, width + 5),
+                          fv = check_view_make(d, 1, pairs, pairs);
         check_view_put(&fv, 0, freq);
         struct check_plan p = check_plan_begin(d, (struct ht_step_shape){ROWS, 1, 1, 128});
-        CHECK_OK(d->table->rope(p.plan, &(struct ht_rope){xv.ref, fv.ref, xv.stride, heads, dim, n_rot, kind, mscale}, &check_err));
+        CHECK_OK(d->table->rope(p.plan,
+                                &(struct ht_rope){xv.ref, fv.ref, xv.stride, heads, dim, n_rot, kind, mscale},
+                                &check_err));
         check_plan_end(&p);
         for (uint32_t r = 0; r < ROWS; r++) {
             p.step.pos[r] = positions[r];
@@ -140,9 +151,11 @@ static unsigned test_rope(struct check_device *d)
                 for (uint32_t k = 0; k < dim; k++)
                     bound[k] = 0; // values beyond n_rot stay as they are
                 for (uint32_t k = 0; k < pairs; k++) {
-                    uint32_t a = kind == HT_ROPE_NORM ? 2 * k : k, b = kind == HT_ROPE_NORM ? 2 * k + 1 : k + pairs;
+                    uint32_t a = kind == HT_ROPE_NORM ? 2 * k : k,
+                             b = kind == HT_ROPE_NORM ? 2 * k + 1 : k + pairs;
                     // cos and sin 1 ulp, mscale, product, fma: gamma_4 of |a| + |b|
-                    bound[a] = bound[b] = check_gamma(5) * (fabs((double)v[a]) + fabs((double)v[b])) + 0x1p-140;
+                    bound[a] = bound[b] =
+                        check_gamma(5) * (fabs((double)v[a]) + fabs((double)v[b])) + 0x1p-140;
                 }
                 ht_contract_rope(v, c, s, n_rot, kind);
                 failures += check_bounds(what, v, want, bound, dim);
@@ -173,10 +186,14 @@ static unsigned test_glu(struct check_device *d)
         char what[96];
         snprintf(what, sizeof what, "glu %s dim %u act %d", d->name, dim, (int)act);
         check_reseed(i);
-        struct check_view gv = check_view_make(d, ROWS, dim, dim + 3), uv = check_view_make(d, ROWS, dim, dim), yv = check_view_make(d, ROWS, dim, dim + 1);
+        struct check_view gv = check_view_make(d, ROWS, dim, dim + 3),
+                          uv = check_view_make(d, ROWS, dim, dim),
+                          yv = check_view_make(d, ROWS, dim, dim + 1);
         struct check_view *out = i % 3 == 0 ? &gv : i % 3 == 1 ? &uv : &yv;
         struct check_plan p = begin(d);
-        CHECK_OK(d->table->glu(p.plan, &(struct ht_glu){gv.ref, uv.ref, out->ref, gv.stride, uv.stride, out->stride, dim, act}, &check_err));
+        CHECK_OK(d->table->glu(
+            p.plan, &(struct ht_glu){gv.ref, uv.ref, out->ref, gv.stride, uv.stride, out->stride, dim, act},
+            &check_err));
         check_plan_end(&p);
         for (uint32_t r = 0; r < ROWS; r++) {
             check_fill(g[r], dim, (i + r) % CHECK_N_INPUTS);
@@ -189,7 +206,8 @@ static unsigned test_glu(struct check_device *d)
             ht_contract_glu(act, g[r], u[r], want, dim);
             failures += check_bits(what, check_view_row(out, r), want, dim);
         }
-        failures += check_view_guards(&gv, what) + check_view_guards(&uv, what) + check_view_guards(&yv, what);
+        failures +=
+            check_view_guards(&gv, what) + check_view_guards(&uv, what) + check_view_guards(&yv, what);
         check_plan_free(&p);
         check_view_free(&gv);
         check_view_free(&uv);
@@ -202,9 +220,10 @@ static void glu(void **state)
 {
     (void)state;
     assert_int_equal(each_path(test_glu), 0);
-    // Contract against oracle, up = 1. SiLU: exp (1 ulp), addition, division: gamma_4. GELU: the tanh form loses relative
-    // accuracy where 1 + tanh(u) cancels (g << 0): absolute there: 1 - 2 / (e + 1) errs by 4 u at most, times |g| / 2;
-    // u itself errs by gamma_4 |u|, times the slope of tanh (1 - tanh² <= 4 exp(-2|u|), at most 0.45 / |u|).
+    // Contract against oracle, up = 1. SiLU: exp (1 ulp), addition, division: gamma_4. GELU: the tanh form
+    // loses relative accuracy where 1 + tanh(u) cancels (g << 0): absolute there: 1 - 2 / (e + 1) errs by 4 u
+    // at most, times |g| / 2; u itself errs by gamma_4 |u|, times the slope of tanh (1 - tanh² <= 4
+    // exp(-2|u|), at most 0.45 / |u|).
     unsigned failures = 0;
     for (int i = -3000; i <= 3000; i++) {
         float g = (float)i / 150.0f, one = 1, got;
@@ -230,10 +249,13 @@ static unsigned test_softcap_and_gather(struct check_device *d)
         char what[96];
         snprintf(what, sizeof what, "gather and softcap %s dim %u", d->name, dim);
         check_reseed(i);
-        struct check_view xv = check_view_make(d, ROWS, dim, dim + 3), yv = check_view_make(d, ROWS, dim, dim + 1);
+        struct check_view xv = check_view_make(d, ROWS, dim, dim + 3),
+                          yv = check_view_make(d, ROWS, dim, dim + 1);
         struct check_plan p = begin(d);
-        CHECK_OK(d->table->gather(p.plan, &(struct ht_gather){xv.ref, yv.ref, xv.stride, yv.stride, dim}, &check_err));
-        CHECK_OK(d->table->softcap(p.plan, &(struct ht_softcap){yv.ref, yv.stride, dim, 30.0f, HT_ROWS_OUT}, &check_err));
+        CHECK_OK(d->table->gather(p.plan, &(struct ht_gather){xv.ref, yv.ref, xv.stride, yv.stride, dim},
+                                  &check_err));
+        CHECK_OK(d->table->softcap(p.plan, &(struct ht_softcap){yv.ref, yv.stride, dim, 30.0f, HT_ROWS_OUT},
+                                   &check_err));
         check_plan_end(&p);
         p.step.counts[1] = 3; // fewer outputs than there is room for: the other rows stay untouched
         for (uint32_t r = 0; r < ROWS; r++) {
@@ -265,7 +287,8 @@ static void softcap_and_gather(void **state)
     (void)state;
     assert_int_equal(each_path(test_softcap_and_gather), 0);
     unsigned failures = 0;
-    for (int i = -500; i <= 500; i++) { // tanh errs by 4 u absolute; its argument by u |x / cap|, slope at most 1
+    for (int i = -500; i <= 500;
+         i++) { // tanh errs by 4 u absolute; its argument by u |x / cap|, slope at most 1
         float x = (float)i / 3, got = x;
         double want = ht_ref_softcap((double)x, 30), bound = 30 * 0x1p-24 * (8 + fabs((double)x) / 30);
         ht_contract_softcap(&got, 1, 30);
@@ -352,7 +375,8 @@ static void functions(void **state)
     }
     assert_true(worst_exp <= 1.0);
     assert_true(worst_trig <= 0.51);
-    assert_true(ht_exp(0) == 1 && ht_exp(-INFINITY) == 0 && ht_exp(INFINITY) == INFINITY && ht_exp(-104) == 0);
+    assert_true(ht_exp(0) == 1 && ht_exp(-INFINITY) == 0 && ht_exp(INFINITY) == INFINITY &&
+                ht_exp(-104) == 0);
     assert_true(ht_exp(NAN) != ht_exp(NAN) && ht_exp(-103.2f) == 0x1p-149f);
     assert_true(ht_tanh(100) == 1 && ht_tanh(-100) == -1 && ht_tanh(0) == 0);
     float s, c;
@@ -363,8 +387,12 @@ static void functions(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(functions), cmocka_unit_test(embed),              cmocka_unit_test(rmsnorm),
-        cmocka_unit_test(rope),      cmocka_unit_test(softcap_and_gather), cmocka_unit_test(glu),
+        cmocka_unit_test(functions),
+        cmocka_unit_test(embed),
+        cmocka_unit_test(rmsnorm),
+        cmocka_unit_test(rope),
+        cmocka_unit_test(softcap_and_gather),
+        cmocka_unit_test(glu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

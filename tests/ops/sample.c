@@ -25,8 +25,8 @@ static int by_value(const void *a, const void *b)
     return x->v != y->v ? (x->v < y->v) - (x->v > y->v) : (x->id > y->id) - (x->id < y->id);
 }
 
-static int32_t defined(const float *logits, uint32_t n_vocab, const struct ht_sampler *s, const int32_t *history,
-                       const int32_t *token, const float *bias)
+static int32_t defined(const float *logits, uint32_t n_vocab, const struct ht_sampler *s,
+                       const int32_t *history, const int32_t *token, const float *bias)
 {
     float *v = malloc(n_vocab * sizeof *v);
     uint32_t *count = calloc(n_vocab, sizeof *count), n = 0;
@@ -86,19 +86,30 @@ static unsigned run_case(struct check_device *d, uint32_t n_vocab, unsigned salt
     static const uint32_t top_ks[] = {0, 1, 2, 40, 64, 1000};
     static const float temperatures[] = {0, 0.7f, 1.0f, 0.05f, 3.0f, 40.0f};
     check_reseed(salt);
-    struct check_view logits = check_view_make(d, OUTS, n_vocab, n_vocab + salt % 3), token = check_view_make(d, 1, OUTS, OUTS);
+    struct check_view logits = check_view_make(d, OUTS, n_vocab, n_vocab + salt % 3),
+                      token = check_view_make(d, 1, OUTS, OUTS);
     struct check_plan p = check_plan_begin(d, (struct ht_step_shape){OUTS, OUTS, 1, 1});
-    CHECK_OK(d->table->sample(p.plan, &(struct ht_sample){logits.ref, token.ref, logits.stride, n_vocab}, &check_err));
+    CHECK_OK(d->table->sample(p.plan, &(struct ht_sample){logits.ref, token.ref, logits.stride, n_vocab},
+                              &check_err));
     check_plan_end(&p);
     float *x = malloc(n_vocab * sizeof *x);
     for (uint32_t o = 0; o < OUTS; o++) {
         struct ht_sampler *s = &p.step.sampler[o];
         bool off = check_below(2);
-        *s = (struct ht_sampler){.seed = check_random(), .position = check_random(), .temperature = temperatures[check_below(6)],
-                                 .top_p = check_below(2) ? 1.0f : check_below(2) ? 0.9f : 0.0f, .min_p = check_below(2) ? 0 : 0.05f,
-                                 .repeat_penalty = off ? 1.0f : 1.3f, .presence_penalty = off ? 0 : 0.5f,
-                                 .frequency_penalty = off ? 0 : 0.25f, .top_k = top_ks[check_below(6)],
-                                 .n_history = check_below(80), .n_bias = off ? 0 : check_below(5), .active = o != 3};
+        *s = (struct ht_sampler){.seed = check_random(),
+                                 .position = check_random(),
+                                 .temperature = temperatures[check_below(6)],
+                                 .top_p = check_below(2)   ? 1.0f
+                                          : check_below(2) ? 0.9f
+                                                           : 0.0f,
+                                 .min_p = check_below(2) ? 0 : 0.05f,
+                                 .repeat_penalty = off ? 1.0f : 1.3f,
+                                 .presence_penalty = off ? 0 : 0.5f,
+                                 .frequency_penalty = off ? 0 : 0.25f,
+                                 .top_k = top_ks[check_below(6)],
+                                 .n_history = check_below(80),
+                                 .n_bias = off ? 0 : check_below(5),
+                                 .active = o != 3};
         check_fill(x, n_vocab, check_below(CHECK_N_INPUTS));
         if (check_below(2))
             for (uint32_t i = 0; i < n_vocab; i++)
@@ -108,7 +119,8 @@ static unsigned run_case(struct check_device *d, uint32_t n_vocab, unsigned salt
                 x[i] = i % 2 ? -INFINITY : NAN;
         check_view_put(&logits, o, x);
         for (uint32_t i = 0; i < s->n_history; i++)
-            p.step.history[o * HT_MAX_PENALTY_WINDOW + i] = (int32_t)check_below(check_below(2) ? 9 : n_vocab + 3) - 1;
+            p.step.history[o * HT_MAX_PENALTY_WINDOW + i] =
+                (int32_t)check_below(check_below(2) ? 9 : n_vocab + 3) - 1;
         for (uint32_t i = 0; i < s->n_bias; i++) {
             p.step.bias_token[o * HT_MAX_LOGIT_BIAS + i] = (int32_t)check_below(n_vocab);
             p.step.bias_value[o * HT_MAX_LOGIT_BIAS + i] = check_below(4) ? 5 * check_unit() : -INFINITY;
@@ -116,8 +128,10 @@ static unsigned run_case(struct check_device *d, uint32_t n_vocab, unsigned salt
     }
     check_plan_run(&p);
     for (uint32_t o = 0; o < OUTS; o++) {
-        int32_t got, want = defined(check_view_row(&logits, o), n_vocab, &p.step.sampler[o], p.step.history + o * HT_MAX_PENALTY_WINDOW,
-                                    p.step.bias_token + o * HT_MAX_LOGIT_BIAS, p.step.bias_value + o * HT_MAX_LOGIT_BIAS);
+        int32_t got, want = defined(check_view_row(&logits, o), n_vocab, &p.step.sampler[o],
+                                    p.step.history + o * HT_MAX_PENALTY_WINDOW,
+                                    p.step.bias_token + o * HT_MAX_LOGIT_BIAS,
+                                    p.step.bias_value + o * HT_MAX_LOGIT_BIAS);
         memcpy(&got, check_view_row(&token, 0) + o, 4);
         if (!p.step.sampler[o].active)
             want = 0x7FC0F00D; // not drawn: as it was
@@ -151,7 +165,8 @@ static void paths_equal_definition(void **state)
     assert_int_equal(failures, 0);
 }
 
-// Draws follow the distribution: chi-square of 20,000 draws from 8 tokens stays below 29.9 (p = 1e-4, 7 degrees).
+// Draws follow the distribution: chi-square of 20,000 draws from 8 tokens stays below 29.9 (p = 1e-4, 7
+// degrees).
 static void draws_follow_the_distribution(void **state)
 {
     (void)state;
@@ -168,7 +183,8 @@ static void draws_follow_the_distribution(void **state)
     for (int i = 0; i < 8; i++)
         total += expected[i] = exp((double)x[i]);
     for (unsigned i = 0; i < 20000; i++) {
-        p.step.sampler[0] = (struct ht_sampler){.seed = 42, .position = i, .temperature = 1, .top_p = 1, .repeat_penalty = 1, .active = 1};
+        p.step.sampler[0] = (struct ht_sampler){
+            .seed = 42, .position = i, .temperature = 1, .top_p = 1, .repeat_penalty = 1, .active = 1};
         check_plan_run(&p);
         int32_t id;
         memcpy(&id, check_view_row(&token, 0), 4);
@@ -190,20 +206,28 @@ static int bench(void)
     static const uint32_t vocabs[] = {49152, 262144};
     for (int v = 0; v < 2; v++)
         for (int mode = 0; mode < 4; mode++) {
-            static const char *const names[] = {"greedy", "top-k 40", "top-k 40, penalties", "temperature 1, no top-k"};
+            static const char *const names[] = {"greedy", "top-k 40", "top-k 40, penalties",
+                                                "temperature 1, no top-k"};
             struct check_device d;
             check_open(&d, NULL, 2, HT_PRECISION_Q);
-            struct check_view logits = check_view_make(&d, 1, vocabs[v], vocabs[v]), token = check_view_make(&d, 1, 1, 1);
+            struct check_view logits = check_view_make(&d, 1, vocabs[v], vocabs[v]),
+                              token = check_view_make(&d, 1, 1, 1);
             float *x = malloc(vocabs[v] * sizeof *x);
             check_fill(x, vocabs[v], CHECK_NORMAL);
             for (uint32_t i = 0; i < vocabs[v]; i++)
                 x[i] *= 4;
             check_view_put(&logits, 0, x);
             struct check_plan p = check_plan_begin(&d, (struct ht_step_shape){1, 1, 1, 1});
-            CHECK_OK(d.table->sample(p.plan, &(struct ht_sample){logits.ref, token.ref, vocabs[v], vocabs[v]}, &check_err));
+            CHECK_OK(d.table->sample(p.plan, &(struct ht_sample){logits.ref, token.ref, vocabs[v], vocabs[v]},
+                                     &check_err));
             check_plan_end(&p);
-            p.step.sampler[0] = (struct ht_sampler){.temperature = mode ? 0.8f : 0, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = mode == 2 ? 1.1f : 1,
-                                                    .n_history = 64, .top_k = mode == 3 ? 0 : 40, .active = 1};
+            p.step.sampler[0] = (struct ht_sampler){.temperature = mode ? 0.8f : 0,
+                                                    .top_p = 0.95f,
+                                                    .min_p = 0.05f,
+                                                    .repeat_penalty = mode == 2 ? 1.1f : 1,
+                                                    .n_history = 64,
+                                                    .top_k = mode == 3 ? 0 : 40,
+                                                    .active = 1};
             double best = 1;
             for (int i = 0; i < 200; i++) {
                 struct timespec a, b;
@@ -226,6 +250,7 @@ int main(int argc, char **argv)
 {
     if (argc > 1 && !strcmp(argv[1], "--bench"))
         return bench();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(paths_equal_definition), cmocka_unit_test(draws_follow_the_distribution)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(paths_equal_definition),
+                                       cmocka_unit_test(draws_follow_the_distribution)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -32,17 +32,20 @@ static unsigned failures_of(struct check_device *d)
 
 // ---- broken on purpose
 
-static void dropped_block(const unsigned char *tiles, uint32_t k, const struct ht_xrow *x, unsigned n, float *out)
+static void dropped_block(const unsigned char *tiles, uint32_t k, const struct ht_xrow *x, unsigned n,
+                          float *out)
 {
     good.matvec[TYPE](tiles, k - 32, x, n, out);
 }
-static void dropped_term(const unsigned char *tiles, uint32_t k, const struct ht_xrow *x, unsigned n, float *out)
+static void dropped_term(const unsigned char *tiles, uint32_t k, const struct ht_xrow *x, unsigned n,
+                         float *out)
 {
     for (unsigned c = 0; c < n; c++) // as if the last of k values were not read
         x[c].q[k - 1] = 0;
     good.matvec[TYPE](tiles, k, x, n, out);
 }
-static void stale_column(const unsigned char *tiles, uint32_t k, const struct ht_xrow *x, unsigned n, float *out)
+static void stale_column(const unsigned char *tiles, uint32_t k, const struct ht_xrow *x, unsigned n,
+                         float *out)
 {
     good.matvec[TYPE](tiles, k, x, n > 1 ? n - 1 : n, out); // the last column keeps what was there
 }
@@ -97,8 +100,8 @@ static void broken_kernels_are_caught(void **state)
         good = d.device->kernels;
         struct ht_kernels *k = &d.device->kernels;
         assert_int_equal(failures_of(&d), 0);
-#define BROKEN(entry, function) \
-    k->entry = function;        \
+#define BROKEN(entry, function)                                                                              \
+    k->entry = function;                                                                                     \
     caught(&d, #function);
         BROKEN(matvec[TYPE], dropped_block)
         BROKEN(matvec[TYPE], dropped_term)
@@ -136,7 +139,8 @@ static void writes_outside_are_caught(void **state)
 static void comparisons(void **state)
 {
     (void)state;
-    float zero = 0, minus = -0.0f, nan1 = __builtin_nanf("1"), nan2 = -__builtin_nanf("2"), one = 1, next = 1 + 0x1p-23f;
+    float zero = 0, minus = -0.0f, nan1 = __builtin_nanf("1"), nan2 = -__builtin_nanf("2"), one = 1,
+          next = 1 + 0x1p-23f;
     check_quiet = true;
     assert_int_equal(check_bits("signs of zero differ", &zero, &minus, 1), 1);
     assert_int_equal(check_bits("any NaN is a NaN", &nan1, &nan2, 1), 0);
@@ -151,7 +155,8 @@ static void comparisons(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(broken_kernels_are_caught), cmocka_unit_test(writes_outside_are_caught),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(broken_kernels_are_caught),
+                                       cmocka_unit_test(writes_outside_are_caught),
                                        cmocka_unit_test(comparisons)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
