@@ -100,9 +100,9 @@ struct ht_rmsnorm {
 // t = dot(W[i], x[r]); if bias: t = t + bias[i]; if add: y = y + t, else y = t.
 //
 // Contract Q, block-quantised weights. Activations: blocks b of 32, amax = max|x|, dx = amax / 127,
-// q = rint(x * (127 / amax)) half-even, q = 0 and dx = 0 where amax is 0 (a NaN or infinity in a block makes
-// dx NaN, so that the outputs are NaN and not silently wrong). isum_b, the sum of weight code times q, is
-// exact in int32. Over blocks in ascending k, one chain:
+// q = rint(x * (127 / amax)) half-even, q = 0 and dx = 0 where amax is below 2^-120, 0 included (127 / amax would
+// overflow); a NaN or infinity in a block makes its q 0 and dx NaN, so that the outputs are NaN and not silently
+// wrong. isum_b, the sum of weight code times q, is exact in int32. Over blocks in ascending k, one chain:
 //   Q4_0 Q5_0 Q8_0 IQ4_NL   acc = fma((float)isum_b, d_w * dx, acc)            codes signed (IQ4_NL: its table)
 //   Q4_1 Q5_1               the same with unsigned codes, then acc = fma(m_w, dx * (float)sum(q), acc)
 //   Q2_K Q4_K Q5_K          isum_b = Σ_s scale_s * Σ codes*q, msum_b = Σ_s min_s * Σ q (s: the sub-blocks of the 32):
@@ -128,7 +128,8 @@ struct ht_matmul {
 // Rotates the first n_rot values of each head in place.                     x (R, heads, dim)
 // angle_i = (float)pos * freq[i] (f32 product), c = cosf(angle) * mscale, s = sinf(angle) * mscale;
 // NORM pairs (2i, 2i+1), NEOX pairs (i, i + n_rot/2): (a, b) → (fma(a, c, -(b*s)), fma(a, s, b*c)).
-// freq (n_rot/2) f32 is made by the model (base, scaling, rope_freqs). cos and sin: see ht_sincos in engine/cpu.
+// freq (n_rot/2) f32 is made by the model (base, scaling, rope_freqs) and read when a submit begins: no op of the plan
+// writes it. cos and sin: ht_sincos in engine/cpu/math.h (within 0.51 ulp).
 enum ht_rope_kind { HT_ROPE_NORM = 0, HT_ROPE_NEOX = 1 };
 struct ht_rope {
     struct ht_ref x, freq;
@@ -190,7 +191,8 @@ struct ht_softcap {
 // (- presence - frequency * count); temperature 0: the lowest id with the largest logit. Else: keep the top_k
 // largest (ties: lower id first), probabilities p = softmax(logit / temperature) in f32, keep the shortest prefix
 // (descending) whose sum reaches top_p, keep p >= min_p * p_max, draw by u = Philox(seed, position) in [0, 1):
-// the first id whose running sum exceeds u * total. Logits are not changed. No finite logit: token -1.
+// the first id whose running sum exceeds u * total. Logits are not changed. Ids whose logit is not finite (after bias
+// and penalties) are never drawn; if there is no other, token -1. Order of every operation: engine/cpu/sample.c.
 struct ht_sample {
     struct ht_ref logits, token;
     uint32_t stride, n_vocab;
