@@ -108,7 +108,7 @@ static void set_limit(int resource, rlim_t value)
 }
 
 // No sockets, no programs, no tracing: these calls fail with EPERM.
-static void forbid_calls(void)
+__attribute__((unused)) static void forbid_calls(void)
 {
 #if defined(__x86_64__)
     const unsigned arch = AUDIT_ARCH_X86_64;
@@ -140,13 +140,13 @@ int hd_check_main(const char *path)
     set_limit(RLIMIT_CORE, 0);
     set_limit(RLIMIT_CPU, CHECK_SECONDS);
     set_limit(RLIMIT_FSIZE, 0);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    set_limit(RLIMIT_DATA, (rlim_t)1 << CHECK_DATA_BYTES_LOG2);
-#endif
     prctl(PR_SET_DUMPABLE, 0);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) // which want address space and ptrace
+    set_limit(RLIMIT_DATA, (rlim_t)1 << CHECK_DATA_BYTES_LOG2);
     forbid_calls();
+#endif
     struct hearth_engine_params params = {
         .model_path = path, .device = "cpu", .n_threads = 1, .vocab_only = true};
     struct hearth_engine *engine = NULL;

@@ -131,7 +131,8 @@ static bool grow(struct hd_client *client, size_t need)
     uint8_t *rx = malloc(capacity);
     if (!rx)
         return false;
-    memcpy(rx, client->rx ? client->rx : rx, client->rx_len);
+    if (client->rx_len)
+        memcpy(rx, client->rx, client->rx_len);
     hd_wipe_free(client->rx, client->rx_capacity);
     client->rx = rx;
     client->rx_capacity = capacity;
@@ -177,7 +178,8 @@ static int on_receive(struct hd_client *client, const void *in, size_t len)
         hd_client_close(client, LWS_CLOSE_STATUS_UNEXPECTED_CONDITION, "out of memory");
         return 0;
     }
-    memcpy(client->rx + client->rx_len, in, len);
+    if (len)
+        memcpy(client->rx + client->rx_len, in, len);
     client->rx_len += len;
     return lws_is_final_fragment(client->wsi) ? on_message(client) : 0;
 }

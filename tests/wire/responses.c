@@ -122,10 +122,10 @@ static void a_trimmed_log_is_told_by_a_snapshot(void **state)
 {
     (void)state;
     struct hd_response *response = open_response(1);
-    char whole[2001] = "", piece[11];
+    char whole[2001] = "", piece[16];
     for (int i = 0; i < 200; i++) {
-        snprintf(piece, sizeof piece, "<%08d>", i);
-        memcpy(whole + 10 * i, piece, sizeof piece);
+        snprintf(piece, sizeof piece, "<%08u>", (unsigned)i % 1000);
+        memcpy(whole + 10 * i, piece, 11);
         append(response, piece);
     }
     follow(response, &one, 0);
