@@ -301,14 +301,14 @@ static void base64url(char out[48], const uint8_t secret[HD_SECRET_BYTES])
     out[n] = 0;
 }
 
-// 0 after an answer; the default is everything for the box's first device and chatting for later ones.
+// 0 after an answer; the default is everything for whoever is invited first and chatting for later ones.
 static uint32_t read_scopes(struct hd_admin_client *client, json_t *list)
 {
     uint32_t scopes = 0;
     bool ever = true;
     struct hearth_error error = {0};
     if (!list) {
-        if (hd_pair_ever(client->server->store, &ever, &error) != HEARTH_OK) {
+        if (hd_invited(client->server->store, &ever, &error) != HEARTH_OK) {
             hd_admin_fail(client, &error);
             return 0;
         }
@@ -357,15 +357,15 @@ static void pair(struct hd_admin_client *client, json_t *request)
 {
     json_error_t unpack_error;
     const char *cmd, *name;
-    int ttl_s = DEFAULT_TTL_S, create = 0;
+    int ttl_s = DEFAULT_TTL_S, create = 0, local = 0;
     json_t *list = NULL;
     struct hd_server *server = client->server;
     struct hd_person person;
     struct hearth_error error = {0};
     uint8_t secret[HD_SECRET_BYTES];
     char text[48], fp[33];
-    if (UNPACK(client, request, "{s:s, s:s, s?i, s?b, s?o}", "cmd", &cmd, "person", &name, "ttl_s", &ttl_s,
-               "create", &create, "scopes", &list))
+    if (UNPACK(client, request, "{s:s, s:s, s?i, s?b, s?b, s?o}", "cmd", &cmd, "person", &name, "ttl_s", &ttl_s,
+               "create", &create, "local", &local, "scopes", &list))
         return;
     if (ttl_s < MIN_TTL_S || ttl_s > MAX_TTL_S) {
         hd_admin_error(client, "invalid", "ttl_s: 10 to 86400");
@@ -380,7 +380,12 @@ static void pair(struct hd_admin_client *client, json_t *request)
         hd_admin_fail(client, &error);
         return;
     }
-    hd_listen_invited(server);
+    if (!local && hd_invite(server->store, &error) != HEARTH_OK) {
+        hd_admin_fail(client, &error);
+        return;
+    }
+    if (!local)
+        hd_listen_invited(server);
     base64url(text, secret);
     hd_hex(fp, server->identity->pin, 16);
     json_t *links = urls(server, text);

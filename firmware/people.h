@@ -59,8 +59,10 @@ enum hearth_status hd_pair_create(struct hd_store *store, const struct hd_id *pe
 enum hearth_status hd_pair_redeem(struct hd_store *store, const void *secret, size_t secret_len,
                                   const char *device_name, const char *client, struct hd_device *device,
                                   uint8_t token[HD_SECRET_BYTES], struct hearth_error *err);
-// True once any device was paired (revoked ones count): the listener may leave loopback.
-enum hearth_status hd_pair_ever(struct hd_store *store, bool *ever, struct hearth_error *err);
+// Notes that a device other than this box's own terminal was invited: the listener may leave loopback, now and
+// at every later start. hd_invited tells.
+enum hearth_status hd_invite(struct hd_store *store, struct hearth_error *err);
+enum hearth_status hd_invited(struct hd_store *store, bool *ever, struct hearth_error *err);
 
 // token_len other than 32 is NOT_FOUND. Counts as "seen". `client` (NULL allowed) updates the device's client
 // string.

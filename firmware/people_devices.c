@@ -105,9 +105,6 @@ static enum hearth_status write_device(struct hd_store *store, const uint8_t sec
             " VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
             "bbssxiii", &device->id, &device->person, device->name, device->client, token_hash,
             (size_t)HD_HASH_BYTES, (int64_t)device->scopes, device->created_ms, device->last_seen_ms);
-    if (status == HEARTH_OK)
-        status =
-            hd_db_run(store, NULL, err, "INSERT OR IGNORE INTO meta(key, value) VALUES('paired', x'01')", "");
     return status;
 }
 
@@ -154,11 +151,16 @@ enum hearth_status hd_pair_redeem(struct hd_store *store, const void *secret, si
     return status;
 }
 
-enum hearth_status hd_pair_ever(struct hd_store *store, bool *ever, struct hearth_error *err)
+enum hearth_status hd_invite(struct hd_store *store, struct hearth_error *err)
+{
+    return hd_db_run(store, NULL, err, "INSERT OR IGNORE INTO meta(key, value) VALUES('invited', x'01')", "");
+}
+
+enum hearth_status hd_invited(struct hd_store *store, bool *ever, struct hearth_error *err)
 {
     int64_t n = 0;
     enum hearth_status status =
-        hd_db_int(store, &n, 0, err, "SELECT count(*) FROM meta WHERE key = 'paired'", "");
+        hd_db_int(store, &n, 0, err, "SELECT count(*) FROM meta WHERE key = 'invited'", "");
     *ever = n > 0;
     return status;
 }

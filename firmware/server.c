@@ -170,7 +170,7 @@ static enum hearth_status start_listening(struct hd_server *server, struct heart
 {
     bool ever = false;
     const struct hd_config *config = server->config;
-    enum hearth_status status = hd_pair_ever(server->store, &ever, err);
+    enum hearth_status status = hd_invited(server->store, &ever, err);
     if (status != HEARTH_OK)
         return status;
     if (config->listen == HD_LISTEN_ALL || (config->listen == HD_LISTEN_AUTO && ever))

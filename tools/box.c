@@ -116,8 +116,8 @@ static int take_secret(struct box *box)
 {
     int code = CLI_OK;
     size_t n;
-    json_t *answer = admin_ask(json_pack("{s:s, s:s, s:i, s:[s,s], s:b}", "cmd", "pair", "person", "owner",
-                                         "ttl_s", SELF_PAIR_TTL_S, "scopes", "chat", "admin", "create", 1),
+    json_t *answer = admin_ask(json_pack("{s:s, s:s, s:i, s:[s,s], s:b, s:b}", "cmd", "pair", "person", "owner",
+                                         "ttl_s", SELF_PAIR_TTL_S, "scopes", "chat", "admin", "create", 1, "local", 1),
                                &code);
     if (!answer)
         return code;

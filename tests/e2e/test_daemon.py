@@ -259,6 +259,8 @@ def test_loopback_only_until_somebody_is_invited():
         assert box.admin("status")["listen"] == "loopback" and box.admin("status")["urls"] == [
             f"https://localhost:{box.port}/"
         ]
+        box.admin("pair", person="owner", create=True, local=True)
+        assert listeners(box.port) <= loopback  # the box's own terminal is no guest
         with tls_socket(box) as open_before:
             secret = box.secret()
             assert listeners(box.port) <= everything and "00000000" in listeners(box.port)

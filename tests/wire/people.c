@@ -168,7 +168,7 @@ static void test_a_secret_pairs_one_device_once(void **state)
         zero[HD_SECRET_BYTES] = {0};
     struct hd_device device, found;
     bool ever;
-    assert_int_equal(hd_pair_ever(store, &ever, &err), HEARTH_OK);
+    assert_int_equal(hd_invited(store, &ever, &err), HEARTH_OK);
     assert_false(ever);
     assert_int_equal(hd_pair_create(store, &owner.id, HD_SCOPE_CHAT | HD_SCOPE_ADMIN, 0, secret, &err),
                      HEARTH_OK);
@@ -190,7 +190,12 @@ static void test_a_secret_pairs_one_device_once(void **state)
     assert_string_equal(device.person_name, "owner");
     assert_int_equal(device.scopes, HD_SCOPE_CHAT | HD_SCOPE_ADMIN);
     reopen();
-    assert_int_equal(hd_pair_ever(store, &ever, &err), HEARTH_OK);
+    assert_int_equal(hd_invited(store, &ever, &err), HEARTH_OK);
+    assert_false(ever); // the box's own terminal pairs without an invitation
+    assert_int_equal(hd_invite(store, &err), HEARTH_OK);
+    assert_int_equal(hd_invite(store, &err), HEARTH_OK);
+    reopen();
+    assert_int_equal(hd_invited(store, &ever, &err), HEARTH_OK);
     assert_true(ever);
     assert_int_equal(authenticate(token, &found), HEARTH_OK);
     assert_true(hd_id_equal(&found.id, &device.id) && hd_id_equal(&found.person, &owner.id));
