@@ -22,6 +22,7 @@
 
 enum {
     SPIN_TURNS = 2000, // pauses before sleeping: some tens of microseconds
+    YIELD_EVERY = 64,   // pauses: on a busy machine the awaited thread may stand in line behind the one that spins
     YIELD_TURNS = 16,  // instead, where the team is larger than the CPUs it may use
     STACK_BYTES = 1 << 20,
 };
@@ -76,7 +77,7 @@ static void event_wait(struct event *event, unsigned target, int crowded)
     for (int turn = crowded ? YIELD_TURNS : SPIN_TURNS; turn > 0; turn--) {
         if (reached(atomic_load_explicit(&event->value, memory_order_acquire), target))
             return;
-        if (crowded)
+        if (crowded || turn % YIELD_EVERY == 0)
             sched_yield();
         else
             cpu_pause();

@@ -10,6 +10,8 @@
 #include "engine/cpu/kv.h"
 #include "engine/ops/check.h"
 
+struct ht_weight_block;
+
 struct ht_device {
     const struct ht_device_ops *ops;
     struct ht_pool *pool;
@@ -18,6 +20,7 @@ struct ht_device {
     enum ht_precision precision;
     unsigned n_threads;
     struct ht_ops table;
+    struct ht_weight_block *filling; // takes the next weight; NULL at first
 };
 
 struct ht_buf {
@@ -26,9 +29,18 @@ struct ht_buf {
     size_t taken_bytes;
 };
 
+// Weights are carved from blocks, one after another in the order of their creation, so that they lie on huge
+// pages: alone, most are too small for one. A block is freed with its last weight.
+struct ht_weight_block {
+    unsigned char *data;
+    size_t size_bytes, used;
+    uint32_t n_weights;
+};
+
 struct ht_weight {
     struct ht_weight_head head;
     const struct ht_layout *layout;
+    struct ht_weight_block *block;
     unsigned char *data;
     size_t size_bytes, row_bytes, group_bytes; // row_bytes: a row in GGUF form
 };

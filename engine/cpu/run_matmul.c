@@ -293,6 +293,24 @@ static void run_part(const struct job *job, const struct ht_matmul_part *part, e
         run_panels(job, part);
 }
 
+// With few rows the weights are one stream, broken at each barrier: this thread's first bytes of the next
+// product are fetched before it waits.
+static void fetch_ahead(const struct ht_call *call, const struct ht_run *run, unsigned thread)
+{
+    enum { LOOK = 8, BYTES = 4096 };
+    const struct ht_call *end = run->plan->calls + run->plan->n_calls;
+    for (const struct ht_call *next = call + 1; next < end && next <= call + LOOK; next++) {
+        if (next->run != ht_run_matmul)
+            continue;
+        const struct ht_weight *w = next->p.matmul.part[0].w;
+        uint32_t groups = (w->head.params.n + HT_GROUP - 1) / HT_GROUP;
+        const unsigned char *at = ht_weight_group(w, ht_share(groups, thread, run->n_threads).from);
+        for (size_t i = 0; i < BYTES; i += 64)
+            __builtin_prefetch(at + i);
+        return;
+    }
+}
+
 void ht_run_matmul(const struct ht_call *call, const struct ht_run *run, unsigned thread)
 {
     const struct ht_matmul *p = &call->p.matmul;
@@ -316,4 +334,6 @@ void ht_run_matmul(const struct ht_call *call, const struct ht_run *run, unsigne
         prepare(&job, path, scratch + norm_bytes);
     for (uint32_t i = 0; i < p->n_parts; i++)
         run_part(&job, &p->part[i], path);
+    if (job.rows <= HT_MAX_MATVEC)
+        fetch_ahead(call, run, thread);
 }

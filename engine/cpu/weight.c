@@ -24,10 +24,35 @@ size_t ht_cpu_weight_size(const struct ht_device *device, const struct ht_weight
     return weight_sizes(params, &w) ? w.size_bytes : SIZE_MAX;
 }
 
+#ifdef __SANITIZE_ADDRESS__
+enum { FIRST_BLOCK = 0, LAST_BLOCK = 0 }; // a block for each weight, so that its bounds are watched
+#else
+enum { FIRST_BLOCK = 2 << 20, LAST_BLOCK = 64 << 20 }; // bytes; each block is twice the one before
+#endif
+
+// Room for size_bytes in the device's block, or in a new one; NULL when out of memory.
+static struct ht_weight_block *block_with_room(struct ht_device *device, size_t size_bytes)
+{
+    struct ht_weight_block *block = device->filling;
+    if (block && block->size_bytes - block->used >= size_bytes)
+        return block;
+    size_t size = block ? 2 * block->size_bytes : FIRST_BLOCK;
+    size = size > LAST_BLOCK ? LAST_BLOCK : size;
+    size = size < size_bytes ? size_bytes : size;
+    if (!(block = ht_calloc(1, sizeof *block)))
+        return NULL;
+    block->size_bytes = size;
+    if (!(block->data = ht_alloc_big(size))) {
+        ht_free(block);
+        return NULL;
+    }
+    device->filling = block;
+    return block;
+}
+
 enum hearth_status ht_cpu_weight_create(struct ht_device *device, const struct ht_weight_params *params,
                                         struct ht_weight **out, struct hearth_error *err)
 {
-    (void)device;
     *out = NULL;
     struct ht_weight sizes = {.head.params = *params}, *w;
     HT_TRY(ht_check_weight_params(params, err));
@@ -36,21 +61,27 @@ enum hearth_status ht_cpu_weight_create(struct ht_device *device, const struct h
     if (!(w = ht_calloc(1, sizeof *w)))
         return ht_fail(err, HEARTH_NOMEM, "out of memory for a weight");
     *w = sizes;
-    if (!(w->data = ht_alloc_big(w->size_bytes))) {
+    if (!(w->block = block_with_room(device, w->size_bytes))) {
         ht_free(w);
         return ht_fail(err, HEARTH_NOMEM, "out of memory for a weight of %zu bytes", sizes.size_bytes);
     }
+    w->data = w->block->data + w->block->used;
+    w->block->used += w->size_bytes;
+    w->block->n_weights++;
     *out = w;
     return HEARTH_OK;
 }
 
 void ht_cpu_weight_destroy(struct ht_device *device, struct ht_weight **w)
 {
-    (void)device;
-    if (*w) {
-        ht_free_big((*w)->data, (*w)->size_bytes);
-        ht_free(*w);
+    struct ht_weight_block *block = *w ? (*w)->block : NULL;
+    if (block && !--block->n_weights) {
+        if (device->filling == block)
+            device->filling = NULL;
+        ht_free_big(block->data, block->size_bytes);
+        ht_free(block);
     }
+    ht_free(*w);
     *w = NULL;
 }
 
