@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Dialogs over the page. The browser's own <dialog> keeps the focus inside and gives it back.
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { html } from "./html.js";
 import { Icon } from "./icons.js";
 import { Settings } from "./settings.js";
 
 function Modal({ title, onClose, children, wide }) {
     const dialog = useRef(null);
-    useEffect(() => {
+    // With the first paint, so that no key pressed meanwhile misses the dialog.
+    useLayoutEffect(() => {
         dialog.current.showModal();
         return () => dialog.current?.close();
     }, []);
