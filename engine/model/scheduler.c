@@ -44,9 +44,6 @@ static void end(struct hearth_session *s, enum hearth_stop_reason reason, const 
     if (s->prompt_start_s > 0 && s->first_token_s > 0)
         s->usage.completion_ms = 1e3 * (now - s->first_token_s);
     s->phase = HT_IDLE;
-    // What was known but never computed is no part of the session.
-    if (s->n_tokens > s->n_cached && s->n_prompt > s->n_cached)
-        s->n_tokens = s->n_prompt = s->n_cached;
     struct hearth_event event = {
         .type = error ? HEARTH_EVENT_FAILED : HEARTH_EVENT_DONE, .usage = &s->usage, .error = error};
     emit(s, &event);

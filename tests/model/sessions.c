@@ -147,6 +147,58 @@ static void cache_reuse_changes_nothing(void **state)
     hearth_engine_close(&engine);
 }
 
+// Another prompt of the same length, and one that shares only a beginning: nothing wrong is reused.
+static void another_prompt_reuses_what_is_equal(void **state)
+{
+    (void)state;
+    struct hearth_engine *engine = engine_with(2, 256);
+    struct hearth_session *s = new_session(engine);
+    static struct answer first, second, fresh;
+    int32_t other[11], branch[11];
+    for (int i = 0; i < 11; i++) {
+        other[i] = 200 - 7 * i;
+        branch[i] = i < 6 ? prompt_a[i] : other[i];
+    }
+    ask(engine, s, &first, prompt_a, 11, 5);
+    const int32_t *const prompts[] = {other, branch, prompt_a};
+    const unsigned shared[] = {0, 0, 6};
+    for (int i = 0; i < 3; i++) {
+        struct hearth_session *t = new_session(engine);
+        ask(engine, s, &second, prompts[i], 11, 5);
+        ask(engine, t, &fresh, prompts[i], 11, 5);
+        assert_int_equal(second.usage.cached_tokens, shared[i]);
+        assert_int_equal(second.n, fresh.n);
+        assert_memory_equal(second.text, fresh.text, fresh.n);
+        hearth_session_destroy(&t);
+    }
+    hearth_engine_close(&engine);
+}
+
+// Two tokens that are equally likely everywhere: each position draws anew, so both come, and about as often.
+static void every_position_draws_anew(void **state)
+{
+    (void)state;
+    struct hearth_engine *engine = engine_with(1, 256);
+    struct hearth_session *s = new_session(engine);
+    static struct answer a;
+    struct hearth_error err;
+    const struct hearth_logit_bias bias[] = {{.token = 65, .bias = 500}, {.token = 66, .bias = 500}};
+    struct hearth_request r = request_for(&a, prompt_a, 11, 7);
+    r.sampling.logit_bias = bias;
+    r.sampling.n_logit_bias = 2;
+    r.sampling.temperature = 100; // what the model itself thinks no longer matters
+    r.sampling.top_k = 2;
+    r.max_tokens = 100;
+    must(hearth_session_submit(s, &r, &err), &err);
+    run_all(engine);
+    unsigned n_first = 0;
+    for (size_t i = 0; i < a.n; i++)
+        n_first += a.text[i] == 65;
+    assert_int_equal(a.usage.completion_tokens, 100);
+    assert_in_range(n_first, 25, 75); // binomial, 100 draws of one half: 5 standard deviations each way
+    hearth_engine_close(&engine);
+}
+
 static void stop_string_is_held_back(void **state)
 {
     (void)state;
@@ -232,6 +284,8 @@ static void pool_is_shared(void **state)
     assert_int_equal(a.n_ends + b.n_ends, 2);
     assert_int_equal(a.usage.stop, HEARTH_STOP_CONTEXT_FULL);
     assert_int_equal(b.usage.stop, HEARTH_STOP_CONTEXT_FULL);
+    // Together they were given all that was promised, although each may have left a page partly empty.
+    assert_true(hearth_session_length(s) + hearth_session_length(t) >= 64);
     hearth_engine_close(&engine);
 }
 
@@ -307,6 +361,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_seed_same_answer),
         cmocka_unit_test(together_as_alone),
+        cmocka_unit_test(another_prompt_reuses_what_is_equal),
+        cmocka_unit_test(every_position_draws_anew),
         cmocka_unit_test(cache_reuse_changes_nothing),
         cmocka_unit_test(stop_string_is_held_back),
         cmocka_unit_test(cancel_ends_at_the_next_step),
