@@ -174,7 +174,7 @@ static void another_prompt_reuses_what_is_equal(void **state)
     hearth_engine_close(&engine);
 }
 
-// Two tokens that are equally likely everywhere: each position draws anew, so both come, and about as often.
+// Two tokens, 55 % and 45 % at every position: each position draws anew, so both come, about as often as they should.
 static void every_position_draws_anew(void **state)
 {
     (void)state;
@@ -182,7 +182,7 @@ static void every_position_draws_anew(void **state)
     struct hearth_session *s = new_session(engine);
     static struct answer a;
     struct hearth_error err;
-    const struct hearth_logit_bias bias[] = {{.token = 65, .bias = 500}, {.token = 66, .bias = 500}};
+    const struct hearth_logit_bias bias[] = {{.token = 65, .bias = 500}, {.token = 66, .bias = 480}};
     struct hearth_request r = request_for(&a, prompt_a, 11, 7);
     r.sampling.logit_bias = bias;
     r.sampling.n_logit_bias = 2;
@@ -195,7 +195,7 @@ static void every_position_draws_anew(void **state)
     for (size_t i = 0; i < a.n; i++)
         n_first += a.text[i] == 65;
     assert_int_equal(a.usage.completion_tokens, 100);
-    assert_in_range(n_first, 25, 75); // binomial, 100 draws of one half: 5 standard deviations each way
+    assert_in_range(n_first, 30, 80); // binomial: 5 standard deviations each way
     hearth_engine_close(&engine);
 }
 
@@ -284,7 +284,13 @@ static void pool_is_shared(void **state)
     assert_int_equal(a.n_ends + b.n_ends, 2);
     assert_int_equal(a.usage.stop, HEARTH_STOP_CONTEXT_FULL);
     assert_int_equal(b.usage.stop, HEARTH_STOP_CONTEXT_FULL);
-    // Together they were given all that was promised, although each may have left a page partly empty.
+    // All that was promised can be had, although one leaves its page almost empty.
+    must(hearth_session_truncate(s, 0, &err), &err);
+    must(hearth_session_truncate(t, 5, &err), &err);
+    r = request_for(&a, prompt_a, 11, 7);
+    r.max_tokens = 0;
+    must(hearth_session_submit(s, &r, &err), &err);
+    run_all(engine);
     assert_true(hearth_session_length(s) + hearth_session_length(t) >= 64);
     hearth_engine_close(&engine);
 }
