@@ -163,7 +163,7 @@ struct hearth_sampling {
     const struct hearth_logit_bias *logit_bias;
     size_t n_logit_bias; // at most 300
 };
-// Temperature 0.3 (small models need it low), top_k 40, top_p 0.95, min_p 0.05, no penalties.
+// Temperature 0.2 (small models need it low), top_k 40, top_p 0.95, min_p 0.05, no penalties.
 void hearth_sampling_default(struct hearth_sampling *sampling);
 
 enum hearth_stop_reason {

@@ -117,7 +117,7 @@ size_t hearth_session_last_ids(const struct hearth_session *session, int32_t *id
 void hearth_sampling_default(struct hearth_sampling *sampling)
 {
     *sampling = (struct hearth_sampling){
-        .temperature = 0.3f,
+        .temperature = 0.2f,
         .top_k = 40,
         .top_p = 0.95f,
         .min_p = 0.05f,
