@@ -54,7 +54,7 @@ def background(page):
 
 def test_unpaired_it_tells_how_to_pair(open_page):
     page = open_page()
-    assert page.get_by_role("heading", name="Pair this device").is_visible()
+    page.get_by_role("heading", name="Pair this device").wait_for()
     assert "hearth pair --person NAME" in page.inner_text("main")
     assert page.get_by_role("link", name="certificate").get_attribute("href") == "/hearth-ca.crt"
 
@@ -114,18 +114,10 @@ def test_a_revoked_device_is_told(paired, box):
 
 # ---- asking
 
-def test_an_answer_streams(paired, box):
+def test_an_answer_is_shown_and_stored(paired, box):
     page = paired("Bea")
-    page.evaluate("""() => {
-        window.lengths = new Set();
-        new MutationObserver(() => {
-            const e = document.querySelector('.answer[aria-busy=true] .markdown');
-            if (e) lengths.add(e.textContent.length);
-        }).observe(document.body, { subtree: true, childList: true, characterData: true });
-    }""")
     say(page, QUESTION)
     wait_done(page)
-    assert page.evaluate("lengths.size") >= 3
     assert "Paris" in answer_text(page)
     assert re.search(r"\d+ tokens · [\d.]+ tok/s", page.locator(".usage summary").inner_text())
     assert page.locator(".bubble").inner_text() == QUESTION
@@ -159,9 +151,17 @@ def test_shift_enter_breaks_the_line(paired):
     assert page.locator(".turn").count() == 0
 
 
-def test_stop(paired):
+def test_an_answer_streams_and_stops(paired):
     page = paired("Dora")
+    page.evaluate("""() => {
+        window.lengths = new Set();
+        new MutationObserver(() => {
+            const e = document.querySelector('.answer[aria-busy=true] .markdown');
+            if (e) lengths.add(e.textContent.length);
+        }).observe(document.body, { subtree: true, childList: true, characterData: true });
+    }""")
     say(page, LONG)
+    page.wait_for_function("() => lengths.size >= 5")  # it grows before it ends
     wait_writing(page)
     page.get_by_role("button", name="Stop the answer").click()
     wait_done(page)
@@ -244,7 +244,7 @@ def test_a_box_that_goes_away_and_comes_back(paired, box, open_page):
     text = answer_text(page)
     box.stop()
     page.get_by_text("No connection").wait_for()
-    assert page.get_by_role("button", name="Try now").is_visible()
+    page.get_by_role("button", name="Try now").wait_for()
     box.start()
     page.get_by_text("Connected").wait_for(timeout=40000)
     assert answer_text(page) == text
@@ -312,7 +312,7 @@ def test_people_see_only_their_own(paired):
     say(page, QUESTION)
     wait_done(page)
     other = paired("Noa")
-    assert other.get_by_text("Nothing said yet.").is_visible()
+    other.get_by_text("Nothing said yet.").wait_for()
     other.goto(page.url)
     other.get_by_text("no longer on the box").wait_for()
     wait_count(other, ".turn", 0)
