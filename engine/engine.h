@@ -111,7 +111,12 @@ enum hearth_status hearth_detokenize(const struct hearth_engine *engine, const i
                                      bool special, char *text, size_t capacity, size_t *len_bytes,
                                      struct hearth_error *err);
 
-enum hearth_role { HEARTH_ROLE_SYSTEM = 1, HEARTH_ROLE_USER = 2, HEARTH_ROLE_ASSISTANT = 3 };
+enum hearth_role {
+    HEARTH_ROLE_SYSTEM = 1,
+    HEARTH_ROLE_USER = 2,
+    HEARTH_ROLE_ASSISTANT = 3,
+    HEARTH_ROLE_TOOL = 4, // what a tool gave back; UNSUPPORTED where the template has no tools
+};
 
 struct hearth_message {
     enum hearth_role role;
@@ -178,6 +183,7 @@ enum hearth_stop_reason {
 
 struct hearth_usage {
     unsigned prompt_tokens, cached_tokens, completion_tokens;
+    unsigned drafted_tokens, accepted_tokens; // speculation: proposed, and taken without a step of their own
     double prompt_ms, first_token_ms, completion_ms; // first_token: since submit
     uint64_t seed;
     char numerics_id[33];
@@ -200,6 +206,11 @@ struct hearth_event {
     const struct hearth_error *error; // FAILED
 };
 
+enum hearth_grammar_type {
+    HEARTH_GRAMMAR_GBNF = 0,    // rules, the first is "root"
+    HEARTH_GRAMMAR_JSON_SCHEMA, // a JSON Schema; `{}` or "" = any JSON value
+};
+
 struct hearth_request {
     // The prompt: messages (chat template), or ids as they are. The session's cache is compared with the
     // prompt and only what differs is computed (usage.cached_tokens tells).
@@ -212,6 +223,18 @@ struct hearth_request {
     bool ignore_end;         // go on after the model ends its turn (benchmarks)
     const char *const *stop; // stop strings, each 1..256 bytes
     size_t n_stop;           // at most 16
+    // Whose question this is; 0 = nobody's. Owners share steps fairly, and full KV pages of a prompt are found again
+    // in any session of the same owner. The pages of the first n_shared messages (the household's own system text)
+    // are found by everybody.
+    uint64_t owner;
+    size_t n_shared;
+    // What the answer must be: NULL = anything. The text is copied. INVALID names line and cause.
+    const char *grammar;
+    size_t grammar_len_bytes;
+    enum hearth_grammar_type grammar_type;
+    // Most tokens proposed per step from what the session already holds (n-grams) and verified together; the answer
+    // is the same with any value. 0 = off, at most 7.
+    unsigned max_draft;
     // Called on the engine thread from hearth_engine_step. It must not call the engine, except
     // hearth_session_cancel. Exactly one DONE or FAILED ends every accepted request.
     void (*on_event)(void *user, const struct hearth_event *event);
@@ -227,6 +250,23 @@ void hearth_session_cancel(struct hearth_session *session);
 // The ids of the last answer (at most `capacity`), without its end token: kept so that a turn is never
 // re-tokenized.
 size_t hearth_session_last_ids(const struct hearth_session *session, int32_t *ids, size_t capacity);
+
+// ---- prefix cache: full KV pages outlive their session while the pool has room for them, least recently used first
+
+// Drops every cached page of this owner that no session holds; sessions keep theirs until they are emptied.
+// owner 0: all owners'.
+void hearth_engine_forget(struct hearth_engine *engine, uint64_t owner);
+// Writes the cached pages of an owner (those of its sessions too), most recently used first, at most max_bytes, as
+// one self-describing block through `write` (false = stop: IO). Bound to model, KV type and numerics id. No request may run.
+enum hearth_status
+hearth_engine_export_prefixes(struct hearth_engine *engine, uint64_t owner, uint64_t max_bytes,
+                              bool (*write)(void *user, const void *data, size_t len_bytes), void *user,
+                              struct hearth_error *err);
+// Takes pages back into the cache, as many as free pages allow; *n_positions = how many positions came back. FORMAT:
+// damaged, or of another model, KV type or numerics; then nothing is taken.
+enum hearth_status hearth_engine_import_prefixes(struct hearth_engine *engine, uint64_t owner,
+                                                 const void *data, size_t len_bytes, unsigned *n_positions,
+                                                 struct hearth_error *err);
 
 // Appends ids to sessions in one batch and returns logits, without sampling: for scoring and tests. Each
 // span's logits, when not NULL, is (n_ids, n_vocab) float32, row-major. Each session at most once.

@@ -71,6 +71,12 @@ struct ht_device_ops {
     void (*kv_destroy)(struct ht_device *device, struct ht_kv **kv);
     size_t (*kv_page_size)(const struct ht_device *device,
                            const struct ht_kv_params *params); // bytes of one page, all layers
+    // A page's bytes as the device keeps them (kv_page_size of them), all layers: for the prefix cache's file. Bound to
+    // the numerics id; never read by another device. Between submits only.
+    enum hearth_status (*kv_page_read)(struct ht_device *device, const struct ht_kv *kv, uint32_t page,
+                                       void *data, struct hearth_error *err);
+    enum hearth_status (*kv_page_write)(struct ht_device *device, struct ht_kv *kv, uint32_t page,
+                                        const void *data, struct hearth_error *err);
     enum hearth_status (*kv_page_copy)(struct ht_device *device, struct ht_kv *kv, uint32_t to, uint32_t from,
                                        struct hearth_error *err);
 

@@ -44,6 +44,7 @@ struct ht_step_shape { // capacities, constant for a plan
     uint32_t outs;     // rows with logits
     uint32_t seqs;     // sessions
     uint32_t pages;    // KV pages of one session, at most
+    uint32_t vocab;    // ids that a mask covers; 0 = no masks
 };
 
 // How one output row is sampled. `history` counts back from the newest token of the session.
@@ -52,6 +53,7 @@ struct ht_sampler {
     float temperature, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
     uint32_t top_k, n_history, n_bias;
     uint32_t active; // 0: this row's token is not drawn (evaluation)
+    uint32_t masked; // 1: only ids whose bit of `mask` is set may be drawn (grammar)
 };
 
 // One contiguous block (`base`, `size_bytes`), laid out by ht_step_layout; a GPU back end copies it whole.
@@ -70,7 +72,12 @@ struct ht_step {
     int32_t *history;           // [outs][HT_MAX_PENALTY_WINDOW] ids, newest first
     int32_t *bias_token;        // [outs][HT_MAX_LOGIT_BIAS]
     float *bias_value;          // [outs][HT_MAX_LOGIT_BIAS]
+    uint32_t *mask;             // [outs][ht_mask_words(vocab)] bit id % 32 of word id / 32: id may be drawn
 };
+static inline uint32_t ht_mask_words(uint32_t vocab)
+{
+    return vocab / 32 + (vocab % 32 != 0);
+}
 // Sets the pointers for `shape` into base; returns the size needed (base NULL: only that). 0 on overflow.
 size_t ht_step_layout(struct ht_step *step, const struct ht_step_shape *shape, void *base);
 
