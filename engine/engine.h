@@ -257,7 +257,8 @@ size_t hearth_session_last_ids(const struct hearth_session *session, int32_t *id
 // owner 0: all owners'.
 void hearth_engine_forget(struct hearth_engine *engine, uint64_t owner);
 // Writes the cached pages of an owner (those of its sessions too), most recently used first, at most max_bytes, as
-// one self-describing block through `write` (false = stop: IO). Bound to model, KV type and numerics id. No request may run.
+// one self-describing block through `write` (false = stop: IO). Bound to model, KV type and numerics id. BUSY while a
+// request runs.
 enum hearth_status
 hearth_engine_export_prefixes(struct hearth_engine *engine, uint64_t owner, uint64_t max_bytes,
                               bool (*write)(void *user, const void *data, size_t len_bytes), void *user,
