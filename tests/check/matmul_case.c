@@ -110,7 +110,7 @@ unsigned matmul_case_run(struct check_device *d, const struct matmul_case *c, en
                                              .y_stride = part[i].y.stride,
                                              .add = c->add,
                                              .bias = c->bias ? part[i].b.ref : (struct ht_ref){NULL, 0}};
-    struct check_plan plan = check_plan_begin(d, (struct ht_step_shape){c->rows, 1, 1, (c->rows + 31) / 32});
+    struct check_plan plan = check_plan_begin(d, (struct ht_step_shape){c->rows, 1, 1, (c->rows + 31) / 32, 0});
     CHECK_OK(d->table->matmul(plan.plan, &mm, &check_err));
     check_plan_end(&plan);
     check_plan_run(&plan);

@@ -145,7 +145,7 @@ static unsigned run_case(struct check_device *d, const struct attention_case *c,
                                &kv, &check_err));
     struct check_view q = check_view_make(d, rows, qw, qw + 1), k = check_view_make(d, rows, kw, kw),
                       v = check_view_make(d, rows, vw, vw), y = check_view_make(d, rows, yw, yw + 2);
-    struct check_plan p = check_plan_begin(d, (struct ht_step_shape){rows, 1, 2, pages});
+    struct check_plan p = check_plan_begin(d, (struct ht_step_shape){rows, 1, 2, pages, 0});
     CHECK_OK(d->table->kv_store(p.plan, &(struct ht_kv_store){kv, 1, k.ref, v.ref, k.stride, v.stride},
                                 &check_err));
     CHECK_OK(d->table->attention(p.plan,

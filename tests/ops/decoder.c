@@ -180,7 +180,7 @@ static void forward_make(struct model *m, struct forward *f, uint32_t rows)
     const struct ht_ops *op = m->d.table;
     uint32_t dim = s->dim;
     place(m, f, rows);
-    f->plan = check_plan_begin(&m->d, (struct ht_step_shape){rows, 1, 1, s->pages});
+    f->plan = check_plan_begin(&m->d, (struct ht_step_shape){rows, 1, 1, s->pages, 0});
     struct ht_plan *p = f->plan.plan;
     struct ht_rmsnorm norm = {f->last, f->last_norm, f->gain, dim, dim, 1, dim, 1e-5f, false, HT_ROWS_OUT};
     struct ht_matmul head = product(f->last_norm, dim, m->out, f->logits, s->vocab, false, HT_ROWS_OUT);

@@ -245,7 +245,7 @@ static void batch_invariance(void **state)
                 struct ht_weight *w = check_weight(&d, types[t], N, K, blocks);
                 struct check_view xv = check_view_make(&d, batch, K, K),
                                   yv = check_view_make(&d, batch, N, N);
-                struct check_plan plan = check_plan_begin(&d, (struct ht_step_shape){batch, 1, 1, 2});
+                struct check_plan plan = check_plan_begin(&d, (struct ht_step_shape){batch, 1, 1, 2, 0});
                 struct ht_matmul mm = {.x = xv.ref, .x_stride = K, .k = K, .n_parts = 1};
                 mm.part[0] = (struct ht_matmul_part){.w = w, .y = yv.ref, .y_stride = N};
                 CHECK_OK(d.table->matmul(plan.plan, &mm, &check_err));

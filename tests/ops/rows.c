@@ -35,7 +35,7 @@ static unsigned each_path(unsigned (*test)(struct check_device *d))
 
 static struct check_plan begin(struct check_device *d)
 {
-    return check_plan_begin(d, (struct ht_step_shape){ROWS, ROWS, 1, 1});
+    return check_plan_begin(d, (struct ht_step_shape){ROWS, ROWS, 1, 1, 0});
 }
 
 static unsigned test_rmsnorm(struct check_device *d)
@@ -125,7 +125,7 @@ static unsigned test_rope(struct check_device *d)
         struct check_view xv = check_view_make(d, ROWS, width, width + 5),
                           fv = check_view_make(d, 1, pairs, pairs);
         check_view_put(&fv, 0, freq);
-        struct check_plan p = check_plan_begin(d, (struct ht_step_shape){ROWS, 1, 1, 128});
+        struct check_plan p = check_plan_begin(d, (struct ht_step_shape){ROWS, 1, 1, 128, 0});
         CHECK_OK(d->table->rope(p.plan,
                                 &(struct ht_rope){xv.ref, fv.ref, xv.stride, heads, dim, n_rot, kind, mscale},
                                 &check_err));

@@ -88,7 +88,7 @@ static unsigned run_case(struct check_device *d, uint32_t n_vocab, unsigned salt
     check_reseed(salt);
     struct check_view logits = check_view_make(d, OUTS, n_vocab, n_vocab + salt % 3),
                       token = check_view_make(d, 1, OUTS, OUTS);
-    struct check_plan p = check_plan_begin(d, (struct ht_step_shape){OUTS, OUTS, 1, 1});
+    struct check_plan p = check_plan_begin(d, (struct ht_step_shape){OUTS, OUTS, 1, 1, 0});
     CHECK_OK(d->table->sample(p.plan, &(struct ht_sample){logits.ref, token.ref, logits.stride, n_vocab},
                               &check_err));
     check_plan_end(&p);
@@ -175,7 +175,7 @@ static void draws_follow_the_distribution(void **state)
     static const float x[8] = {0, 1, -1, 2, 0.5f, 1.5f, -2, 0.25f};
     struct check_view logits = check_view_make(&d, 1, 8, 8), token = check_view_make(&d, 1, 1, 1);
     check_view_put(&logits, 0, x);
-    struct check_plan p = check_plan_begin(&d, (struct ht_step_shape){1, 1, 1, 1});
+    struct check_plan p = check_plan_begin(&d, (struct ht_step_shape){1, 1, 1, 1, 0});
     CHECK_OK(d.table->sample(p.plan, &(struct ht_sample){logits.ref, token.ref, 8, 8}, &check_err));
     check_plan_end(&p);
     double expected[8], total = 0, chi = 0;
@@ -217,7 +217,7 @@ static int bench(void)
             for (uint32_t i = 0; i < vocabs[v]; i++)
                 x[i] *= 4;
             check_view_put(&logits, 0, x);
-            struct check_plan p = check_plan_begin(&d, (struct ht_step_shape){1, 1, 1, 1});
+            struct check_plan p = check_plan_begin(&d, (struct ht_step_shape){1, 1, 1, 1, 0});
             CHECK_OK(d.table->sample(p.plan, &(struct ht_sample){logits.ref, token.ref, vocabs[v], vocabs[v]},
                                      &check_err));
             check_plan_end(&p);
