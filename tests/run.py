@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("unit", "ops", "model", "wire")
+FOLDERS = ("unit", "ops", "model", "wire", "fuzz")
 PROGRAM_TIMEOUT_S = 300  # --only-c, which sanitizer builds use, has four times that
 PYTEST_TIMEOUT_S = {"test": 1500, "peers": 3600, "long": 4 * 3600}
 MODELS = {
