@@ -59,6 +59,7 @@ struct hearth_engine_info {
     char file_type[16];     // most used weight type, "Q4_1"
     char device[96];        // "cpu avx512vnni, 2 threads"
     char chat_template[32]; // "chatml", or "none": completion mode
+    char tool_format[16];   // how the template spells tools ("hermes", "llama3.1", …), "" = it has none
     char numerics_id[33];   // hex; bit claims hold within one id (docs/design.md)
     unsigned n_layers, n_embd, n_heads, n_kv_heads, n_vocab;
     unsigned n_ctx_train; // what the model was trained for
@@ -115,7 +116,13 @@ enum hearth_role {
     HEARTH_ROLE_SYSTEM = 1,
     HEARTH_ROLE_USER = 2,
     HEARTH_ROLE_ASSISTANT = 3,
-    HEARTH_ROLE_TOOL = 4, // what a tool gave back; UNSUPPORTED where the template has no tools
+    // Tools; UNSUPPORTED where the template has none (hearth_engine_info.tool_format is ""). The JSON of TOOLS and CALLS
+    // is rendered as it is spelt; models were trained on ", " and ": " between its parts.
+    HEARTH_ROLE_TOOL = 4,  // what a tool gave back: the n-th one after CALLS answers its n-th call
+    HEARTH_ROLE_TOOLS = 5, // the first message only: array of {"type": "function", "function": {"name", …}}
+    // What the assistant called, after its text if it said any: array of {"name", "arguments", "id"}, in this order. As
+    // the last message, empty: the assistant shall begin a call, and answers with the object {"name", "arguments"}.
+    HEARTH_ROLE_CALLS = 6,
 };
 
 struct hearth_message {
@@ -138,6 +145,27 @@ enum hearth_status hearth_chat_tokenize(const struct hearth_engine *engine,
                                         struct hearth_error *err);
 // NULL-terminated list of built-in template names.
 const char *const *hearth_chat_template_names(void);
+
+enum hearth_piece_type {
+    HEARTH_PIECE_NONE = 0, // more of the answer is needed to tell
+    HEARTH_PIECE_TEXT,
+    HEARTH_PIECE_CALL,
+};
+// The next part of an answer of a model that was given tools. Name and arguments lie in the answer's text.
+struct hearth_piece {
+    enum hearth_piece_type type;
+    size_t used_bytes; // of the answer, from its beginning: what the piece took, marks and blanks too
+    const char *text;  // TEXT
+    size_t len_bytes;
+    const char *name; // CALL: letters, digits, '_', '-', '.'
+    size_t name_len_bytes;
+    const char *arguments; // a JSON object as the model spelt it
+    size_t arguments_len_bytes;
+};
+// Splits what has come of an answer and was not taken yet. `tool_format` is that of the engine's info; `first`: nothing
+// was taken before; `end`: nothing will come; `called`: the prompt ended with an empty CALLS. Pure; any thread.
+void hearth_answer_next(const char *tool_format, const char *text, size_t len_bytes, bool first, bool end,
+                        bool called, struct hearth_piece *piece);
 
 // ---------------------------------------------------------------- sessions and requests
 

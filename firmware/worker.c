@@ -18,9 +18,13 @@ void hd_job_free(struct hd_job *job)
         hd_wipe_free(job->messages[i].ids, job->messages[i].n_ids * sizeof *job->messages[i].ids);
     }
     free(job->messages);
+    hd_wipe_free(job->prompt, job->prompt_len_bytes);
+    hd_wipe_free(job->tools, job->tools_len_bytes);
+    hd_wipe_free(job->grammar, job->grammar_len_bytes);
     for (size_t i = 0; i < job->n_stops; i++)
         free(job->stops[i]);
     free((void *)job->sampling.logit_bias);
+    hd_wipe_free(job->grammar, job->grammar_len_bytes);
     free(job);
 }
 

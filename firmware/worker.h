@@ -31,19 +31,38 @@ struct hd_job_message {
     size_t n_ids;
 };
 
+// One question, from whichever door. Zero-initialise; every pointer is malloc'ed and goes with the job.
 struct hd_job {
-    struct hd_id response, conversation;
-    struct hd_job_message *messages; // malloc'ed
+    struct hd_id response;     // random, the door's own: notes carry it
+    struct hd_id conversation; // whose cache is continued; zero: a question that stands alone
+    struct hd_id person;       // who asks: fairness and prefix cache go by it; zero = the box itself
+    // The model that shall answer: its name as ListModels tells it; "" or "default" = the one in use.
+    char model[HD_MAX_MODEL_BYTES + 1];
+    struct hd_job_message *messages;
     size_t n_messages;
-    struct hearth_sampling sampling; // logit_bias is malloc'ed
-    char *stops[16];                 // malloc'ed
+    // How many of the first messages are the household's (the settings' system_prompt): their cache is found by
+    // everybody. 0 when a person wrote the system text.
+    size_t n_shared;
+    char *prompt; // text to be continued as it is, without a chat template; then messages are none
+    size_t prompt_len_bytes;
+    char *tools; // JSON array of functions for the chat template, or NULL; wiped when the job is freed
+    size_t tools_len_bytes;
+    char *grammar; // what the answer must be, or NULL
+    size_t grammar_len_bytes;
+    enum hearth_grammar_type grammar_type;
+    struct hearth_sampling sampling; // logit_bias is malloc'ed; n_vocab is checked by the engine
+    char *stops[16];
     size_t n_stops;
-    unsigned max_tokens;
-    bool drop_old;
+    unsigned max_tokens; // 0 = until the end
+    unsigned max_draft;  // tokens guessed ahead; HD_JOB_DRAFT unless the door knows better
+    bool drop_old;       // what does not fit loses its oldest turns; else CONTEXT
 };
+enum { HD_JOB_DRAFT = 7 };
 void hd_job_free(struct hd_job *job); // NULL allowed
 
 // Takes the job over when OK. BUSY: HD_MAX_QUEUE jobs wait. UNSUPPORTED: no model; the text says why.
+// NOT_FOUND: no model of that name. A model that is not loaded is loaded when it fits in the memory budget; when it
+// does not, or cannot be read, the job ends in HD_NOTE_FAILED, as does a grammar that is wrong (INVALID).
 enum hearth_status hd_worker_submit(struct hd_worker *worker, struct hd_job *job, struct hearth_error *err);
 void hd_worker_cancel(struct hd_worker *worker, const struct hd_id *response); // waiting or running
 void hd_worker_cancel_all(struct hd_worker *worker);
@@ -82,7 +101,8 @@ enum hd_note_type {
 struct hd_note {
     enum hd_note_type type;
     struct hd_id response;
-    char *text; // malloc'ed, NUL-terminated
+    char model[HD_MAX_MODEL_BYTES + 1]; // that answers: STARTED, DONE and FAILED
+    char *text;                         // malloc'ed, NUL-terminated
     size_t len_bytes;
     unsigned dropped_turns, prompt_done, prompt_total;
     struct hearth_usage usage;
