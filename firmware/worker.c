@@ -19,12 +19,10 @@ void hd_job_free(struct hd_job *job)
     }
     free(job->messages);
     hd_wipe_free(job->prompt, job->prompt_len_bytes);
-    hd_wipe_free(job->tools, job->tools_len_bytes);
     hd_wipe_free(job->grammar, job->grammar_len_bytes);
     for (size_t i = 0; i < job->n_stops; i++)
         free(job->stops[i]);
     free((void *)job->sampling.logit_bias);
-    hd_wipe_free(job->grammar, job->grammar_len_bytes);
     free(job);
 }
 

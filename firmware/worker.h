@@ -38,15 +38,13 @@ struct hd_job {
     struct hd_id person;       // who asks: fairness and prefix cache go by it; zero = the box itself
     // The model that shall answer: its name as ListModels tells it; "" or "default" = the one in use.
     char model[HD_MAX_MODEL_BYTES + 1];
-    struct hd_job_message *messages;
+    struct hd_job_message *messages; // may begin with HEARTH_ROLE_TOOLS, which stays when old turns are dropped
     size_t n_messages;
     // How many of the first messages are the household's (the settings' system_prompt): their cache is found by
     // everybody. 0 when a person wrote the system text.
     size_t n_shared;
     char *prompt; // text to be continued as it is, without a chat template; then messages are none
     size_t prompt_len_bytes;
-    char *tools; // JSON array of functions for the chat template, or NULL; wiped when the job is freed
-    size_t tools_len_bytes;
     char *grammar; // what the answer must be, or NULL
     size_t grammar_len_bytes;
     enum hearth_grammar_type grammar_type;
