@@ -67,22 +67,39 @@ void hd_worker_cancel_all(struct hd_worker *worker);
 // The conversation (NULL: every one) has lost turns: its cache is emptied as soon as it does not run.
 void hd_worker_forget(struct hd_worker *worker, const struct hd_id *conversation);
 
-// ---- the model
+// ---- the models
 
-// Checks the file in a child process, then loads it in place of the present model once no answer is being
-// written. If it cannot be loaded the present one comes back. Ends in a note of type HD_NOTE_MODEL with
-// `tag`. BUSY while another load waits.
+// Makes this the model that answers who names none, and loads it if it is not loaded: after a check of the file in a
+// child process, beside the others when the memory budget allows, else in place of idle ones. Answers of loaded models
+// go on meanwhile. If it cannot be loaded the present one stays. Ends in a note of type HD_NOTE_MODEL with `tag`. BUSY
+// while another such choice waits.
 enum hearth_status hd_worker_load(struct hd_worker *worker, const char *path, uint64_t tag,
                                   struct hearth_error *err);
 
-struct hd_worker_state {
-    bool loaded, loading;
-    char path[HD_PATH_BYTES];       // of the loaded model
+enum { HD_MAX_LOADED = 8 };
+
+struct hd_model_state {
+    char name[HD_MAX_MODEL_BYTES + 1], path[HD_PATH_BYTES];
+    bool loaded, loading; // neither: questions wait for it
     struct hearth_engine_info info; // valid when loaded
+    uint64_t needed_bytes;          // weights, KV and work memory; 0 = not known yet
     int64_t since_ms;               // when it was loaded
+    unsigned queued, active;
+};
+
+struct hd_worker_state {
+    // The model in use. `loaded`: it can answer (it may have made room for another for the moment).
+    bool loaded, loading;
+    char path[HD_PATH_BYTES];
+    struct hearth_engine_info info; // valid when loaded
+    int64_t since_ms;               // when it was chosen
     char problem
         [HEARTH_ERROR_TEXT_BYTES]; // why nothing is loaded; "" when loaded or loading for the first time
-    unsigned queued, active;
+    unsigned queued, active;       // of all models
+    bool stalled;                  // the engine thread has not moved for longer than config.stall_s
+    uint64_t budget_bytes, held_bytes; // memory for models: allowed, and needed by the loaded ones
+    struct hd_model_state models[HD_MAX_LOADED];
+    unsigned n_models;
 };
 void hd_worker_state(struct hd_worker *worker, struct hd_worker_state *state); // any thread
 
