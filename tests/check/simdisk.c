@@ -490,7 +490,8 @@ void simdisk_put(struct simdisk *disk, const char *path, const void *data, size_
 {
     int inode = new_inode(disk);
     resize(&disk->inodes[inode].now, len_bytes);
-    memcpy(disk->inodes[inode].now.p, data, len_bytes);
+    if (len_bytes)
+        memcpy(disk->inodes[inode].now.p, data, len_bytes);
     copy(&disk->inodes[inode].durable, &disk->inodes[inode].now);
     set_name(&disk->now, path, inode);
     set_name(&disk->durable, path, inode);
