@@ -4,12 +4,20 @@
 #   make [build]  hearth, hearthd, libhearth      make run      from nothing to an answer
 #   make test | test-long | test-peers | bench    make install PREFIX=/usr/local
 #   make asan | ubsan | tsan | fuzz | tidy | format | clean
-BUILD  ?= build
+#   make CROSS=aarch64 build | test-c    the same for another machine, into build-aarch64 (tools/setup cross first);
+#                                        the tests run under qemu-user
+BUILD  ?= build$(if $(CROSS),-$(CROSS))
 PREFIX ?= /usr/local
 CC     ?= cc
 V      ?= 0
+ifneq ($(CROSS),)
+TARGET := $(CROSS)-linux-gnu
+endif
 ifeq ($(origin CC),default)
-CC := gcc
+CC := $(if $(TARGET),$(TARGET)-)gcc
+endif
+ifeq ($(origin AR),default)
+AR := $(if $(TARGET),$(TARGET)-)ar
 endif
 VERSION := 0.1.0
 SOVERSION := 0
@@ -26,9 +34,9 @@ ARCH := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine 2>/dev/null)))
 # ---- outside libraries (tools/setup installs them); the TLS pair is built statically into HEARTH_DEPS
 # (without it the distribution's own, older pair is linked; hearthd then answers on loopback only)
 ifeq ($(origin HEARTH_DEPS),undefined)
-HEARTH_DEPS := $(shell tools/setup --print-deps)
+HEARTH_DEPS := $(shell tools/setup --print-deps $(CROSS))
 endif
-PKG := pkg-config
+PKG := $(if $(TARGET),PKG_CONFIG_LIBDIR=/usr/lib/$(TARGET)/pkgconfig:/usr/share/pkgconfig )pkg-config
 ENGINE_PKGS   := libutf8proc jansson
 FIRMWARE_PKGS := libprotobuf-c sqlite3 jansson libqrencode libargon2
 TOOLS_PKGS    := libprotobuf-c jansson libqrencode libedit
@@ -45,8 +53,11 @@ endif
 FIRMWARE_LIBS = $(shell $(PKG) --libs $(FIRMWARE_PKGS)) $(SYSTEMD_LIBS) $(LWS_LIBS)
 TOOLS_LIBS    = $(shell $(PKG) --libs $(TOOLS_PKGS)) $(LWS_LIBS)
 
-# ---- sources
-ENGINE_SRC   := $(sort $(wildcard engine/*.c engine/*/*.c))
+# ---- sources; engine/cpu/*_ISA.c of another architecture are left out
+ISAS_x86_64  := avx2 avx512vnni amx
+ISAS_aarch64 := neon dotprod i8mm
+ISAS_FOREIGN := $(filter-out $(ISAS_$(ARCH)),$(ISAS_x86_64) $(ISAS_aarch64))
+ENGINE_SRC   := $(filter-out $(ISAS_FOREIGN:%=\%_%.c),$(sort $(wildcard engine/*.c engine/*/*.c)))
 FIRMWARE_SRC := $(sort $(wildcard firmware/*.c))
 CLIENT_SRC   := $(sort $(wildcard tools/client/*.c))
 TOOLS_SRC    := $(sort $(wildcard tools/*.c))
@@ -68,10 +79,9 @@ lib: $(LIB)
 ISA_avx2       := -g1 -mavx2 -mfma -mf16c -mbmi2
 ISA_avx512vnni := -g1 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c -mbmi2
 ISA_amx        := $(ISA_avx512vnni) -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16
-ISA_neon       := -march=armv8.2-a+dotprod+fp16
-ISA_i8mm       := -march=armv8.2-a+dotprod+fp16+i8mm
-ISAS_x86_64  := avx2 avx512vnni amx
-ISAS_aarch64 := neon i8mm
+ISA_neon       := -g1
+ISA_dotprod    := -g1 -march=armv8.2-a+dotprod
+ISA_i8mm       := -g1 -march=armv8.2-a+dotprod+i8mm
 isa_of = $(foreach i,$(ISAS_$(ARCH)),$(if $(filter %_$(i),$(1)),$(ISA_$(i))))
 
 # All cores for the two commands of the README, unless make was told a number.
@@ -101,7 +111,7 @@ $(PROTO_C): proto/hearth/v1/hearth.proto
 
 # ---- libraries
 $(LIB): $(ENGINE_OBJ)
-	$(call say,AR,$@)rm -f $@ && ar rcs $@ $^
+	$(call say,AR,$@)rm -f $@ && $(AR) rcs $@ $^
 $(BUILD)/libhearth.so.$(SOVERSION): $(ENGINE_OBJ) engine/hearth.map
 	$(call say,LD,$@)$(CC) -shared -Wl,-soname,$(@F) -Wl,--version-script=engine/hearth.map -o $@ $(ENGINE_OBJ) \
 		$(LDFLAGS_ALL) $(ENGINE_LIBS)

@@ -47,7 +47,7 @@ struct hearth_engine_params {
     // NULL = the file's; else a name from hearth_chat_template_names ("chatml"), or "raw" for completion
     // mode.
     const char *chat_template;
-    const char *cpu_isa; // NULL = best the CPU has; "ref", "avx2", "avx512vnni" … for tests
+    const char *cpu_isa; // NULL = best the CPU has; "ref", "avx2", "neon" …, for tests
     // Called during loading with the share that is done, in [0, 1]. Return false to cancel. May be NULL.
     bool (*progress)(void *user, double done);
     void *progress_user;

@@ -14,12 +14,13 @@ static enum hearth_status pick_isa(const char *name, enum ht_isa *isa, struct he
         return HEARTH_OK;
     for (int i = 0; i < HT_N_ISAS; i++)
         if (!strcmp(name, ht_isa_names[i])) {
-            if (i > (int)*isa)
+            if (!ht_isa_can((enum ht_isa)i))
                 return ht_fail(err, HEARTH_UNSUPPORTED, "this CPU has no %s", name);
             *isa = (enum ht_isa)i;
             return HEARTH_OK;
         }
-    return ht_fail(err, HEARTH_INVALID, "unknown instruction set '%.40s': use ref, avx2 or avx512vnni", name);
+    return ht_fail(err, HEARTH_INVALID, "unknown instruction set '%.40s': use %s", name,
+                   "ref, avx2, avx512vnni, neon, dotprod or i8mm");
 }
 
 static enum hearth_status cpu_open(struct ht_device **out, const struct ht_device_params *params,
@@ -46,6 +47,13 @@ static enum hearth_status cpu_open(struct ht_device **out, const struct ht_devic
         ht_kernels_avx2(&device->kernels);
     if (isa >= HT_ISA_AVX512VNNI)
         ht_kernels_avx512vnni(&device->kernels);
+#elif defined(__aarch64__)
+    if (isa >= HT_ISA_NEON)
+        ht_kernels_neon(&device->kernels);
+    if (isa >= HT_ISA_DOTPROD)
+        ht_kernels_dotprod(&device->kernels);
+    if (isa >= HT_ISA_I8MM)
+        ht_kernels_i8mm(&device->kernels);
 #endif
     ht_cpu_record_table(&device->table);
     *out = device;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// CPUID and XGETBV, asked afresh each time: no global state. Any thread.
+// CPUID and XGETBV, or the kernel's hardware capabilities, asked afresh each time: no global state. Any thread.
 #include "engine/cpu/features.h"
 
-const char *const ht_isa_names[HT_N_ISAS] = {"ref", "avx2", "avx512vnni"};
+const char *const ht_isa_names[HT_N_ISAS] = {"ref", "avx2", "avx512vnni", "neon", "dotprod", "i8mm"};
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -34,9 +34,30 @@ enum ht_isa ht_isa_best(void)
         return HT_ISA_AVX2;
     return HT_ISA_AVX512VNNI;
 }
+
+enum { FIRST = HT_ISA_AVX2 }; // of this family
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+
+enum ht_isa ht_isa_best(void)
+{
+    const unsigned long asimddp = 1ul << 20, i8mm = 1ul << 13; // AT_HWCAP, AT_HWCAP2
+    if (!(getauxval(AT_HWCAP) & asimddp))
+        return HT_ISA_NEON;
+    return getauxval(AT_HWCAP2) & i8mm ? HT_ISA_I8MM : HT_ISA_DOTPROD;
+}
+
+enum { FIRST = HT_ISA_NEON };
 #else
 enum ht_isa ht_isa_best(void)
 {
     return HT_ISA_REF;
 }
+
+enum { FIRST = HT_N_ISAS };
 #endif
+
+bool ht_isa_can(enum ht_isa isa)
+{
+    return isa == HT_ISA_REF || ((int)isa >= (int)FIRST && isa <= ht_isa_best());
+}

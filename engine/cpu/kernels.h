@@ -90,5 +90,8 @@ enum { HT_SAMPLE_BLOCK = 256 };
 void ht_kernels_ref(struct ht_kernels *kernels);        // engine/cpu/kernels.c
 void ht_kernels_avx2(struct ht_kernels *kernels);       // engine/cpu/overlay_avx2.c
 void ht_kernels_avx512vnni(struct ht_kernels *kernels); // engine/cpu/overlay_avx512vnni.c
+void ht_kernels_neon(struct ht_kernels *kernels);       // engine/cpu/overlay_neon.c
+void ht_kernels_dotprod(struct ht_kernels *kernels);    // engine/cpu/matmul_dotprod.c
+void ht_kernels_i8mm(struct ht_kernels *kernels);       // engine/cpu/matmul_i8mm.c
 
 #endif

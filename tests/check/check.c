@@ -13,7 +13,8 @@
 
 struct hearth_error check_err;
 bool check_quiet;
-const char *const check_isas[] = {"ref", "avx2", "avx512vnni", NULL};
+const char *const check_isas[] = {"ref",  "avx2",    "avx512vnni",
+                                  "neon", "dotprod", "i8mm",       NULL};
 const char *const check_input_names[CHECK_N_INPUTS] = {"normal",   "zeros",    "one-hot",   "limits",
                                                        "denormal", "outliers", "non-finite"};
 const enum ht_type check_types[] = {
