@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gives a fuzz target of tests/fuzz every kept input once, without a fuzzer: tests/fuzz/seeds/NAME and, for gguf, the
-// golden models. One TAP line a file; a finding is a crash, which tests/run.py counts as a failure.
+// golden models. One result a folder; a finding is a crash, which tests/run.py counts as a failure.
 #include <dirent.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,21 +37,21 @@ static int replay(const char *path)
     return failed;
 }
 
-static int replay_folder(const char *folder, unsigned *n)
+static int replay_folder(const char *folder, unsigned number)
 {
     struct dirent **entries;
-    int count = scandir(folder, &entries, wanted, alphasort), failed = 0;
+    int count = scandir(folder, &entries, wanted, alphasort), failed = count <= 0;
     for (int i = 0; i < count; i++) {
         char path[1024];
         snprintf(path, sizeof path, "%s/%s", folder, entries[i]->d_name);
-        int bad = replay(path);
-        printf("%s %u - %s\n", bad ? "not ok" : "ok", ++*n, entries[i]->d_name);
+        printf("# %s\n", path); // the last one is the one that crashed
         fflush(stdout);
-        failed |= bad;
+        failed |= replay(path);
         free(entries[i]);
     }
     if (count >= 0)
         free(entries);
+    printf("%s %u - replays_%s\n", failed ? "not ok" : "ok", number, strrchr(folder, '/') + 1);
     return failed;
 }
 
@@ -58,14 +59,14 @@ int main(int argc, char **argv)
 {
     char folder[512];
     const char *slash = strrchr(argv[0], '/'), *name = slash ? slash + 1 : argv[0];
-    unsigned n = 0;
+    bool models = strcmp(name, "gguf") == 0;
     (void)argc;
     snprintf(folder, sizeof folder, "tests/fuzz/seeds/%s", name);
-    int failed = replay_folder(folder, &n);
-    if (strcmp(name, "gguf") == 0) {
+    printf("1..%d\n", 1 + models);
+    int failed = replay_folder(folder, 1);
+    if (models) {
         suffix = ".gguf";
-        failed |= replay_folder("tests/golden", &n);
+        failed |= replay_folder("tests/golden", 2);
     }
-    printf("1..%u\n", n);
-    return failed || n == 0;
+    return failed;
 }
