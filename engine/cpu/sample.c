@@ -3,7 +3,7 @@
 // finds the maximum of every 256; then one thread a row picks. Only the blocks whose maximum can matter are
 // looked into.
 //
-// Values, all f32: v = logit; + each bias of the id in list order; if the id is in the history, v > 0 ? v /
+// Values, all f32: v = logit; ids outside the row's mask: -infinity; + each bias of the id in list order; if the id is in the history, v > 0 ? v /
 // repeat : v * repeat, then v - presence, then v - frequency * count. Ids whose v is not finite are never
 // drawn. z = v / temperature, e = ht_exp(z - z_max); sums run over the kept ids, largest v first (ties: lower
 // id first).
@@ -59,7 +59,7 @@ size_t ht_sample_thread_bytes(const struct ht_plan *plan, const struct ht_sample
 static bool is_changed(const struct ht_sampler *s)
 {
     bool penalties = s->repeat_penalty != 1.0f || s->presence_penalty != 0.0f || s->frequency_penalty != 0.0f;
-    return s->n_bias || (s->n_history && penalties);
+    return s->masked || s->n_bias || (s->n_history && penalties);
 }
 
 static void sift(int32_t *v, uint32_t i, uint32_t n)
@@ -87,6 +87,16 @@ static void sort_ids(int32_t *v, uint32_t n)
     }
 }
 
+// Copies columns [from, to), from a multiple of 32; -infinity where the mask has no bit.
+static void copy_masked(const uint32_t *mask, const float *logits, float *v, struct ht_range c)
+{
+    for (uint32_t at = c.from; at < c.to; at += 32) {
+        uint32_t word = mask[at / 32], n = c.to - at < 32 ? c.to - at : 32;
+        for (uint32_t i = 0; i < n; i++)
+            v[at + i] = word >> i & 1 ? logits[at + i] : -INFINITY;
+    }
+}
+
 // Copies columns [from, to) and applies what the sampler says about ids among them.
 static void change(const struct ht_step *step, uint32_t o, const float *logits, float *v, struct ht_range c,
                    int32_t *ids)
@@ -95,7 +105,10 @@ static void change(const struct ht_step *step, uint32_t o, const float *logits, 
     const int32_t *history = step->history + (size_t)o * HT_MAX_PENALTY_WINDOW;
     const int32_t *token = step->bias_token + (size_t)o * HT_MAX_LOGIT_BIAS;
     const float *bias = step->bias_value + (size_t)o * HT_MAX_LOGIT_BIAS;
-    memcpy(v + c.from, logits + c.from, (c.to - c.from) * sizeof *v);
+    if (s->masked)
+        copy_masked(step->mask + (size_t)o * ht_mask_words(step->shape.vocab), logits, v, c);
+    else
+        memcpy(v + c.from, logits + c.from, (c.to - c.from) * sizeof *v);
     for (uint32_t i = 0; i < s->n_bias; i++)
         if (token[i] >= 0 && (uint32_t)token[i] >= c.from && (uint32_t)token[i] < c.to)
             v[token[i]] += bias[i];

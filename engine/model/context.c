@@ -76,6 +76,7 @@ static enum hearth_status make_step(struct ht_context *ctx, struct hearth_error 
         .outs = ctx->max_outs,
         .seqs = ctx->params.seqs,
         .pages = ctx->pages.n_pages,
+        .vocab = ctx->model->hp.n_vocab,
     };
     size_t size = ht_step_layout(&ctx->step, &shape, NULL);
     if (size)

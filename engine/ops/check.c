@@ -142,6 +142,7 @@ enum hearth_status ht_check_sample(const struct ht_plan *plan, const struct ht_s
                                    struct hearth_error *err)
 {
     REQUIRE(p->n_vocab && p->n_vocab <= HT_MAX_VOCAB, "sample: vocabulary");
+    REQUIRE(!shape_of(plan)->vocab || shape_of(plan)->vocab == p->n_vocab, "sample: masks of another vocabulary");
     HT_TRY(view("sample logits", &p->logits, shape_of(plan)->outs, p->stride, p->n_vocab, err));
     return view("sample token", &p->token, 1, 0, shape_of(plan)->outs, err);
 }
@@ -177,6 +178,7 @@ enum hearth_status ht_check_step_shape(const struct ht_step_shape *shape, struct
     REQUIRE(shape->outs && shape->outs <= HT_MAX_CTX, "plan: outputs");
     REQUIRE(shape->seqs && shape->seqs <= HT_MAX_SESSIONS, "plan: sessions");
     REQUIRE(shape->pages && shape->pages <= HT_MAX_CTX / HT_KV_PAGE, "plan: pages");
+    REQUIRE(shape->vocab <= HT_MAX_VOCAB, "plan: vocabulary");
     return HEARTH_OK;
 }
 
@@ -208,7 +210,7 @@ enum hearth_status ht_check_step(const struct ht_plan *plan, const struct ht_ste
     const struct ht_step_shape *want = shape_of(plan), *have = &step->shape;
     REQUIRE(step->base, "step: no memory");
     REQUIRE(have->rows >= want->rows && have->outs >= want->outs && have->seqs >= want->seqs &&
-                have->pages >= want->pages,
+                have->pages >= want->pages && (!want->vocab || have->vocab == want->vocab),
             "step: smaller than the plan's shape");
     REQUIRE(step->counts[0] && step->counts[0] <= want->rows, "step: row count");
     REQUIRE(step->counts[1] <= want->outs && step->counts[1] <= step->counts[0], "step: output count");
@@ -220,6 +222,7 @@ enum hearth_status ht_check_step(const struct ht_plan *plan, const struct ht_ste
                 "step: output row out of range");
         REQUIRE(s->n_history <= HT_MAX_PENALTY_WINDOW && s->n_bias <= HT_MAX_LOGIT_BIAS,
                 "step: sampler lists too long");
+        REQUIRE(!s->masked || want->vocab, "step: a mask, but the plan has none");
     }
     return HEARTH_OK;
 }

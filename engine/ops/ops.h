@@ -198,7 +198,8 @@ struct ht_softcap {
 // (- presence - frequency * count); temperature 0: the lowest id with the largest logit. Else: keep the top_k
 // largest (ties: lower id first), probabilities p = softmax(logit / temperature) in f32, keep the shortest prefix
 // (descending) whose sum reaches top_p, keep p >= min_p * p_max, draw by u = Philox(seed, position) in [0, 1):
-// the first id whose running sum exceeds u * total. Logits are not changed. Ids whose logit is not finite (after bias
+// the first id whose running sum exceeds u * total. Logits are not changed. With `masked`, ids whose bit is not set
+// leave before all this, so that top-k and the sums see only the others. Ids whose logit is not finite (after bias
 // and penalties) are never drawn; if there is no other, token -1. Order of every operation: engine/cpu/sample.c.
 struct ht_sample {
     struct ht_ref logits, token;

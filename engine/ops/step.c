@@ -27,9 +27,10 @@ static void *take(struct cursor *cursor, size_t count, size_t size_bytes)
 size_t ht_step_layout(struct ht_step *step, const struct ht_step_shape *shape, void *base)
 {
     struct cursor c = {.base = base};
-    size_t pages, history, bias;
+    size_t pages, history, bias, mask;
     if (!ht_mul(shape->seqs, shape->pages, &pages) || !ht_mul(shape->outs, HT_MAX_PENALTY_WINDOW, &history) ||
-        !ht_mul(shape->outs, HT_MAX_LOGIT_BIAS, &bias))
+        !ht_mul(shape->outs, HT_MAX_LOGIT_BIAS, &bias) ||
+        !ht_mul(shape->outs, ht_mask_words(shape->vocab), &mask))
         return 0;
     struct ht_step s = {.base = base, .shape = *shape};
     s.counts = take(&c, 4, sizeof *s.counts);
@@ -43,6 +44,7 @@ size_t ht_step_layout(struct ht_step *step, const struct ht_step_shape *shape, v
     s.history = take(&c, history, sizeof *s.history);
     s.bias_token = take(&c, bias, sizeof *s.bias_token);
     s.bias_value = take(&c, bias, sizeof *s.bias_value);
+    s.mask = take(&c, mask, sizeof *s.mask);
     if (c.failed)
         return 0;
     s.size_bytes = c.used;

@@ -26,7 +26,7 @@ static int by_value(const void *a, const void *b)
 }
 
 static int32_t defined(const float *logits, uint32_t n_vocab, const struct ht_sampler *s,
-                       const int32_t *history, const int32_t *token, const float *bias)
+                       const int32_t *history, const int32_t *token, const float *bias, const uint32_t *mask)
 {
     float *v = malloc(n_vocab * sizeof *v);
     uint32_t *count = calloc(n_vocab, sizeof *count), n = 0;
@@ -44,7 +44,7 @@ static int32_t defined(const float *logits, uint32_t n_vocab, const struct ht_sa
             v[i] -= s->presence_penalty;
             v[i] -= s->frequency_penalty * (float)count[i];
         }
-        if (isfinite(v[i]))
+        if (isfinite(v[i]) && (!s->masked || mask[i / 32] >> i % 32 & 1))
             c[n++] = (struct candidate){v[i], (int32_t)i};
     }
     qsort(c, n, sizeof *c, by_value);
@@ -88,7 +88,7 @@ static unsigned run_case(struct check_device *d, uint32_t n_vocab, unsigned salt
     check_reseed(salt);
     struct check_view logits = check_view_make(d, OUTS, n_vocab, n_vocab + salt % 3),
                       token = check_view_make(d, 1, OUTS, OUTS);
-    struct check_plan p = check_plan_begin(d, (struct ht_step_shape){OUTS, OUTS, 1, 1, 0});
+    struct check_plan p = check_plan_begin(d, (struct ht_step_shape){OUTS, OUTS, 1, 1, n_vocab});
     CHECK_OK(d->table->sample(p.plan, &(struct ht_sample){logits.ref, token.ref, logits.stride, n_vocab},
                               &check_err));
     check_plan_end(&p);
@@ -109,7 +109,8 @@ static unsigned run_case(struct check_device *d, uint32_t n_vocab, unsigned salt
                                  .top_k = top_ks[check_below(6)],
                                  .n_history = check_below(80),
                                  .n_bias = off ? 0 : check_below(5),
-                                 .active = o != 3};
+                                 .active = o != 3,
+                                 .masked = check_below(2)};
         check_fill(x, n_vocab, check_below(CHECK_N_INPUTS));
         if (check_below(2))
             for (uint32_t i = 0; i < n_vocab; i++)
@@ -118,6 +119,12 @@ static unsigned run_case(struct check_device *d, uint32_t n_vocab, unsigned salt
             for (uint32_t i = 0; i < n_vocab; i++)
                 x[i] = i % 2 ? -INFINITY : NAN;
         check_view_put(&logits, o, x);
+        uint32_t density = check_below(4);
+        for (uint32_t i = 0; i < ht_mask_words(n_vocab); i++) {
+            uint32_t word = check_random();
+            word = density == 0 ? 0 : density == 1 ? word & check_random() & check_random() & check_random() : word;
+            p.step.mask[o * ht_mask_words(n_vocab) + i] = density == 3 ? UINT32_MAX : word;
+        }
         for (uint32_t i = 0; i < s->n_history; i++)
             p.step.history[o * HT_MAX_PENALTY_WINDOW + i] =
                 (int32_t)check_below(check_below(2) ? 9 : n_vocab + 3) - 1;
@@ -131,7 +138,8 @@ static unsigned run_case(struct check_device *d, uint32_t n_vocab, unsigned salt
         int32_t got, want = defined(check_view_row(&logits, o), n_vocab, &p.step.sampler[o],
                                     p.step.history + o * HT_MAX_PENALTY_WINDOW,
                                     p.step.bias_token + o * HT_MAX_LOGIT_BIAS,
-                                    p.step.bias_value + o * HT_MAX_LOGIT_BIAS);
+                                    p.step.bias_value + o * HT_MAX_LOGIT_BIAS,
+                                    p.step.mask + o * ht_mask_words(n_vocab));
         memcpy(&got, check_view_row(&token, 0) + o, 4);
         if (!p.step.sampler[o].active)
             want = 0x7FC0F00D; // not drawn: as it was
@@ -205,9 +213,9 @@ static int bench(void)
 {
     static const uint32_t vocabs[] = {49152, 262144};
     for (int v = 0; v < 2; v++)
-        for (int mode = 0; mode < 4; mode++) {
+        for (int mode = 0; mode < 5; mode++) {
             static const char *const names[] = {"greedy", "top-k 40", "top-k 40, penalties",
-                                                "temperature 1, no top-k"};
+                                                "temperature 1, no top-k", "top-k 40, a mask"};
             struct check_device d;
             check_open(&d, NULL, 2, HT_PRECISION_Q);
             struct check_view logits = check_view_make(&d, 1, vocabs[v], vocabs[v]),
@@ -217,7 +225,7 @@ static int bench(void)
             for (uint32_t i = 0; i < vocabs[v]; i++)
                 x[i] *= 4;
             check_view_put(&logits, 0, x);
-            struct check_plan p = check_plan_begin(&d, (struct ht_step_shape){1, 1, 1, 1, 0});
+            struct check_plan p = check_plan_begin(&d, (struct ht_step_shape){1, 1, 1, 1, vocabs[v]});
             CHECK_OK(d.table->sample(p.plan, &(struct ht_sample){logits.ref, token.ref, vocabs[v], vocabs[v]},
                                      &check_err));
             check_plan_end(&p);
@@ -227,7 +235,9 @@ static int bench(void)
                                                     .repeat_penalty = mode == 2 ? 1.1f : 1,
                                                     .n_history = 64,
                                                     .top_k = mode == 3 ? 0 : 40,
-                                                    .active = 1};
+                                                    .active = 1,
+                                                    .masked = mode == 4};
+            memset(p.step.mask, 0xA5, ht_mask_words(vocabs[v]) * sizeof *p.step.mask);
             double best = 1;
             for (int i = 0; i < 200; i++) {
                 struct timespec a, b;
