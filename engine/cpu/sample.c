@@ -3,10 +3,10 @@
 // finds the maximum of every 256; then one thread a row picks. Only the blocks whose maximum can matter are
 // looked into.
 //
-// Values, all f32: v = logit; ids outside the row's mask: -infinity; + each bias of the id in list order; if the id is in the history, v > 0 ? v /
-// repeat : v * repeat, then v - presence, then v - frequency * count. Ids whose v is not finite are never
-// drawn. z = v / temperature, e = ht_exp(z - z_max); sums run over the kept ids, largest v first (ties: lower
-// id first).
+// Values, all f32: v = logit; ids outside the row's mask: -infinity; + each bias of the id in list order; if the id is
+// in the history, v > 0 ? v / repeat : v * repeat, then v - presence, then v - frequency * count. Ids whose v is not
+// finite are never drawn. z = v / temperature, e = ht_exp(z - z_max); sums run over the kept ids, largest v first
+// (ties: lower id first).
 //
 // Ids more than 18 temperatures below the maximum are left out early: their e is below 2^-25, the running sum
 // is at least 1, so that adding them changes no bit of it and none of them can be drawn. Team threads, inside
