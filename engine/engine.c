@@ -180,7 +180,8 @@ static enum hearth_status make_sessions(struct hearth_engine *e, const struct pl
     e->sessions = ht_calloc(plan->seqs, sizeof *e->sessions);
     e->prompt = ht_calloc(e->session_limit, sizeof *e->prompt);
     e->drawn = ht_calloc(e->ctx.max_outs, sizeof *e->drawn);
-    if (!e->sessions || !e->prompt || !e->drawn)
+    e->found = ht_calloc(e->ctx.pages.n_pages, sizeof *e->found);
+    if (!e->sessions || !e->prompt || !e->drawn || !e->found)
         return ht_fail(err, HEARTH_NOMEM, "out of memory for %u sessions", plan->seqs);
     return HEARTH_OK;
 }
@@ -259,6 +260,7 @@ void hearth_engine_close(struct hearth_engine **engine)
     ht_free(e->sessions);
     ht_free(e->prompt);
     ht_free(e->drawn);
+    ht_free(e->found);
     ht_free(e);
 }
 
@@ -327,7 +329,8 @@ enum hearth_status hearth_chat_tokenize(const struct hearth_engine *engine,
                                         int32_t *ids, size_t capacity, size_t *n_ids,
                                         struct hearth_error *err)
 {
-    return ht_prompt_from_messages(engine, messages, n_messages, ids, capacity, n_ids, err);
+    size_t n_shared_ids;
+    return ht_prompt_from_messages(engine, messages, n_messages, 0, ids, capacity, n_ids, &n_shared_ids, err);
 }
 
 const char *const *hearth_chat_template_names(void)

@@ -216,15 +216,39 @@ static void cpu_kv_destroy(struct ht_device *device, struct ht_kv **kv)
     *kv = NULL;
 }
 
+static enum hearth_status check_page(const struct ht_kv *kv, uint32_t page, struct hearth_error *err)
+{
+    if (page >= kv->head.params.n_pages)
+        return ht_fail(err, HEARTH_INVALID, "KV page %u of %u", page, kv->head.params.n_pages);
+    return HEARTH_OK;
+}
+
 static enum hearth_status cpu_kv_page_copy(struct ht_device *device, struct ht_kv *kv, uint32_t to,
                                            uint32_t from, struct hearth_error *err)
 {
     (void)device;
-    uint32_t n = kv->head.params.n_pages;
-    if (to >= n || from >= n)
-        return ht_fail(err, HEARTH_INVALID, "KV page %u or %u of %u", to, from, n);
+    HT_TRY(check_page(kv, to, err));
+    HT_TRY(check_page(kv, from, err));
     if (to != from)
         memcpy(kv->data + kv->page_bytes * to, kv->data + kv->page_bytes * from, kv->page_bytes);
+    return HEARTH_OK;
+}
+
+static enum hearth_status cpu_kv_page_read(struct ht_device *device, const struct ht_kv *kv, uint32_t page,
+                                           void *data, struct hearth_error *err)
+{
+    (void)device;
+    HT_TRY(check_page(kv, page, err));
+    memcpy(data, kv->data + kv->page_bytes * page, kv->page_bytes);
+    return HEARTH_OK;
+}
+
+static enum hearth_status cpu_kv_page_write(struct ht_device *device, struct ht_kv *kv, uint32_t page,
+                                            const void *data, struct hearth_error *err)
+{
+    (void)device;
+    HT_TRY(check_page(kv, page, err));
+    memcpy(kv->data + kv->page_bytes * page, data, kv->page_bytes);
     return HEARTH_OK;
 }
 
@@ -264,6 +288,8 @@ const struct ht_device_ops ht_cpu_device_ops = {
     .kv_create = cpu_kv_create,
     .kv_destroy = cpu_kv_destroy,
     .kv_page_size = cpu_kv_page_size,
+    .kv_page_read = cpu_kv_page_read,
+    .kv_page_write = cpu_kv_page_write,
     .kv_page_copy = cpu_kv_page_copy,
     .plan_begin = ht_cpu_plan_begin,
     .plan_end = ht_cpu_plan_end,

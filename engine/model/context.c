@@ -66,7 +66,8 @@ static enum hearth_status make_kv(struct ht_context *ctx, struct hearth_error *e
     ht_context_kv_params(&m->hp, n_pages, ctx->params.kv, &kv);
     HT_TRY(m->dev->kv_create(m->device, &kv, &ctx->kv, err));
     ctx->kv_bytes = (uint64_t)m->dev->kv_page_size(m->device, &kv) * n_pages;
-    return ht_pages_init(&ctx->pages, n_pages, err);
+    HT_TRY(ht_pages_init(&ctx->pages, n_pages, err));
+    return ht_prefix_init(&ctx->prefix, &ctx->pages, err);
 }
 
 static enum hearth_status make_step(struct ht_context *ctx, struct hearth_error *err)
@@ -151,6 +152,7 @@ void ht_context_destroy(struct ht_context *ctx)
         dev->kv_destroy(ctx->model->device, &ctx->kv);
         dev->buf_destroy(ctx->model->device, &ctx->work);
     }
+    ht_prefix_deinit(&ctx->prefix);
     ht_pages_deinit(&ctx->pages);
     ht_free(ctx->step_memory);
     *ctx = (struct ht_context){0};

@@ -4,7 +4,7 @@
 #ifndef HT_CONTEXT_H
 #define HT_CONTEXT_H
 #include "engine/model/model.h"
-#include "engine/model/pages.h"
+#include "engine/model/prefix.h"
 
 enum { HT_MAX_BUCKETS = 8 };
 
@@ -25,6 +25,7 @@ struct ht_context {
     uint32_t logits_stride;
     struct ht_kv *kv;
     struct ht_pages pages;
+    struct ht_prefix prefix;
     struct ht_plan *body[HT_MAX_BUCKETS]; // ids → the residual stream x, KV written
     struct ht_plan *head;                 // x → logits and tokens of the output rows
     struct ht_step step;

@@ -62,10 +62,9 @@ static enum hearth_status run_rows(struct hearth_engine *e, const struct hearth_
         size_t room = e->ctx.max_rows - step->counts[0], n = p->n_ids - *at < room ? p->n_ids - *at : room;
         HT_TRY(ht_session_reserve(s, s->n_cached + (uint32_t)n, err));
         for (size_t i = 0; i < n; i++) {
-            s->tokens[s->n_cached] = p->ids[*at + i];
-            ht_step_add_row(e, s, p->ids[*at + i], s->n_cached++);
+            s->tokens[s->n_cached + i] = p->ids[*at + i];
+            ht_step_add_row(e, s, p->ids[*at + i], s->n_cached + (uint32_t)i);
         }
-        s->n_tokens = s->n_prompt = s->n_cached;
         ht_step_set_pages(e, s);
         *at += n;
         if (*at == p->n_ids) {
@@ -79,6 +78,9 @@ static enum hearth_status run_rows(struct hearth_engine *e, const struct hearth_
     for (uint32_t row = 0, rows = step->counts[0]; row < rows;) {
         const struct hearth_span *p = &spans[first_span];
         size_t left = p->n_ids - first_at, n = left < rows - row ? left : rows - row;
+        struct hearth_session *s = p->session;
+        s->n_cached += (uint32_t)n;
+        s->n_tokens = s->n_prompt = s->n_cached;
         if (p->logits)
             HT_TRY(read_logits(e, row, (uint32_t)n, p->logits + first_at * e->model.hp.n_vocab, err));
         row += (uint32_t)n;

@@ -8,6 +8,7 @@
 struct ids { // a list with a cap: counts on past it
     int32_t *at;
     size_t capacity, n;
+    size_t n_shared_messages, n_shared; // the first ids that hold nothing but text of the first messages
 };
 
 static void put(struct ids *out, const int32_t *ids, size_t n)
@@ -23,8 +24,10 @@ static enum hearth_status encode(const struct hearth_engine *engine, const struc
     struct ht_tokens tokens = {0};
     enum hearth_status status =
         ht_tokenizer_encode(engine->tokenizer, segments, n_segments, flags, &tokens, err);
-    for (size_t i = 0; status == HEARTH_OK && i < tokens.n; i++)
+    for (size_t i = 0; status == HEARTH_OK && i < tokens.n; i++) {
+        out->n_shared += out->n_shared == out->n && tokens.items[i].turn < out->n_shared_messages;
         put(out, &tokens.items[i].id, 1);
+    }
     ht_tokens_free(&tokens);
     return status;
 }
@@ -69,6 +72,8 @@ static enum hearth_status encode_turns(const struct hearth_engine *engine,
             continue;
         HT_TRY(encode(engine, segments + from, i - from, flags, out, err));
         flags = HT_ENCODE_CONTINUES;
+        if (out->n_shared == out->n && s->turn < out->n_shared_messages)
+            out->n_shared += m->n_ids;
         put(out, m->ids, m->n_ids);
         from = i + 1;
     }
@@ -92,12 +97,12 @@ static enum hearth_status check_messages(const struct hearth_engine *engine,
 
 enum hearth_status ht_prompt_from_messages(const struct hearth_engine *engine,
                                            const struct hearth_message *messages, size_t n_messages,
-                                           int32_t *ids, size_t capacity, size_t *n_ids,
-                                           struct hearth_error *err)
+                                           size_t n_shared, int32_t *ids, size_t capacity, size_t *n_ids,
+                                           size_t *n_shared_ids, struct hearth_error *err)
 {
-    *n_ids = 0;
+    *n_ids = *n_shared_ids = 0;
     HT_TRY(check_messages(engine, messages, n_messages, err));
-    struct ids out = {.at = ids, .capacity = capacity};
+    struct ids out = {.at = ids, .capacity = capacity, .n_shared_messages = n_shared};
     size_t max_segments = ht_chat_max_segments(n_messages), n_segments = 0;
     struct ht_segment *segments = ht_calloc(max_segments, sizeof *segments);
     struct ht_chat_message *turns = ht_calloc(n_messages, sizeof *turns);
@@ -116,6 +121,7 @@ enum hearth_status ht_prompt_from_messages(const struct hearth_engine *engine,
                                   err));
     HT_TRY_TO(out, encode_turns(engine, messages, n_messages, segments, n_segments, &out, err));
     status = finish(&out, n_ids, err);
+    *n_shared_ids = out.n_shared;
 out:
     ht_free(segments);
     ht_free(turns);

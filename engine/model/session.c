@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sessions: their life, their pages, and taking in a request.
+// Sessions: their life, and taking in a request.
 #include "engine/model/session.h"
 
 #include <math.h>
@@ -59,28 +59,6 @@ void hearth_session_destroy(struct hearth_session **session)
     ht_free(s->tokens);
     ht_free(s->pages);
     ht_free(s);
-}
-
-enum hearth_status ht_session_reserve(struct hearth_session *s, uint32_t n, struct hearth_error *err)
-{
-    while ((uint64_t)s->n_pages * HT_KV_PAGE < n) {
-        if (!ht_pages_take(&s->engine->ctx.pages, &s->pages[s->n_pages]))
-            return ht_fail(err, HEARTH_CONTEXT, "the KV cache is full: %u positions for all sessions",
-                           s->engine->info.n_ctx);
-        s->n_pages++;
-    }
-    return HEARTH_OK;
-}
-
-void ht_session_cut(struct hearth_session *s, uint32_t n)
-{
-    uint32_t keep = (n + HT_KV_PAGE - 1) / HT_KV_PAGE;
-    while (s->n_pages > keep)
-        ht_pages_drop(&s->engine->ctx.pages, s->pages[--s->n_pages]);
-    if (s->n_cached > n)
-        s->n_cached = n;
-    if (s->n_tokens > n)
-        s->n_tokens = n;
 }
 
 enum hearth_status hearth_session_truncate(struct hearth_session *session, unsigned n_keep,
@@ -208,12 +186,12 @@ static enum hearth_status check_ids(const int32_t *ids, size_t n, uint32_t n_voc
 
 // The prompt's ids into engine->prompt; n_ids counts them all, also when they do not fit.
 static enum hearth_status take_prompt(struct hearth_session *s, const struct hearth_request *r, size_t *n_ids,
-                                      struct hearth_error *err)
+                                      size_t *n_shared_ids, struct hearth_error *err)
 {
     struct hearth_engine *e = s->engine;
     if (r->messages) {
-        enum hearth_status status =
-            ht_prompt_from_messages(e, r->messages, r->n_messages, e->prompt, e->session_limit, n_ids, err);
+        enum hearth_status status = ht_prompt_from_messages(e, r->messages, r->n_messages, r->n_shared, e->prompt,
+                                                            e->session_limit, n_ids, n_shared_ids, err);
         if (status != HEARTH_LIMIT)
             HT_TRY(status);
     } else {
@@ -244,24 +222,22 @@ enum hearth_status hearth_session_submit(struct hearth_session *session, const s
     if (e->lost)
         return ht_fail(err, HEARTH_DEVICE_LOST, "device %s is lost", e->info.device);
     double start_s = ht_now_s();
-    size_t n_ids = 0;
+    size_t n_ids = 0, n_shared_ids = 0;
     HT_TRY(take_settings(s, request, err));
-    HT_TRY(take_prompt(s, request, &n_ids, err));
+    HT_TRY(take_prompt(s, request, &n_ids, &n_shared_ids, err));
 
-    // Keep what the cache and the prompt share; the last prompt token runs anyway, for its logits.
-    uint32_t shared = 0;
-    while (shared < s->n_cached && shared + 1 < n_ids && s->tokens[shared] == e->prompt[shared])
-        shared++;
-    ht_session_cut(s, shared);
-    memcpy(s->tokens + shared, e->prompt + shared, (n_ids - shared) * sizeof *s->tokens);
+    // The last prompt token runs anyway, for its logits.
+    uint32_t cached = ht_session_adopt(s, e->prompt, (uint32_t)n_ids - 1, request->owner);
+    memcpy(s->tokens, e->prompt, n_ids * sizeof *s->tokens);
     s->n_tokens = s->n_prompt = (uint32_t)n_ids;
+    s->n_shared = (uint32_t)n_shared_ids;
 
     s->max_tokens = request->max_tokens;
     s->ignore_end = request->ignore_end;
     s->on_event = request->on_event;
     s->user = request->user;
     s->usage = (struct hearth_usage){
-        .prompt_tokens = s->n_prompt, .cached_tokens = shared, .seed = s->sampling.seed};
+        .prompt_tokens = s->n_prompt, .cached_tokens = cached, .seed = s->sampling.seed};
     memcpy(s->usage.numerics_id, e->info.numerics_id, sizeof s->usage.numerics_id);
     s->submit_s = start_s;
     s->prompt_start_s = s->first_token_s = 0;

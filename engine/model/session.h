@@ -21,6 +21,10 @@ struct hearth_session {
     uint32_t n_cached; // positions in the KV cache, <= n_tokens
     uint32_t *pages;   // [max pages] physical pages
     uint32_t n_pages;
+    uint64_t owner;    // whose prefix cache its full pages are in; 0 = nobody's
+    uint32_t n_shared; // tokens [0, n_shared) may be found by everybody
+    uint32_t n_listed; // pages [0, n_listed) are in the prefix cache
+    bool forgotten;    // what it holds beyond those must not get there any more
 
     // ---- the running request
     enum ht_phase phase;
@@ -57,6 +61,7 @@ struct hearth_engine {
     uint32_t next;                    // who goes first in the next step
     int32_t *prompt;                  // [session_limit] ids of a prompt that is being taken in
     int32_t *drawn;                   // [max_outs] tokens of a step
+    uint32_t *found;                  // [max pages] of a look-up in the prefix cache
 };
 
 double ht_now_s(void); // monotonic
@@ -64,8 +69,13 @@ double ht_now_s(void); // monotonic
 // Makes sure the cache has pages for positions [0, n). CONTEXT if the pool is used up.
 HT_MUST_USE enum hearth_status ht_session_reserve(struct hearth_session *s, uint32_t n,
                                                   struct hearth_error *err);
-// Drops cache and ids from position n on.
+// Drops cache and ids from position n on; full pages go to the prefix cache first.
 void ht_session_cut(struct hearth_session *s, uint32_t n);
+// Cuts the session to what it shares with ids[0, n), or takes the longer chain of full pages that the prefix cache
+// has for this owner. Returns the positions that are cached then.
+uint32_t ht_session_adopt(struct hearth_session *s, const int32_t *ids, uint32_t n, uint64_t owner);
+// Enters the full pages of all sessions into the prefix cache. Between steps only.
+void ht_engine_publish(struct hearth_engine *engine);
 // Adds a row to the step block; the caller has reserved its page. Returns the row.
 uint32_t ht_step_add_row(struct hearth_engine *engine, struct hearth_session *s, int32_t id, uint32_t pos);
 // Copies the page table of `s` into the step block.

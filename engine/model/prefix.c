@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/model/prefix.h"
+
+#include <string.h>
+
+#include "engine/base/mem.h"
+
+static uint32_t n_buckets(uint32_t n_pages)
+{
+    uint32_t n = 1;
+    while (n < n_pages)
+        n *= 2;
+    return n;
+}
+
+uint64_t ht_prefix_size(uint32_t n_pages)
+{
+    return (uint64_t)n_pages * sizeof(struct ht_prefix_node) + n_buckets(n_pages) * sizeof(uint32_t);
+}
+
+static void evict(void *user, uint32_t page)
+{
+    ht_prefix_remove(user, page);
+}
+
+enum hearth_status ht_prefix_init(struct ht_prefix *prefix, struct ht_pages *pages, struct hearth_error *err)
+{
+    *prefix = (struct ht_prefix){.pages = pages, .mask = n_buckets(pages->n_pages) - 1};
+    prefix->nodes = ht_calloc(pages->n_pages, sizeof *prefix->nodes);
+    prefix->buckets = ht_calloc((size_t)prefix->mask + 1, sizeof *prefix->buckets);
+    if (!prefix->nodes || !prefix->buckets) {
+        ht_prefix_deinit(prefix);
+        return ht_fail(err, HEARTH_NOMEM, "out of memory for a prefix cache of %u KV pages", pages->n_pages);
+    }
+    memset(prefix->buckets, 0xFF, ((size_t)prefix->mask + 1) * sizeof *prefix->buckets); // HT_NO_PAGE
+    pages->evict = evict;
+    pages->user = prefix;
+    return HEARTH_OK;
+}
+
+void ht_prefix_deinit(struct ht_prefix *prefix)
+{
+    ht_free(prefix->nodes);
+    ht_free(prefix->buckets);
+    *prefix = (struct ht_prefix){0};
+}
+
+static uint32_t *bucket_of(const struct ht_prefix *p, uint32_t parent, const int32_t *ids, uint64_t owner)
+{
+    uint64_t h = (owner ^ parent) * 0x9E3779B97F4A7C15u;
+    for (int i = 0; i < HT_KV_PAGE; i++) {
+        h = (h ^ (uint32_t)ids[i]) * 0xD6E8FEB86659FD93u;
+        h ^= h >> 32;
+    }
+    return &p->buckets[h & p->mask];
+}
+
+uint32_t ht_prefix_find(const struct ht_prefix *prefix, uint32_t parent, const int32_t *ids, uint64_t owner)
+{
+    uint32_t page = *bucket_of(prefix, parent, ids, owner);
+    for (; page != HT_NO_PAGE; page = prefix->nodes[page].next) {
+        const struct ht_prefix_node *node = &prefix->nodes[page];
+        if (node->parent == parent && node->owner == owner && !memcmp(node->ids, ids, sizeof node->ids))
+            return page;
+    }
+    return HT_NO_PAGE;
+}
+
+uint32_t ht_prefix_next(const struct ht_prefix *prefix, uint32_t parent, const int32_t *ids, uint64_t owner)
+{
+    uint32_t page = ht_prefix_find(prefix, parent, ids, 0);
+    return page == HT_NO_PAGE && owner ? ht_prefix_find(prefix, parent, ids, owner) : page;
+}
+
+void ht_prefix_add(struct ht_prefix *prefix, uint32_t page, uint32_t parent, const int32_t *ids, uint64_t owner)
+{
+    struct ht_prefix_node *node = &prefix->nodes[page];
+    uint32_t *bucket = bucket_of(prefix, parent, ids, owner);
+    node->owner = owner;
+    node->parent = parent;
+    node->listed = true;
+    memcpy(node->ids, ids, sizeof node->ids);
+    node->next = *bucket;
+    *bucket = page;
+    ht_pages_keep(prefix->pages, page);
+}
+
+void ht_prefix_remove(struct ht_prefix *prefix, uint32_t page)
+{
+    struct ht_prefix_node *node = &prefix->nodes[page];
+    uint32_t *link = bucket_of(prefix, node->parent, node->ids, node->owner);
+    while (*link != page)
+        link = &prefix->nodes[*link].next;
+    *link = node->next;
+    *node = (struct ht_prefix_node){.listed = false}; // what was said is not kept
+    ht_pages_forget(prefix->pages, page);
+}
+
+void ht_prefix_forget(struct ht_prefix *prefix, uint64_t owner)
+{
+    for (uint32_t page = 0; page < prefix->pages->n_pages; page++)
+        if (prefix->nodes[page].listed && (!owner || prefix->nodes[page].owner == owner))
+            ht_prefix_remove(prefix, page);
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+// A session's KV pages: its own, and those that it shares through the prefix cache. Full pages are entered when
+// somebody may look for them: before a look-up, and before a session lets go of them; between steps they are always
+// computed in full. A page that is in the cache is never written. Engine thread.
+#include "engine/model/session.h"
+
+#include <string.h>
+
+static enum hearth_status no_page(const struct hearth_session *s, struct hearth_error *err)
+{
+    return ht_fail(err, HEARTH_CONTEXT, "the KV cache is full: %u positions for all sessions",
+                   s->engine->info.n_ctx);
+}
+
+// Of equal pages one is enough: the session's own is given up for the one that the cache holds.
+static void publish_page(struct hearth_session *s, uint32_t i, uint64_t owner)
+{
+    struct ht_prefix *prefix = &s->engine->ctx.prefix;
+    uint32_t parent = i ? s->pages[i - 1] : HT_NO_PAGE;
+    const int32_t *ids = s->tokens + (size_t)i * HT_KV_PAGE;
+    uint32_t page = ht_prefix_next(prefix, parent, ids, owner);
+    if (page == HT_NO_PAGE) {
+        ht_prefix_add(prefix, s->pages[i], parent, ids, owner);
+        return;
+    }
+    ht_pages_share(prefix->pages, page);
+    ht_pages_drop(prefix->pages, s->pages[i]);
+    s->pages[i] = page;
+}
+
+static void publish(struct hearth_session *s)
+{
+    const struct ht_prefix *prefix = &s->engine->ctx.prefix;
+    for (uint32_t n_full = s->n_cached / HT_KV_PAGE; s->n_listed < n_full && !s->forgotten; s->n_listed++) {
+        uint32_t i = s->n_listed;
+        bool shared = (i + 1) * HT_KV_PAGE <= s->n_shared && (!i || !prefix->nodes[s->pages[i - 1]].owner);
+        if (!shared && !s->owner)
+            return;
+        publish_page(s, i, shared ? 0 : s->owner);
+    }
+}
+
+void ht_engine_publish(struct hearth_engine *engine)
+{
+    for (uint32_t i = 0; i < engine->max_sessions; i++)
+        if (engine->sessions[i])
+            publish(engine->sessions[i]);
+}
+
+// Makes the page that position n_cached lies in the session's own. CONTEXT if no page is left for a copy.
+static enum hearth_status own_last_page(struct hearth_session *s, struct hearth_error *err)
+{
+    struct ht_context *ctx = &s->engine->ctx;
+    uint32_t i = s->n_cached / HT_KV_PAGE, copy;
+    if (i >= s->n_pages || (ctx->pages.refs[s->pages[i]] == 1 && !ctx->prefix.nodes[s->pages[i]].listed))
+        return HEARTH_OK;
+    if (ht_pages_take(&ctx->pages, &copy)) {
+        enum hearth_status status =
+            ctx->model->dev->kv_page_copy(ctx->model->device, ctx->kv, copy, s->pages[i], err);
+        uint32_t drop = status == HEARTH_OK ? s->pages[i] : copy;
+        s->pages[i] = status == HEARTH_OK ? copy : s->pages[i];
+        ht_pages_drop(&ctx->pages, drop);
+        HT_TRY(status);
+    } else if (ctx->pages.refs[s->pages[i]] == 1) {
+        ht_prefix_remove(&ctx->prefix, s->pages[i]); // nothing is idle, so nothing follows it in the cache
+    } else {
+        return no_page(s, err);
+    }
+    s->n_listed = s->n_listed < i ? s->n_listed : i;
+    return HEARTH_OK;
+}
+
+enum hearth_status ht_session_reserve(struct hearth_session *s, uint32_t n, struct hearth_error *err)
+{
+    if (n > s->n_cached)
+        HT_TRY(own_last_page(s, err));
+    for (; (uint64_t)s->n_pages * HT_KV_PAGE < n; s->n_pages++)
+        if (!ht_pages_take(&s->engine->ctx.pages, &s->pages[s->n_pages]))
+            return no_page(s, err);
+    return HEARTH_OK;
+}
+
+void ht_session_cut(struct hearth_session *s, uint32_t n)
+{
+    publish(s);
+    uint32_t keep = (n + HT_KV_PAGE - 1) / HT_KV_PAGE;
+    while (s->n_pages > keep)
+        ht_pages_drop(&s->engine->ctx.pages, s->pages[--s->n_pages]);
+    if (s->n_listed > keep)
+        s->n_listed = keep;
+    if (s->n_cached > n)
+        s->n_cached = n;
+    if (s->n_tokens > n)
+        s->n_tokens = n;
+    if (s->n_shared > n)
+        s->n_shared = n;
+    if (s->n_cached <= s->n_listed * HT_KV_PAGE)
+        s->forgotten = false;
+}
+
+// Nobody's cache is another one's: what only the last owner may find is given up.
+static void change_owner(struct hearth_session *s, uint64_t owner)
+{
+    uint32_t n_shared = 0;
+    if (s->owner == owner)
+        return;
+    publish(s);
+    while (n_shared < s->n_listed && !s->engine->ctx.prefix.nodes[s->pages[n_shared]].owner)
+        n_shared++;
+    ht_session_cut(s, n_shared * HT_KV_PAGE);
+    s->owner = owner;
+}
+
+static uint32_t equal_ids(const struct hearth_session *s, const int32_t *ids, uint32_t n)
+{
+    uint32_t i = 0;
+    while (i < s->n_cached && i < n && s->tokens[i] == ids[i])
+        i++;
+    return i;
+}
+
+uint32_t ht_session_adopt(struct hearth_session *s, const int32_t *ids, uint32_t n, uint64_t owner)
+{
+    struct ht_context *ctx = &s->engine->ctx;
+    struct hearth_error err;
+    change_owner(s, owner);
+    ht_engine_publish(s->engine);
+    uint32_t own = equal_ids(s, ids, n), n_found = 0, parent = HT_NO_PAGE, same = 0, page;
+    uint32_t *found = s->engine->found;
+    for (; n - n_found * HT_KV_PAGE >= HT_KV_PAGE; parent = found[n_found++] = page)
+        if ((page = ht_prefix_next(&ctx->prefix, parent, ids + n_found * HT_KV_PAGE, owner)) == HT_NO_PAGE)
+            break;
+    if (n_found * HT_KV_PAGE <= own) {
+        ht_session_cut(s, own);
+        if (own_last_page(s, &err) != HEARTH_OK) // no page for a copy: compute the last one again
+            ht_session_cut(s, own / HT_KV_PAGE * HT_KV_PAGE);
+        return s->n_cached;
+    }
+    while (same < n_found && same < s->n_listed && s->pages[same] == found[same])
+        same++;
+    ht_session_cut(s, same * HT_KV_PAGE);
+    for (uint32_t i = same; i < n_found; i++)
+        ht_pages_share(&ctx->pages, s->pages[s->n_pages++] = found[i]);
+    s->n_listed = n_found;
+    return s->n_cached = n_found * HT_KV_PAGE;
+}
+
+void hearth_engine_forget(struct hearth_engine *engine, uint64_t owner)
+{
+    if (engine->vocab_only)
+        return;
+    ht_prefix_forget(&engine->ctx.prefix, owner);
+    for (uint32_t i = 0; i < engine->max_sessions; i++) {
+        struct hearth_session *s = engine->sessions[i];
+        if (!s || (owner && s->owner != owner))
+            continue;
+        uint32_t n = 0;
+        while (n < s->n_listed && engine->ctx.prefix.nodes[s->pages[n]].listed)
+            n++;
+        s->n_listed = n;
+        s->forgotten = s->n_tokens > n * HT_KV_PAGE;
+    }
+}
