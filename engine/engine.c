@@ -183,7 +183,7 @@ static enum hearth_status make_sessions(struct hearth_engine *e, const struct pl
     e->found = ht_calloc(e->ctx.pages.n_pages, sizeof *e->found);
     if (!e->sessions || !e->prompt || !e->drawn || !e->found)
         return ht_fail(err, HEARTH_NOMEM, "out of memory for %u sessions", plan->seqs);
-    return HEARTH_OK;
+    return ht_fair_init(&e->fair, plan->seqs, err);
 }
 
 static enum hearth_status open_model(struct hearth_engine *e, const struct hearth_engine_params *p,
@@ -261,6 +261,7 @@ void hearth_engine_close(struct hearth_engine **engine)
     ht_free(e->prompt);
     ht_free(e->drawn);
     ht_free(e->found);
+    ht_fair_deinit(&e->fair);
     ht_free(e);
 }
 

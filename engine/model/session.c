@@ -16,6 +16,16 @@ double ht_now_s(void)
     return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
 }
 
+static void free_session(struct hearth_session *s)
+{
+    if (!s)
+        return;
+    ht_free(s->tokens);
+    ht_free(s->pages);
+    ht_drafter_deinit(&s->drafter);
+    ht_free(s);
+}
+
 enum hearth_status hearth_session_create(struct hearth_engine *engine, struct hearth_session **session,
                                          struct hearth_error *err)
 {
@@ -28,16 +38,14 @@ enum hearth_status hearth_session_create(struct hearth_engine *engine, struct he
     if (slot == engine->max_sessions)
         return ht_fail(err, HEARTH_LIMIT, "all %u sessions are in use", engine->max_sessions);
     struct hearth_session *s = ht_calloc(1, sizeof *s);
+    enum hearth_status status = HEARTH_NOMEM;
     if (s) {
         s->tokens = ht_calloc(engine->session_limit, sizeof *s->tokens);
         s->pages = ht_calloc(engine->ctx.pages.n_pages, sizeof *s->pages);
+        status = ht_drafter_init(&s->drafter, engine->session_limit, err);
     }
-    if (!s || !s->tokens || !s->pages) {
-        if (s) {
-            ht_free(s->tokens);
-            ht_free(s->pages);
-        }
-        ht_free(s);
+    if (status != HEARTH_OK || !s->tokens || !s->pages) {
+        free_session(s);
         return ht_fail(err, HEARTH_NOMEM, "out of memory for a session of %u positions",
                        engine->session_limit);
     }
@@ -54,11 +62,11 @@ void hearth_session_destroy(struct hearth_session **session)
     *session = NULL;
     if (!s)
         return;
+    if (s->phase != HT_IDLE)
+        ht_fair_leave(&s->engine->fair, s->share);
     ht_session_cut(s, 0);
     s->engine->sessions[s->slot] = NULL;
-    ht_free(s->tokens);
-    ht_free(s->pages);
-    ht_free(s);
+    free_session(s);
 }
 
 enum hearth_status hearth_session_truncate(struct hearth_session *session, unsigned n_keep,
@@ -219,6 +227,9 @@ enum hearth_status hearth_session_submit(struct hearth_session *session, const s
         return ht_fail(err, HEARTH_BUSY, "the session is answering");
     if (!request->on_event)
         return ht_fail(err, HEARTH_INVALID, "a request needs on_event");
+    if (request->max_draft > HT_MAX_DRAFT)
+        return ht_fail(err, HEARTH_LIMIT, "%u tokens proposed per step are more than %d", request->max_draft,
+                       HT_MAX_DRAFT);
     if (e->lost)
         return ht_fail(err, HEARTH_DEVICE_LOST, "device %s is lost", e->info.device);
     double start_s = ht_now_s();
@@ -234,6 +245,10 @@ enum hearth_status hearth_session_submit(struct hearth_session *session, const s
 
     s->max_tokens = request->max_tokens;
     s->ignore_end = request->ignore_end;
+    s->max_draft = request->max_draft;
+    ht_drafter_reset(&s->drafter);
+    s->share = ht_fair_join(&e->fair, request->owner, s->slot);
+    s->order = e->n_requests++;
     s->on_event = request->on_event;
     s->user = request->user;
     s->usage = (struct hearth_usage){

@@ -8,6 +8,8 @@
 #include "engine/engine.h"
 #include "engine/model/answer.h"
 #include "engine/model/context.h"
+#include "engine/model/fair.h"
+#include "engine/model/speculate.h"
 #include "engine/text/chat.h"
 #include "engine/text/tokenizer.h"
 
@@ -36,13 +38,22 @@ struct hearth_session {
     uint32_t n_end_ids;
     uint32_t n_prompt; // tokens[0 .. n_prompt) are the prompt, then the answer
     uint32_t max_tokens;
+    uint32_t max_draft;          // tokens proposed per step, at most
+    struct ht_drafter drafter;   // follows `tokens` while max_draft is set
+    uint32_t share;              // whose work this is, in engine->fair
+    uint64_t order;              // requests of an owner begin in the order they came
     bool ignore_end;
     void (*on_event)(void *user, const struct hearth_event *event);
     void *user;
     struct hearth_usage usage;
     double submit_s, prompt_start_s, first_token_s; // monotonic seconds; 0 = not yet
     // ---- what this step does with it
-    uint32_t step_rows, step_out; // rows taken; output row + 1, or 0
+    uint32_t step_rows;  // known ids that it computes
+    uint32_t step_draft; // proposed ids after them, tokens[n_tokens ..]: rows too, each with an output row
+    uint32_t step_out;   // first output row + 1, or 0: the answer goes on with 1 + step_draft output rows
+    uint32_t n_offered;  // proposals before their worth was compared
+    float chance[HT_MAX_DRAFT];
+    uint64_t last_step; // when it last had a row for its answer
 };
 
 struct hearth_engine {
@@ -58,7 +69,8 @@ struct hearth_engine {
     uint32_t session_limit; // positions one session may hold
     uint32_t max_sessions;
     struct hearth_session **sessions; // [max_sessions], NULL = free
-    uint32_t next;                    // who goes first in the next step
+    struct ht_fair fair;              // owners' shares of the work
+    uint64_t n_steps, n_requests;     // so far
     int32_t *prompt;                  // [session_limit] ids of a prompt that is being taken in
     int32_t *drawn;                   // [max_outs] tokens of a step
     uint32_t *found;                  // [max pages] of a look-up in the prefix cache

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/model/fair.h"
+
+#include <math.h>
+
+#include "engine/base/mem.h"
+
+enum hearth_status ht_fair_init(struct ht_fair *fair, uint32_t max_sessions, struct hearth_error *err)
+{
+    // Twice as many as can run: who has just left is still known when he comes again.
+    *fair = (struct ht_fair){.n_shares = 2 * max_sessions};
+    fair->shares = ht_calloc(fair->n_shares, sizeof *fair->shares);
+    return fair->shares ? HEARTH_OK
+                        : ht_fail(err, HEARTH_NOMEM, "out of memory for the shares of %u sessions", max_sessions);
+}
+
+void ht_fair_deinit(struct ht_fair *fair)
+{
+    ht_free(fair->shares);
+    *fair = (struct ht_fair){0};
+}
+
+uint32_t ht_fair_join(struct ht_fair *fair, uint64_t owner, uint32_t slot)
+{
+    slot = owner ? 0 : slot;
+    uint32_t found = fair->n_shares;
+    for (uint32_t i = 0; i < fair->n_shares; i++) {
+        const struct ht_share *s = &fair->shares[i];
+        if (s->owner == owner && s->slot == slot) {
+            found = i;
+            break;
+        }
+        if (!s->n_running && (found == fair->n_shares || s->work < fair->shares[found].work))
+            found = i; // of those who left, the one who is least ahead is forgotten
+    }
+    struct ht_share *s = &fair->shares[found];
+    if (s->owner != owner || s->slot != slot)
+        *s = (struct ht_share){.owner = owner, .slot = slot};
+    if (!s->n_running && s->work < fair->floor)
+        s->work = fair->floor;
+    s->n_running++;
+    return found;
+}
+
+void ht_fair_leave(struct ht_fair *fair, uint32_t share)
+{
+    fair->shares[share].n_running--;
+}
+
+void ht_fair_begin(struct ht_fair *fair)
+{
+    double least = INFINITY;
+    for (uint32_t i = 0; i < fair->n_shares; i++) {
+        struct ht_share *s = &fair->shares[i];
+        s->step_rows = 0;
+        if (s->n_running && s->work < least)
+            least = s->work;
+    }
+    if (least < INFINITY && least > fair->floor)
+        fair->floor = least;
+}
+
+double ht_fair_least_other(const struct ht_fair *fair, uint32_t share)
+{
+    double least = INFINITY;
+    for (uint32_t i = 0; i < fair->n_shares; i++)
+        if (i != share && fair->shares[i].n_running && fair->shares[i].work < least)
+            least = fair->shares[i].work;
+    return least;
+}
+
+float ht_step_cost(uint32_t n_rows)
+{
+    static const float few[] = {0, 1, 1.05f, 1.45f, 1.45f, 1.8f, 2.1f, 2.35f, 2.6f};
+    enum { N_FEW = sizeof few / sizeof *few };
+    return n_rows < N_FEW ? few[n_rows] : few[N_FEW - 1] + HT_PROMPT_ROW_COST * (float)(n_rows - N_FEW + 1);
+}
