@@ -6,7 +6,7 @@
 #include "engine/cpu/overlay_avx512vnni.h"
 
 enum {
-    PREFETCH_BYTES = 4096
+    PREFETCH_BYTES = 8192
 }; // ahead in the stream; beyond the end it touches what follows, which is harmless
 
 INLINE __m512i four(const int8_t *q) // the same 4 q in every lane
@@ -74,7 +74,7 @@ INLINE void columns(enum ht_type type, const unsigned char *tiles, uint32_t k, c
         acc[c] = _mm512_setzero_ps();
     for (uint32_t b = 0; b < k / 32; b += blocks32_of(type), tiles += tile_bytes_of(type)) {
         for (unsigned line = 0; line < tile_bytes_of(type); line += 64)
-            _mm_prefetch(tiles + PREFETCH_BYTES + line, _MM_HINT_T0);
+            _mm_prefetch(tiles + PREFETCH_BYTES + line, _MM_HINT_T1);
         scales_read(type, tiles, &s);
         UNROLL
         for (unsigned j = 0; j < blocks32_of(type); j++)
