@@ -316,6 +316,22 @@ enum hearth_status hearth_gguf_inspect(const char *path, bool json,
                                        bool (*write)(void *user, const char *text, size_t len_bytes),
                                        void *user, struct hearth_error *err);
 
+// ---------------------------------------------------------------- this machine
+
+// How fast the CPU's kernels go through packed weights: y = W x with matrices of 4096 x 4096, rotating over so many
+// that they make up total_bytes together, by 1, 2, 4 and 8 columns of x at a time; the median of several passes.
+enum { HEARTH_KERNEL_COLUMNS = 4 };
+extern const unsigned hearth_kernel_columns[HEARTH_KERNEL_COLUMNS];
+struct hearth_kernel_speed {
+    char format[16];                             // "Q4_K"
+    double gb_per_second[HEARTH_KERNEL_COLUMNS]; // packed bytes read
+};
+// Formats by index from 0; NOT_FOUND behind the last. n_threads 0 = all this process may use.
+enum hearth_status hearth_measure_kernel(unsigned index, unsigned n_threads, size_t total_bytes,
+                                         struct hearth_kernel_speed *out, struct hearth_error *err);
+// What one barrier of the thread team costs.
+enum hearth_status hearth_measure_barrier(unsigned n_threads, double *nanoseconds, struct hearth_error *err);
+
 #pragma GCC visibility pop
 #ifdef __cplusplus
 }

@@ -8,6 +8,7 @@
 
 #include "tools/bandwidth.h"
 #include "tools/hearth.h"
+#include "tools/kernels.h"
 #include "tools/machine.h"
 #include "tools/models.h"
 #include "tools/progress.h"
@@ -20,8 +21,9 @@ struct bench {
     struct hearth_engine_info info;
     struct hearth_session *sessions[MAX_CLIENTS];
     uint64_t n_prompt, n_gen, n_clients, n_repeat;
+    bool kernels;
     uint64_t random; // state of the id generator: the same ids in every run
-    double first_token_ms, prefill, decode, clients;
+    double first_token_ms, prefill, decode, clients, barrier_ns;
 };
 
 struct outcome {
@@ -180,16 +182,18 @@ static int print_result(const struct bench *bench, bool as_json, unsigned n_thre
         printf("%2llu client(s)   %10.1f tokens/s together\n", (unsigned long long)bench->n_clients,
                bench->clients);
         printf("memory reads   %10.1f GiB/s\n", copy);
+        printf("barrier        %10.0f ns\n", bench->barrier_ns);
         printf("first token    %10.1f ms after the start of the process\n", bench->first_token_ms);
         printf("peak memory    %10.1f MiB\n%s, %u threads, %s\n", peak_rss_mib, bench->info.device, n_threads,
                cpu);
         return cli_finish(CLI_OK);
     }
-    json_t *object = json_pack(
-        "{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:s, s:s}", "prefill_tokens_per_second", bench->prefill,
-        "decode_tokens_per_second", bench->decode, "clients_tokens_per_second", bench->clients,
-        "decode_gib_per_second", bytes, "copy_gib_per_second", copy, "first_token_ms", bench->first_token_ms,
-        "peak_rss_mib", peak_rss_mib, "threads", (int)n_threads, "device", bench->info.device, "cpu", cpu);
+    json_t *object =
+        json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:s, s:s}", "prefill_tokens_per_second",
+                  bench->prefill, "decode_tokens_per_second", bench->decode, "clients_tokens_per_second",
+                  bench->clients, "decode_gib_per_second", bytes, "copy_gib_per_second", copy,
+                  "first_token_ms", bench->first_token_ms, "peak_rss_mib", peak_rss_mib, "barrier_ns",
+                  bench->barrier_ns, "threads", (int)n_threads, "device", bench->info.device, "cpu", cpu);
     if (!object)
         return cli_fail(CLI_OSERR, "out of memory");
     json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
@@ -213,6 +217,9 @@ static int run(const struct cli *cli, struct model_options *options, struct benc
     hearth_engine_close(&bench->engine);
     if (code)
         return code;
+    struct hearth_error err = {0};
+    if (hearth_measure_barrier(n_threads, &bench->barrier_ns, &err))
+        return cli_fail_status(&err);
     double copy =
         bandwidth_read_gib_per_second((size_t)bench->info.weight_bytes, n_threads, (unsigned)bench->n_repeat);
     return print_result(bench, cli->json, n_threads, peak_rss_mib, copy);
@@ -236,6 +243,8 @@ int cmd_bench(int argc, char **argv)
          1 << 24, NULL},
         {"kv", 0, CLI_TEXT, "TYPE", "KV cache: f16, q8 or f32", &options.kv, 0, 0, NULL},
         {"exact", 0, CLI_FLAG, NULL, "float32 activations and KV", &options.exact, 0, 0, NULL},
+        {"kernels", 0, CLI_FLAG, NULL, "without a model: GB/s of the matrix product of every format",
+         &bench.kernels, 0, 0, NULL},
     };
     struct cli cli = {
         .name = "bench",
@@ -249,5 +258,7 @@ int cmd_bench(int argc, char **argv)
         .n_options = sizeof table / sizeof *table,
     };
     int code = cli_parse(&cli, argc, argv);
+    if (code < 0 && bench.kernels)
+        return kernels_measure(cli.n_threads ? (unsigned)cli.n_threads : machine_threads(), cli.json);
     return code >= 0 ? code : run(&cli, &options, &bench);
 }
