@@ -66,6 +66,16 @@ static void hash_hex(const char *text, char out[33])
     snprintf(out, 33, "%016llx%016llx", (unsigned long long)a, (unsigned long long)b);
 }
 
+// Device, inode, size and time of change of every part.
+static void identify(const struct ht_gguf *gguf, unsigned char identity[HT_HASH_BYTES])
+{
+    struct ht_hash hash;
+    ht_hash_init(&hash);
+    for (unsigned i = 0; i < ht_gguf_n_parts(gguf); i++)
+        ht_hash_add(&hash, ht_gguf_identity(gguf, i), strlen(ht_gguf_identity(gguf, i)) + 1);
+    ht_hash_end(&hash, identity);
+}
+
 static void describe_engine(struct hearth_engine *e, const struct ht_caps *caps, enum ht_kv_type kv,
                             bool exact)
 {
@@ -204,6 +214,7 @@ static enum hearth_status open_model(struct hearth_engine *e, const struct heart
     struct ht_caps caps;
     e->dev->caps(e->device, &caps);
     describe_engine(e, &caps, plan->kv, p->exact);
+    identify(gguf, e->identity);
     return HEARTH_OK;
 }
 

@@ -285,14 +285,17 @@ size_t hearth_session_last_ids(const struct hearth_session *session, int32_t *id
 // owner 0: all owners'.
 void hearth_engine_forget(struct hearth_engine *engine, uint64_t owner);
 // Writes the cached pages of an owner (those of its sessions too), most recently used first, at most max_bytes, as
-// one self-describing block through `write` (false = stop: IO). Bound to model, KV type and numerics id. BUSY while a
-// request runs.
+// one self-describing block through `write` (false = stop: IO). Bound to the model's files (device, inode, size, time
+// of change), KV type and numerics id. Pages that everybody finds are written where the owner's follow them; with
+// owner 0 they alone. BUSY while a request runs.
 enum hearth_status
 hearth_engine_export_prefixes(struct hearth_engine *engine, uint64_t owner, uint64_t max_bytes,
                               bool (*write)(void *user, const void *data, size_t len_bytes), void *user,
                               struct hearth_error *err);
-// Takes pages back into the cache, as many as free pages allow; *n_positions = how many positions came back. FORMAT:
-// damaged, or of another model, KV type or numerics; then nothing is taken.
+// Takes pages back into the cache, as many as free pages allow (of several blocks the most useful first);
+// *n_positions = how many positions came back. FORMAT: damaged, or of another model, KV type or numerics; then nothing
+// is taken. A checksum finds damage; that nobody else wrote the block is for the caller to make sure. BUSY while a
+// request runs.
 enum hearth_status hearth_engine_import_prefixes(struct hearth_engine *engine, uint64_t owner,
                                                  const void *data, size_t len_bytes, unsigned *n_positions,
                                                  struct hearth_error *err);

@@ -5,7 +5,8 @@
 
 enum hearth_status ht_pages_init(struct ht_pages *pages, uint32_t n_pages, struct hearth_error *err)
 {
-    *pages = (struct ht_pages){.n_free = n_pages, .n_pages = n_pages, .oldest = HT_NO_PAGE, .newest = HT_NO_PAGE};
+    *pages =
+        (struct ht_pages){.n_free = n_pages, .n_pages = n_pages, .oldest = HT_NO_PAGE, .newest = HT_NO_PAGE};
     pages->free = ht_calloc(n_pages, sizeof *pages->free);
     pages->refs = ht_calloc(n_pages, sizeof *pages->refs);
     pages->kept = ht_calloc(n_pages, sizeof *pages->kept);

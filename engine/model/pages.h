@@ -11,11 +11,11 @@
 enum { HT_NO_PAGE = UINT32_MAX };
 
 struct ht_pages {
-    uint32_t *free;           // stack of free page numbers
-    uint32_t *refs;           // [n_pages]
-    _Bool *kept;              // [n_pages]: idle instead of free when nobody refers to it
-    uint32_t *older, *newer;  // [n_pages]: neighbours in the list of idle pages
-    uint32_t oldest, newest;  // its ends, HT_NO_PAGE when it is empty
+    uint32_t *free;          // stack of free page numbers
+    uint32_t *refs;          // [n_pages]
+    _Bool *kept;             // [n_pages]: idle instead of free when nobody refers to it
+    uint32_t *older, *newer; // [n_pages]: neighbours in the list of idle pages
+    uint32_t oldest, newest; // its ends, HT_NO_PAGE when it is empty
     uint32_t n_free, n_idle, n_pages;
     void (*evict)(void *user, uint32_t page); // must call ht_pages_forget; set by who keeps pages
     void *user;

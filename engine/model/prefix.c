@@ -72,7 +72,8 @@ uint32_t ht_prefix_next(const struct ht_prefix *prefix, uint32_t parent, const i
     return page == HT_NO_PAGE && owner ? ht_prefix_find(prefix, parent, ids, owner) : page;
 }
 
-void ht_prefix_add(struct ht_prefix *prefix, uint32_t page, uint32_t parent, const int32_t *ids, uint64_t owner)
+void ht_prefix_add(struct ht_prefix *prefix, uint32_t page, uint32_t parent, const int32_t *ids,
+                   uint64_t owner)
 {
     struct ht_prefix_node *node = &prefix->nodes[page];
     uint32_t *bucket = bucket_of(prefix, parent, ids, owner);

@@ -14,10 +14,10 @@
 #include "engine/model/pages.h"
 
 struct ht_prefix_node {
-    uint64_t owner;       // 0 = everybody
-    uint32_t parent;      // the page before, or HT_NO_PAGE
-    uint32_t next;        // of the same hash
-    bool listed;          // else the page is in no chain and the rest says nothing
+    uint64_t owner;  // 0 = everybody
+    uint32_t parent; // the page before, or HT_NO_PAGE
+    uint32_t next;   // of the same hash
+    bool listed;     // else the page is in no chain and the rest says nothing
     int32_t ids[HT_KV_PAGE];
 };
 
@@ -39,7 +39,8 @@ uint32_t ht_prefix_find(const struct ht_prefix *prefix, uint32_t parent, const i
 // The same for who asks: what everybody finds, else the owner's.
 uint32_t ht_prefix_next(const struct ht_prefix *prefix, uint32_t parent, const int32_t *ids, uint64_t owner);
 // Enters a page that is referred to and not in the cache; the parent is, and everybody's or this owner's.
-void ht_prefix_add(struct ht_prefix *prefix, uint32_t page, uint32_t parent, const int32_t *ids, uint64_t owner);
+void ht_prefix_add(struct ht_prefix *prefix, uint32_t page, uint32_t parent, const int32_t *ids,
+                   uint64_t owner);
 // Takes a page out; it is free once nobody refers to it. Those after it must be out, or go out next.
 void ht_prefix_remove(struct ht_prefix *prefix, uint32_t page);
 // Takes out all pages of an owner, all of everybody and all owners with 0.

@@ -5,6 +5,7 @@
 #define HT_SESSION_H
 #include <stdatomic.h>
 
+#include "engine/base/hash.h"
 #include "engine/engine.h"
 #include "engine/model/answer.h"
 #include "engine/model/context.h"
@@ -64,6 +65,7 @@ struct hearth_engine {
     struct ht_tokenizer *tokenizer;
     struct ht_chat chat;
     struct hearth_engine_info info;
+    unsigned char identity[HT_HASH_BYTES]; // of the model's files: what a stored prefix cache is bound to
     bool vocab_only;
     bool lost;              // sticky: the device is gone
     uint32_t session_limit; // positions one session may hold
