@@ -10,7 +10,7 @@
 #include "tools/hearth.h"
 #include "tools/models.h"
 
-enum { MAX_MESSAGES = 4096 };
+enum { MAX_MESSAGES = 4096, MAX_DRAFT = 7 };
 
 struct chat {
     const struct cli *cli;
@@ -21,7 +21,7 @@ struct chat {
     struct hearth_message *messages; // texts are owned
     size_t n_messages;
     const char *system;
-    unsigned max_tokens;
+    unsigned max_tokens, max_draft;
     const struct cli_list *stop;
     bool raw, verbose, seed_given;
     bool typed; // questions are typed by hand: a refused one does not end the conversation
@@ -144,6 +144,7 @@ static int submit(struct chat *chat, const char *text, size_t len_bytes)
         .max_tokens = chat->max_tokens,
         .stop = chat->stop->items,
         .n_stop = chat->stop->n,
+        .max_draft = chat->max_draft,
         .on_event = on_event,
         .user = chat,
     };
@@ -165,22 +166,23 @@ static void print_usage(const struct chat *chat)
     double prompt_s = usage->prompt_ms / 1000, answer_s = usage->completion_ms / 1000;
     unsigned computed = usage->prompt_tokens - usage->cached_tokens;
     fprintf(stderr,
-            "prompt %u tokens (%u cached), %.1f tok/s; answer %u tokens, %.1f tok/s; first token %.0f ms; "
-            "stop %s; seed %llu; numerics %s\n",
+            "prompt %u tokens (%u cached), %.1f tok/s; answer %u tokens, %.1f tok/s (%u of %u proposed taken); "
+            "first token %.0f ms; stop %s; seed %llu; numerics %s\n",
             usage->prompt_tokens, usage->cached_tokens, prompt_s > 0 ? computed / prompt_s : 0,
             usage->completion_tokens,
             answer_s > 0 && usage->completion_tokens > 1 ? (usage->completion_tokens - 1) / answer_s : 0,
-            usage->first_token_ms, stop_name(usage->stop), (unsigned long long)usage->seed,
-            usage->numerics_id);
+            usage->accepted_tokens, usage->drafted_tokens, usage->first_token_ms, stop_name(usage->stop),
+            (unsigned long long)usage->seed, usage->numerics_id);
 }
 
 static void print_json(const struct chat *chat)
 {
     const struct hearth_usage *usage = &chat->usage;
     json_t *object = json_pack(
-        "{s:s%, s:{s:i, s:i, s:i, s:f, s:f, s:f, s:o, s:s, s:s}}", "text", chat->answer ? chat->answer : "",
+        "{s:s%, s:{s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:o, s:s, s:s}}", "text", chat->answer ? chat->answer : "",
         chat->answer_len, "usage", "prompt_tokens", (int)usage->prompt_tokens, "cached_tokens",
-        (int)usage->cached_tokens, "completion_tokens", (int)usage->completion_tokens, "prompt_ms",
+        (int)usage->cached_tokens, "completion_tokens", (int)usage->completion_tokens, "drafted_tokens",
+        (int)usage->drafted_tokens, "accepted_tokens", (int)usage->accepted_tokens, "prompt_ms",
         usage->prompt_ms, "first_token_ms", usage->first_token_ms, "completion_ms", usage->completion_ms,
         "seed", json_sprintf("%llu", (unsigned long long)usage->seed), "numerics_id", usage->numerics_id,
         "stop_reason", stop_name(usage->stop));
@@ -319,7 +321,7 @@ static struct {
     struct cli_list stop, adapters;
     const char *prompt;
     double temp, top_p, min_p, repeat, presence, frequency;
-    uint64_t top_k, last_n, seed, max_tokens;
+    uint64_t top_k, last_n, seed, max_tokens, max_draft;
     bool temp_given;
 } words;
 
@@ -351,6 +353,9 @@ static const struct cli_option options[] = {
      NULL},
     {"seed", 0, CLI_COUNT, "N", "the same seed gives the same answer", &words.seed, 0, 0,
      &words.chat.seed_given},
+    {"draft", 0, CLI_COUNT, "N",
+     "propose up to N tokens a step from what was said (7); only speed depends on it, 0 = off", &words.max_draft, 0,
+     MAX_DRAFT, NULL},
     {"stop", 0, CLI_LIST, "TEXT", "end the answer before this text; may be repeated", &words.stop, 0, 0,
      NULL},
     {"template", 0, CLI_TEXT, "T", "chat template by name, if the model's own is unknown",
@@ -376,6 +381,7 @@ static void set_defaults(void)
     words.presence = sampling.presence_penalty;
     words.frequency = sampling.frequency_penalty;
     words.last_n = sampling.penalty_last_n;
+    words.max_draft = MAX_DRAFT;
 }
 
 static void take_sampling(struct hearth_sampling *sampling)
@@ -418,6 +424,7 @@ int cmd_run(int argc, char **argv)
     chat->stop = &words.stop;
     chat->raw = chat->raw || (words.model.chat_template && !strcmp(words.model.chat_template, "raw"));
     chat->max_tokens = (unsigned)words.max_tokens;
+    chat->max_draft = (unsigned)words.max_draft;
     if (!words.prompt && !words.temp_given && !cli_is_tty(stdin))
         words.temp = 0; // programs get the same answer each time
     take_sampling(&chat->sampling);

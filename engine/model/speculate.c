@@ -7,9 +7,8 @@
 #include "engine/base/mem.h"
 
 enum {
-    GRAM = 2,       // ids hashed together: the shortest match
-    DEPTH = 32,     // places of a chain that are compared
-    COMPARED = 32,  // longest match told apart
+    DEPTH = 128,   // places of a chain that are compared
+    COMPARED = 32, // longest match told apart
 };
 
 enum hearth_status ht_drafter_init(struct ht_drafter *drafter, uint32_t n_positions, struct hearth_error *err)
@@ -35,16 +34,16 @@ void ht_drafter_deinit(struct ht_drafter *drafter)
 void ht_drafter_reset(struct ht_drafter *drafter)
 {
     // What matches of each length are worth before this answer has told (docs/performance.md).
-    static const float usual[HT_DRAFT_LENGTHS] = {0,    0,    .30f, .45f, .55f, .60f, .65f, .70f,
+    static const float usual[HT_DRAFT_LENGTHS] = {0,    .15f, .30f, .45f, .55f, .60f, .65f, .70f,
                                                   .75f, .75f, .80f, .80f, .80f, .85f, .85f, .90f};
     memset(drafter->head, 0, HT_DRAFT_HEADS * sizeof *drafter->head);
     drafter->n_seen = drafter->match = drafter->length = 0;
     memcpy(drafter->right, usual, sizeof usual);
 }
 
-static uint32_t hash_of(const int32_t *end)
+static uint32_t hash_of(int32_t id)
 {
-    uint32_t h = (uint32_t)end[-1] * 2654435761u ^ (uint32_t)end[-2] * 2246822519u;
+    uint32_t h = (uint32_t)id * 2654435761u;
     return (h ^ h >> 15) % HT_DRAFT_HEADS;
 }
 
@@ -57,14 +56,12 @@ static float *right_at(struct ht_drafter *d, uint32_t length)
 static void look_up(struct ht_drafter *d, const int32_t *ids, uint32_t n)
 {
     d->match = d->length = 0;
-    if (n <= GRAM)
-        return;
-    uint32_t place = d->head[hash_of(ids + n)];
+    uint32_t place = d->head[hash_of(ids[n - 1])];
     for (int i = 0; i < DEPTH && place && place - 1 + d->window > n; i++) {
         uint32_t at = place - 1, same = 0;
         while (same < COMPARED && same < at && ids[at - 1 - same] == ids[n - 1 - same])
             same++;
-        if (same >= GRAM && same > d->length) {
+        if (same > d->length) {
             d->match = at;
             d->length = same;
         }
@@ -75,9 +72,7 @@ static void look_up(struct ht_drafter *d, const int32_t *ids, uint32_t n)
 
 static void remember(struct ht_drafter *d, const int32_t *ids, uint32_t place)
 {
-    if (place < GRAM)
-        return;
-    uint32_t *head = &d->head[hash_of(ids + place)];
+    uint32_t *head = &d->head[hash_of(ids[place - 1])];
     d->prev[place & (d->window - 1)] = *head;
     *head = place + 1;
 }
