@@ -11,6 +11,7 @@ libhearth.so exports; with compilers, that engine headers stand alone and the pu
 
 import argparse
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -247,6 +248,13 @@ def check_exports(build):
             yield str(library), 1, f"exports {name}"
 
 
+def c_compiler(path):
+    """The compiler of the machine that a header is for; None where there is none."""
+    machine = "aarch64" if path.endswith("_neon.h") else "x86_64" if re.search(r"_(avx|amx)", path) else ""
+    name = "gcc" if machine in ("", platform.machine()) else f"{machine}-linux-gnu-gcc"
+    return name if shutil.which(name) else None
+
+
 def check_headers(root, paths):
     """Every engine header compiles alone as C11, every public one as C++ too."""
     for path in paths:
@@ -262,8 +270,8 @@ def check_headers(root, paths):
             f"-I{root}",
             "-pedantic" if public else "-D_GNU_SOURCE",
         ]
-        for compiler, language, standard in (("gcc", "c", "c11"), ("g++", "c++", "c++11")):
-            if shutil.which(compiler) is None or (language == "c++" and not public):
+        for compiler, language, standard in ((c_compiler(path), "c", "c11"), ("g++", "c++", "c++11")):
+            if not compiler or shutil.which(compiler) is None or (language == "c++" and not public):
                 continue
             done = subprocess.run(
                 [compiler, "-x", language, f"-std={standard}", *flags, "-"],

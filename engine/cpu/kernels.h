@@ -18,7 +18,7 @@ struct ht_xrow {
 // The same for 6 rows side by side, block after block: what a register tile reads in order.
 enum { HT_COLS = 6, HT_MAX_MATVEC = 8 };
 struct ht_xtile {
-    int32_t q[8][HT_COLS]; // 4 q each, ascending k
+    int32_t q[8][HT_COLS]; // 4 q each, ascending k; ht_kernels.word_pairs: [4][HT_COLS][2], two neighbours in k
     float d[HT_COLS], ds[HT_COLS];
     int32_t sum[2][HT_COLS];
 };
@@ -56,6 +56,7 @@ struct ht_kernels {
     void (*panel[HT_N_TYPES])(const unsigned char *tiles, uint32_t k, unsigned half, unsigned char *panel);
     // panel (32, k), x tiles (k / 32) -> out (HT_COLS, 32)
     void (*tile[HT_N_TYPES])(const unsigned char *panel, const struct ht_xtile *x, uint32_t k, float *out);
+    bool word_pairs; // the order of q that `tile` reads
     // Contract F: w (k, 16) f32, x: n_cols <= 8 rows -> out (n_cols, 16)
     void (*dot_f)(const float *w, uint32_t k, const float *const *x, unsigned n_cols, float *out);
     // f16 or bf16 to f32, n a multiple of 16

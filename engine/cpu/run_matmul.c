@@ -51,11 +51,12 @@ static size_t xtile_bytes(uint32_t k)
     return k / 32 * sizeof(struct ht_xtile);
 }
 
-static void put_in_tile(const struct ht_xrow *x, uint32_t k, struct ht_xtile *tiles, unsigned c)
+static void put_in_tile(const struct ht_xrow *x, uint32_t k, bool pairs, struct ht_xtile *tiles, unsigned c)
 {
     for (uint32_t b = 0; b < k / 32; b++) {
-        for (int i = 0; i < 8; i++)
-            memcpy(&tiles[b].q[i][c], x->q + 32 * b + 4 * i, 4);
+        int32_t *q = tiles[b].q[0];
+        for (unsigned i = 0; i < 8; i++)
+            memcpy(q + (pairs ? (i / 2 * HT_COLS + c) * 2 + i % 2 : i * HT_COLS + c), x->q + 32 * b + 4 * i, 4);
         tiles[b].d[c] = x->d[b];
         tiles[b].ds[c] = x->ds[b];
         tiles[b].sum[0][c] = x->sum[2 * b];
@@ -258,7 +259,8 @@ static void quantise_tiles(const struct job *job, unsigned char *to)
             uint32_t r = t * HT_COLS + c;
             if (r < job->rows) // the last tile may repeat a row: computed and dropped
                 job->run->device->kernels.quantise(job->x + (size_t)r * job->x_stride, k, &x);
-            put_in_tile(&x, k, (struct ht_xtile *)(void *)(to + xtile_bytes(k) * t), c);
+            put_in_tile(&x, k, job->run->device->kernels.word_pairs,
+                        (struct ht_xtile *)(void *)(to + xtile_bytes(k) * t), c);
         }
 }
 
