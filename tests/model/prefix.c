@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The prefix cache: what is found again gives the bits of what is computed, nobody finds another owner's pages, pages in
-// use are never written, the pool is never more than full, chains stay whole under eviction.
+// The prefix cache: what is found again gives the bits of what is computed, nobody finds another owner's pages,
+// pages in use are never written, the pool is never more than full, chains stay whole under eviction.
 #include "tests/model/prefix_test.h"
 
 // ---- the same bits
