@@ -50,7 +50,8 @@ else
 LWS_LIBS   = $(shell $(PKG) --libs libwebsockets) -lmbedtls -lmbedx509 -lmbedcrypto
 LWS_FLAGS  = -include firmware/old_tls.h
 endif
-FIRMWARE_LIBS = $(shell $(PKG) --libs $(FIRMWARE_PKGS)) $(SYSTEMD_LIBS) $(LWS_LIBS)
+# --wrap: firmware/reserve.h
+FIRMWARE_LIBS = -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc $(shell $(PKG) --libs $(FIRMWARE_PKGS)) $(SYSTEMD_LIBS) $(LWS_LIBS)
 TOOLS_LIBS    = $(shell $(PKG) --libs $(TOOLS_PKGS)) $(LWS_LIBS)
 
 # ---- sources; engine/cpu/*_ISA.c of another architecture are left out

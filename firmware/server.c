@@ -9,6 +9,8 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "firmware/reserve.h"
+
 #ifdef HEARTH_HAVE_SYSTEMD
 #include <systemd/sd-daemon.h>
 #endif
@@ -147,6 +149,7 @@ static void wake(void *user)
 static enum hearth_status make_context(struct hd_server *server, struct hearth_error *err)
 {
     lws_set_log_level(LLL_ERR | LLL_WARN, lws_line);
+    hd_reserve_refill();
     struct lws_context_creation_info info = {
         .port = CONTEXT_PORT_NO_LISTEN,
         .gid = (gid_t)-1,
@@ -339,6 +342,7 @@ void hd_server_free(struct hd_server **out)
         hd_admin_close(server);
     if (server->lws)
         lws_context_destroy(server->lws);
+    hd_reserve_free();
     hd_responses_free(&server->responses);
     hd_guard_free(&server->guard);
     hd_identity_free(&server->identity);

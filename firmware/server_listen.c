@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "firmware/reserve.h"
 #include "firmware/server.h"
 
 enum { BACKLOG = 64, ACCEPTS_AT_ONCE = 32 };
@@ -128,7 +129,8 @@ static void accept_one(struct hd_server *server, int fd, const struct sockaddr *
     int on = 1;
     struct hd_address address;
     struct hd_connection *connection = NULL;
-    if (server->stopping || !hd_address_from(&address, from) || !hd_guard_connect(server->guard, &address)) {
+    if (server->stopping || !hd_reserve_refill() || !hd_address_from(&address, from) ||
+        !hd_guard_connect(server->guard, &address)) {
         close(fd);
         return;
     }

@@ -32,8 +32,9 @@ class Control:
 
 
 def question(box, token):
-    client = box.hello(token)
+    client = box.connect()
     try:
+        client.hello(token)
         client.call("chat", text="hello", sampling={"max_tokens": {"value": 4}})
         last = [event.WhichOneof("event") for event in client.events(timeout=8)][-1]
     finally:
@@ -78,9 +79,9 @@ def sweep(folder, points):
                 try:
                     question(box, client.token)
                     break
-                except Exception:
-                    if attempt == 2:
-                        raise AssertionError(f"after allocation {n} of {total} nobody is answered any more")
+                except Exception as error:
+                    why = f"after allocation {n} of {total} nobody is answered any more: {error!r}"
+                    assert attempt < 2, f"{why}\n{box.log_text()[-2000:]}"
                     time.sleep(1)
         assert refused > 0
         print(f"{total} allocations, every {step}th failed once, {refused} clients turned away")
