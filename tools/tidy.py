@@ -24,7 +24,7 @@ C_SUFFIXES = (".c", ".h", ".cu", ".cuh", ".comp", ".glsl")
 PAGE_SUFFIXES = (".js", ".mjs", ".ts", ".css")  # their own tools format them: no column limit here
 CODE_SUFFIXES = C_SUFFIXES + PAGE_SUFFIXES + (".py", ".sh", ".proto", ".inc")
 BINARY_SUFFIXES = (".png", ".jpg", ".ico", ".gguf", ".npy", ".bin", ".woff2", ".gz")
-RAW_FOLDERS = ("tests/golden/",)  # data whose odd bytes and long lines are the point
+RAW_FOLDERS = ("tests/golden/", "tests/fuzz/seeds/")  # data whose odd bytes and long lines are the point
 PUBLIC = ("engine/engine.h", "engine/status.h", "engine/learn.h", "engine/convert.h")
 
 # ---- who may include whom: folder -> prefixes (or files) of the tree that it may include, its own included
