@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory kept for the moment when there is none. libwebsockets and its TLS wrapper do not survive every failed
-// allocation in the middle of a connection; so hearthd is linked with malloc, calloc and realloc wrapped (Makefile), and
-// an allocation that fails uses up the reserve and tries again. Until it is filled again nobody new is let in.
+// allocation in the middle of a connection; so hearthd is linked with malloc, calloc and realloc wrapped (Makefile),
+// and an allocation that fails uses up the reserve and tries again. Until it is filled again nobody new is let in.
 // Any thread.
 #ifndef HD_RESERVE_H
 #define HD_RESERVE_H

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // libFuzzer entry of the key files: a genuine pair with three keys is damaged as the input says, then opened and used.
-// Input: per edit 4 bytes: file (low bit) and kind, offset (u16), value; kind 3 puts the rest of the input in the file's
-// place. A damaged file is refused or tells its damage; no key comes out of it that was not in it.
+// Input: per edit 4 bytes: file (low bit) and kind, offset (u16), value; kind 3 puts the rest of the input in the
+// file's place. A damaged file is refused or tells its damage; no key comes out of it that was not in it.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
