@@ -116,8 +116,8 @@ enum hearth_role {
     HEARTH_ROLE_SYSTEM = 1,
     HEARTH_ROLE_USER = 2,
     HEARTH_ROLE_ASSISTANT = 3,
-    // Tools; UNSUPPORTED where the template has none (hearth_engine_info.tool_format is ""). The JSON of TOOLS and CALLS
-    // is rendered as it is spelt; models were trained on ", " and ": " between its parts.
+    // Tools; UNSUPPORTED where the template has none (hearth_engine_info.tool_format is ""). The JSON of TOOLS and
+    // CALLS is rendered as it is spelt; models were trained on ", " and ": " between its parts.
     HEARTH_ROLE_TOOL = 4,  // what a tool gave back: the n-th one after CALLS answers its n-th call
     HEARTH_ROLE_TOOLS = 5, // the first message only: array of {"type": "function", "function": {"name", …}}
     // What the assistant called, after its text if it said any: array of {"name", "arguments", "id"}, in this order. As
@@ -151,8 +151,10 @@ enum hearth_piece_type {
     HEARTH_PIECE_TEXT,
     HEARTH_PIECE_CALL,
 };
-// The next part of an answer of a model that was given tools. Name and arguments lie in the answer's text.
+enum { HEARTH_ANSWER_CALLED = 1 }; // state of an answer to a prompt that ended with an empty CALLS
+// The next part of an answer of a model that was given tools. Text, name and arguments lie in the answer's text.
 struct hearth_piece {
+    unsigned state;    // in and out: 0 at first, or HEARTH_ANSWER_CALLED; later as the call before left it
     enum hearth_piece_type type;
     size_t used_bytes; // of the answer, from its beginning: what the piece took, marks and blanks too
     const char *text;  // TEXT
@@ -162,10 +164,10 @@ struct hearth_piece {
     const char *arguments; // a JSON object as the model spelt it
     size_t arguments_len_bytes;
 };
-// Splits what has come of an answer and was not taken yet. `tool_format` is that of the engine's info; `first`: nothing
-// was taken before; `end`: nothing will come; `called`: the prompt ended with an empty CALLS. Pure; any thread.
-void hearth_answer_next(const char *tool_format, const char *text, size_t len_bytes, bool first, bool end,
-                        bool called, struct hearth_piece *piece);
+// Splits what has come of an answer and was not taken yet. `tool_format` is that of the engine's info; `end`: nothing
+// more will come. Something that begins like a call and is none is text. Pure; any thread.
+void hearth_answer_next(const char *tool_format, const char *text, size_t len_bytes, bool end,
+                        struct hearth_piece *piece);
 
 // ---------------------------------------------------------------- sessions and requests
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "firmware/metrics.h"
 #include "firmware/server.h"
 
 // ---- events
@@ -184,6 +185,10 @@ static void on_note(struct hd_server *server, const struct hd_note *note)
         note->type == HD_NOTE_MODEL ? NULL : hd_response_find(server->responses, &note->response);
     if (note->type == HD_NOTE_MODEL)
         hd_models_loaded(server, note);
+    if (!response && hd_openai_note(server, note))
+        return;
+    if (note->type == HD_NOTE_MODEL)
+        hd_metrics_load(server->metrics, note->error.code == HEARTH_OK);
     if (!response || !hd_response_is_running(response)) // deleted meanwhile
         return;
     Hearth__V1__ResponseInProgress progress = HEARTH__V1__RESPONSE_IN_PROGRESS__INIT;
@@ -195,8 +200,14 @@ static void on_note(struct hd_server *server, const struct hd_note *note)
         emit(server, response, HEARTH__V1__EVENT__EVENT_RESPONSE_IN_PROGRESS, &progress);
         break;
     case HD_NOTE_TEXT: on_text(server, response, note); break;
-    case HD_NOTE_DONE: end_done(server, response, note); break;
-    case HD_NOTE_FAILED: end_failed(server, response, &note->error, &note->usage); break;
+    case HD_NOTE_DONE:
+        hd_metrics_answer(server->metrics, HD_DOOR_WIRE, &note->usage);
+        end_done(server, response, note);
+        break;
+    case HD_NOTE_FAILED:
+        hd_metrics_answer(server->metrics, HD_DOOR_WIRE, &note->usage);
+        end_failed(server, response, &note->error, &note->usage);
+        break;
     case HD_NOTE_MODEL: break;
     }
 }

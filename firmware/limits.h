@@ -41,6 +41,13 @@ enum {
     HD_MAX_REQUESTS_KEPT = 1024, // request ids remembered for repeats
     HD_RING_NOTES = 1024,        // engine thread to loop thread
 
+    // computed HTTP
+    HD_MAX_BODY_BYTES = 2 << 20,
+    HD_MAX_DRAIN_BYTES = 32 << 20, // of a body that is refused
+    HD_BODY_S = 30,                // for a body to arrive, whole
+    HD_STALL_S = 30,               // without a byte taken by the reader; then it is cut
+    HD_MAX_ASKS_PER_DEVICE = 8,    // questions of one device over HTTP at once
+
     // admin socket
     HD_MAX_ADMIN_LINE_BYTES = 64 << 10,
     HD_MAX_ADMIN_CLIENTS = 16,

@@ -9,6 +9,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "firmware/metrics.h"
 #include "firmware/reserve.h"
 
 #ifdef HEARTH_HAVE_SYSTEMD
@@ -87,6 +88,7 @@ static void on_tick(lws_sorted_usec_list_t *sul)
 static void on_save(lws_sorted_usec_list_t *sul)
 {
     struct hd_server *server = lws_container_of(sul, struct hd_server, save);
+    server->turned_ms = hd_now_ms();
     hd_api_save_answers(server);
     lws_sul_schedule(server->lws, 0, &server->save, on_save, (lws_usec_t)HD_PARTIAL_MS * LWS_US_PER_MS);
 }
@@ -214,10 +216,11 @@ enum hearth_status hd_server_new(struct hd_server **out, const struct hd_config 
     server->store = store;
     server->started_ms = hd_now_ms();
     server->guard = hd_guard_new();
+    server->metrics = hd_metrics_new();
     server->scratch = malloc(LWS_PRE + HD_WIRE_PREFIX_BYTES + HD_MAX_FRAME_BYTES);
     server->responses =
         hd_responses_new(HD_MAX_RESPONSES, HD_MAX_RESPONSE_LOG_BYTES, hd_client_send_event, server);
-    enum hearth_status status = server->guard && server->scratch && server->responses
+    enum hearth_status status = server->guard && server->scratch && server->responses && server->metrics
                                     ? set_up(server, err)
                                     : hd_fail(err, HEARTH_NOMEM, "no memory for the server");
     if (status != HEARTH_OK) {
@@ -294,7 +297,8 @@ void hd_server_run(struct hd_server *server)
     while (lws_service(server->lws, 0) >= 0) {
         if (!server->stopping)
             continue;
-        if (hd_responses_count_running(server->responses) == 0 || hd_now_ms() > server->stop_deadline_ms)
+        if (hd_responses_count_running(server->responses) + hd_openai_count(server) == 0 ||
+            hd_now_ms() > server->stop_deadline_ms)
             break;
     }
 }
@@ -345,6 +349,7 @@ void hd_server_free(struct hd_server **out)
     hd_reserve_free();
     hd_responses_free(&server->responses);
     hd_guard_free(&server->guard);
+    hd_metrics_free(&server->metrics);
     hd_identity_free(&server->identity);
     free(server->mobileconfig);
     hd_wipe_free(server->scratch, LWS_PRE + HD_WIRE_PREFIX_BYTES + HD_MAX_FRAME_BYTES);

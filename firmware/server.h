@@ -17,12 +17,16 @@
 #include "firmware/worker.h"
 
 struct hd_admin;
+struct hd_answering;
+struct hd_exchange;
+struct hd_metrics;
 
 // A TCP connection that was counted by the guard.
 struct hd_connection {
     struct hd_server *server;
     struct hd_address address;
-    bool closed; // libwebsockets has let go of it
+    bool closed;                  // libwebsockets has let go of it
+    struct hd_exchange *exchange; // the computed request that it carries, or NULL
 };
 
 struct hd_out {
@@ -68,6 +72,8 @@ struct hd_server {
     struct hd_guard *guard;
     struct hd_responses *responses;
     struct hd_admin *admin;
+    struct hd_metrics *metrics;
+    struct hd_answering *answering; // what is asked through the OpenAI door
 
     struct lws_context *lws;
     struct lws_vhost *base, *tls; // descriptors; connections
@@ -83,6 +89,7 @@ struct hd_server {
     lws_sorted_usec_list_t tick, watchdog, save;
     int signal_fd;
     int64_t started_ms, stop_deadline_ms;
+    int64_t turned_ms; // when the loop's own timer last fired
     bool stopping;
     char model_problem[HEARTH_ERROR_TEXT_BYTES]; // why no model was looked for at start
 };
@@ -149,6 +156,12 @@ void hd_api_forget_turns(struct hd_server *server, const struct hd_deleted *dele
                          const struct hd_id *conversation);
 // The name that the loaded model is chosen by; "" if none.
 void hd_model_name(const struct hd_worker_state *state, char name[HD_MAX_MODEL_BYTES + 1]);
+
+// ---- the OpenAI door (openai.c)
+
+// True when the note was for an answer of that door.
+bool hd_openai_note(struct hd_server *server, const struct hd_note *note);
+size_t hd_openai_count(const struct hd_server *server); // answers that run or wait
 
 // ---- models (models.c)
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// HTTPS: the page's files, the CA for installation, /health, and who may become a WebSocket. Loop thread.
+// HTTPS: the page's files, the CA for installation, and who may become a WebSocket; computed pages are http.c's. Loop
+// thread.
 #include <string.h>
 
 #include "firmware/assets.h"
-#include "firmware/server.h"
+#include "firmware/http.h"
 
 enum { HEADER_BYTES = 2048, CHUNK_BYTES = 16 << 10, VALUE_BYTES = 512, HTTP_STATUS_MISDIRECTED = 421 };
 
@@ -89,12 +90,14 @@ static int reply_text(struct lws *wsi, struct page *page, unsigned status, const
 }
 
 // A whole answer in one write, before a hang-up. The library's own would speak HTTP/1.0 here.
-static void refuse(struct lws *wsi, unsigned status)
+static void refuse(struct lws *wsi, unsigned status, const char *why)
 {
-    unsigned char buffer[LWS_PRE + 128];
+    unsigned char buffer[LWS_PRE + 256];
     char *text = (char *)buffer + LWS_PRE;
-    int n =
-        snprintf(text, 128, "HTTP/1.1 %u Refused\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", status);
+    int n = snprintf(text, 256,
+                     "HTTP/1.1 %u Refused\r\ncontent-type: text/plain\r\ncontent-length: %zu\r\n"
+                     "connection: close\r\n\r\n%s\n",
+                     status, strlen(why) + 1, why);
     lws_write(wsi, buffer + LWS_PRE, (size_t)n, LWS_WRITE_HTTP_HEADERS);
 }
 
@@ -140,12 +143,7 @@ static int get(struct lws *wsi, struct page *page, const char *path, bool head_o
 {
     struct hd_server *server = server_of(wsi);
     char match[VALUE_BYTES];
-    static const char healthy[] = "{\"status\":\"ok\"}";
-    struct answer answer = {
-        HTTP_STATUS_OK,    "application/json", NULL, "no-store", (const unsigned char *)healthy,
-        sizeof healthy - 1};
-    if (strcmp(path, "/health") == 0)
-        return reply(wsi, page, &answer, head_only);
+    struct answer answer = {.status = HTTP_STATUS_OK, .cache = "no-store"};
     if (strcmp(path, "/hearth-ca.crt") == 0 && server->identity->ca_der) {
         answer.mime = "application/x-x509-ca-cert";
         answer.data = server->identity->ca_der;
@@ -168,25 +166,52 @@ static int get(struct lws *wsi, struct page *page, const char *path, bool head_o
     return reply(wsi, page, &answer, head_only);
 }
 
+static enum hd_method method_of(int method)
+{
+    return method == LWSHUMETH_GET    ? HD_GET
+           : method == LWSHUMETH_HEAD ? HD_HEAD
+           : method == LWSHUMETH_POST ? HD_POST
+                                      : HD_OTHER_METHOD;
+}
+
 static int on_http(struct lws *wsi, struct page *page)
 {
-    char *path;
-    int path_len, method = lws_http_get_uri_and_method(wsi, &path, &path_len);
+    char *path, name[256];
+    const char *why;
+    int64_t body_len;
+    int path_len;
+    enum hd_method method = method_of(lws_http_get_uri_and_method(wsi, &path, &path_len));
     memset(page, 0, sizeof *page);
-    unsigned refused = check_host(wsi);
-    if (refused)
-        return reply_text(wsi, page, refused, "this box is not known by that name\n");
-    if (method != LWSHUMETH_GET &&
-        method != LWSHUMETH_HEAD) { // a body may follow, which nobody will read: hang up
-        refuse(wsi, HTTP_STATUS_METHOD_NOT_ALLOWED);
+    unsigned refused = hd_http_check(wsi, &body_len, &why);
+    if (refused) { // nothing of this connection can be trusted to begin where it seems to
+        refuse(wsi, refused, why);
         return -1;
     }
-    char name[256];
-    if (path_len <= 0 || (size_t)path_len >= sizeof name)
+    bool long_path = path_len <= 0 || (size_t)path_len >= sizeof name;
+    memcpy(name, path, long_path ? 0 : (size_t)path_len);
+    name[long_path ? 0 : path_len] = 0;
+    const struct hd_route *route = hd_http_route(name);
+    if (body_len > 0 && !(route && route->post && method == HD_POST)) {
+        refuse(wsi, route && route->post ? HTTP_STATUS_BAD_REQUEST : HTTP_STATUS_METHOD_NOT_ALLOWED,
+               "nothing here takes that body");
+        return -1;
+    }
+    refused = check_host(wsi);
+    if (refused && body_len > 0) {
+        refuse(wsi, refused, "this box is not known by that name");
+        return -1;
+    }
+    if (refused)
+        return reply_text(wsi, page, refused, "this box is not known by that name\n");
+    if (route)
+        return hd_exchange_begin(wsi, route, name, method, body_len);
+    if (method != HD_GET && method != HD_HEAD) { // a body may follow, which nobody will read: hang up
+        refuse(wsi, HTTP_STATUS_METHOD_NOT_ALLOWED, "only GET and HEAD");
+        return -1;
+    }
+    if (long_path)
         return reply_text(wsi, page, HTTP_STATUS_NOT_FOUND, "not found\n");
-    memcpy(name, path, (size_t)path_len);
-    name[path_len] = 0;
-    return get(wsi, page, name, method == LWSHUMETH_HEAD);
+    return get(wsi, page, name, method == HD_HEAD);
 }
 
 // 0 lets the upgrade go on; the status that refuses it otherwise.
@@ -216,6 +241,7 @@ static void connection_ended(struct lws *wsi)
     struct hd_server *server = connection->server;
     if (server->adopting == connection)
         server->adopting = NULL;
+    hd_exchange_free(&connection->exchange);
     hd_guard_disconnect(server->guard, &connection->address);
     lws_set_opaque_user_data(wsi, NULL);
     free(connection);
@@ -224,19 +250,23 @@ static void connection_ended(struct lws *wsi)
 int hd_http_callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t len)
 {
     struct page *page = user;
+    struct hd_connection *connection = lws_get_opaque_user_data(wsi);
+    struct hd_exchange *exchange = connection ? connection->exchange : NULL;
     unsigned status;
-    (void)in;
-    (void)len;
     switch (reason) {
     case LWS_CALLBACK_HTTP: return on_http(wsi, page);
-    case LWS_CALLBACK_HTTP_WRITEABLE: return send_body(wsi, page);
-    case LWS_CALLBACK_HTTP_BODY: // nothing here takes a body
-        return -1;
+    case LWS_CALLBACK_HTTP_WRITEABLE: return exchange ? hd_exchange_writable(exchange) : send_body(wsi, page);
+    case LWS_CALLBACK_HTTP_BODY: return exchange ? hd_exchange_body(exchange, in, len) : -1;
+    case LWS_CALLBACK_TIMER: return exchange ? hd_exchange_timer(exchange) : 0;
+    case LWS_CALLBACK_CLOSED_HTTP:
+        if (connection)
+            hd_exchange_free(&connection->exchange);
+        return 0;
     case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:
         status = check_upgrade(wsi);
         if (status == 0)
             return 0;
-        refuse(wsi, status);
+        refuse(wsi, status, "no WebSocket there");
         return -1;
     case LWS_CALLBACK_FILTER_PROTOCOL_CONNECTION: // a WebSocket without our sub-protocol
     case LWS_CALLBACK_ESTABLISHED: return -1;

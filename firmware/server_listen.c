@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "firmware/metrics.h"
 #include "firmware/reserve.h"
 #include "firmware/server.h"
 
@@ -131,6 +132,7 @@ static void accept_one(struct hd_server *server, int fd, const struct sockaddr *
     struct hd_connection *connection = NULL;
     if (server->stopping || !hd_reserve_refill() || !hd_address_from(&address, from) ||
         !hd_guard_connect(server->guard, &address)) {
+        hd_metrics_connection_refused(server->metrics);
         close(fd);
         return;
     }

@@ -103,20 +103,26 @@ enum hearth_status ht_prompt_from_messages(const struct hearth_engine *engine,
     *n_ids = *n_shared_ids = 0;
     HT_TRY(check_messages(engine, messages, n_messages, err));
     struct ids out = {.at = ids, .capacity = capacity, .n_shared_messages = n_shared};
-    size_t max_segments = ht_chat_max_segments(n_messages), n_segments = 0;
-    struct ht_segment *segments = ht_calloc(max_segments, sizeof *segments);
+    size_t max_segments = 0, n_segments = 0;
+    struct ht_segment *segments = NULL;
     struct ht_chat_message *turns = ht_calloc(n_messages, sizeof *turns);
     enum hearth_status status = HEARTH_OK;
-    if (!segments || !turns) {
-        status = ht_fail(err, HEARTH_NOMEM, "out of memory for %zu messages", n_messages);
-        goto out;
-    }
+    if (!turns)
+        return ht_fail(err, HEARTH_NOMEM, "out of memory for %zu messages", n_messages);
     for (size_t i = 0; i < n_messages; i++)
         turns[i] = (struct ht_chat_message){
             .role = (enum ht_role)messages[i].role,
             .text = messages[i].text,
             .len_bytes = messages[i].len_bytes,
         };
+    status = ht_chat_render(&engine->chat, turns, n_messages, true, NULL, 0, &max_segments, err); // counts
+    if (status != HEARTH_OK && (status != HEARTH_LIMIT || !max_segments))
+        goto out;
+    segments = ht_calloc(max_segments + 1, sizeof *segments);
+    if (!segments) {
+        status = ht_fail(err, HEARTH_NOMEM, "out of memory for %zu messages", n_messages);
+        goto out;
+    }
     HT_TRY_TO(out, ht_chat_render(&engine->chat, turns, n_messages, true, segments, max_segments, &n_segments,
                                   err));
     HT_TRY_TO(out, encode_turns(engine, messages, n_messages, segments, n_segments, &out, err));

@@ -338,6 +338,18 @@ static bool ends_turn(const struct hearth_engine *e, const struct hearth_session
     return ht_tokenizer_is_end(e->tokenizer, token);
 }
 
+// What a token adds to the answer. The mark that opens tool calls is told although some models have it as a control
+// token: whoever gave the tools looks for it.
+static struct ht_text shown_piece(const struct hearth_engine *e, int32_t token)
+{
+    struct ht_text piece = ht_tokenizer_piece(e->tokenizer, token, false);
+    const char *mark = ht_chat_call_mark(&e->chat);
+    if (piece.len_bytes || !mark)
+        return piece;
+    struct ht_text spelt = ht_tokenizer_piece(e->tokenizer, token, true);
+    return spelt.len_bytes == strlen(mark) && !memcmp(spelt.bytes, mark, spelt.len_bytes) ? spelt : piece;
+}
+
 static void take_token(struct hearth_engine *e, struct hearth_session *s, int32_t token)
 {
     double now = ht_now_s();
@@ -359,7 +371,7 @@ static void take_token(struct hearth_engine *e, struct hearth_session *s, int32_
     }
     s->tokens[s->n_tokens++] = token;
     s->usage.completion_tokens++;
-    struct ht_text piece = ht_tokenizer_piece(e->tokenizer, token, false);
+    struct ht_text piece = shown_piece(e, token);
     bool stopped = ht_answer_push(&s->answer, piece.bytes, piece.len_bytes);
     emit_text(s);
     if (stopped)

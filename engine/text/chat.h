@@ -14,7 +14,14 @@
 #include "engine/base/error.h"
 #include "engine/text/tokenizer.h"
 
-enum ht_role { HT_ROLE_SYSTEM = 1, HT_ROLE_USER = 2, HT_ROLE_ASSISTANT = 3 }; // as enum hearth_role
+enum ht_role { // as enum hearth_role
+    HT_ROLE_SYSTEM = 1,
+    HT_ROLE_USER = 2,
+    HT_ROLE_ASSISTANT = 3,
+    HT_ROLE_TOOL = 4,
+    HT_ROLE_TOOLS = 5,
+    HT_ROLE_CALLS = 6
+};
 
 struct ht_chat_message {
     enum ht_role role;
@@ -27,6 +34,7 @@ struct ht_chat_message {
 };
 
 struct ht_chat_format; // one built-in format
+struct ht_chat_tools;  // one way to spell tools
 
 enum { HT_CHAT_SYSTEM_BYTES = 4096, HT_CHAT_MARK_BYTES = 64, HT_CHAT_MAX_STOPS = 3 };
 
@@ -34,6 +42,7 @@ enum { HT_CHAT_SYSTEM_BYTES = 4096, HT_CHAT_MARK_BYTES = 64, HT_CHAT_MAX_STOPS =
 // must outlive them and must not move.
 struct ht_chat {
     const struct ht_chat_format *format; // NULL: completion mode ("none")
+    const struct ht_chat_tools *tools;   // NULL: it has none
     char system[HT_CHAT_SYSTEM_BYTES];   // system text when the messages bring none; NUL-terminated
     size_t system_len_bytes;             // 0 = none
     char bos[HT_CHAT_MARK_BYTES], eos[HT_CHAT_MARK_BYTES]; // spellings of the model's BOS and EOS, "" = none
@@ -49,6 +58,10 @@ HT_MUST_USE enum hearth_status ht_chat_init(struct ht_chat *chat, const char *na
 
 // "chatml", or "none" in completion mode; never NULL.
 const char *ht_chat_name(const struct ht_chat *chat);
+// "hermes", "" where the template has no tools; never NULL.
+const char *ht_chat_tool_format(const struct ht_chat *chat);
+// The mark that opens a call in an answer, NULL if there is none: a control token is spelt out where it is that.
+const char *ht_chat_call_mark(const struct ht_chat *chat);
 // NULL-terminated names of the built-in formats.
 const char *const *ht_chat_names(void);
 // NULL-terminated stop strings that the format needs beside the model's end tokens (at most
@@ -56,16 +69,16 @@ const char *const *ht_chat_names(void);
 // that id.
 const char *const *ht_chat_stops(const struct ht_chat *chat);
 
-// Segments that n_messages can need at most.
+// Segments that n_messages can need at most, but for TOOLS, TOOL and CALLS: a render with capacity 0 counts those.
 size_t ht_chat_max_segments(size_t n_messages);
 
 // Renders the messages. With `generation` the text ends where the assistant speaks next, and the last message
 // must not be the assistant's; without it the last turn is closed (training). `turn` of a segment is the
 // message's index; of a default system text and of the text before any message 0, of the generation prompt
-// n_messages. INVALID for no message, two system turns or one after the first message, and for what the
+// n_messages. Where TOOLS come first, the system text may be the second message. INVALID for no message, two system turns or one after the first message, and for what the
 // format cannot express: a system text where it has no place for one; assistant first or two turns of one
-// role in a row where turns must alternate. UNSUPPORTED in completion mode, LIMIT when `capacity` is too
-// small.
+// role in a row where turns must alternate. UNSUPPORTED in completion mode and for tools where the template has none;
+// LIMIT when `capacity` is too small (*n_segments is what is needed).
 HT_MUST_USE enum hearth_status ht_chat_render(const struct ht_chat *chat,
                                               const struct ht_chat_message *messages, size_t n_messages,
                                               bool generation, struct ht_segment *segments, size_t capacity,

@@ -4,6 +4,7 @@
 #ifndef HT_CHAT_FORMAT_H
 #define HT_CHAT_FORMAT_H
 #include "engine/text/chat.h"
+#include "engine/text/chat_tools.h"
 
 #define HT_BOS   "\1"
 #define HT_EOS   "\2"
@@ -39,6 +40,8 @@ struct ht_chat_format {
     // Answers before the last user turn lose their "<think>…</think>"; a last answer without one gets an
     // empty one.
     bool forgets_thoughts;
+    bool system_always; // the system turn is written even when it is empty
+    const struct ht_chat_tools *tools; // of a format that is chosen by name; a template's own marks decide else
 };
 
 extern const struct ht_chat_format ht_chat_formats[];

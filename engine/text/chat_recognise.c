@@ -44,7 +44,7 @@ static const char *name_of(struct template t)
     if (has(t, "USER: ") && has(t, "ASSISTANT: "))
         return "vicuna1.1";
     if (has(t, "<|start_header_id|>"))
-        return "llama3";
+        return has(t, "Cutting Knowledge Date: December 2023") ? "llama3.1" : "llama3";
     return has(t, "[gMASK]sop") ? "chatglm3" : NULL;
 }
 
@@ -111,5 +111,6 @@ enum hearth_status ht_chat_recognise(struct ht_chat *chat, const char *jinja, si
             "the model's chat template is not one that Hearth knows; choose one with --template NAME "
             "(--template none completes plain text)");
     chat->format = ht_chat_find_format(name);
+    chat->tools = ht_chat_tools_recognise(jinja, len_bytes);
     return strncmp(name, "chatml", 6) ? HEARTH_OK : find_system(chat, t, err);
 }

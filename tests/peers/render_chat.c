@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// render_chat JINJA_FILE BOS EOS GENERATION: the messages on stdin (role byte 1 system, 2 user, 3 assistant;
-// u32 length; bytes), rendered with the format that the template is recognised as, for test_chat.py. The
+// render_chat JINJA_FILE BOS EOS GENERATION: the messages on stdin (role byte as enum
+// ht_role; u32 length; bytes), rendered with the format that the template is recognised as, for test_chat.py. The
 // first line of stdout is the format's name. Exit 3: refused.
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +21,7 @@ int main(int argc, char **argv)
     static char jinja[MAX_TEMPLATE_BYTES];
     static struct ht_chat chat;
     struct ht_chat_message messages[MAX_MESSAGES] = {{0}};
-    struct ht_segment segments[16 * (MAX_MESSAGES + 2)];
+    static struct ht_segment segments[1 << 16];
     struct hearth_error err = {0};
     FILE *file = argc == 5 ? fopen(argv[1], "rb") : NULL;
     if (!file)

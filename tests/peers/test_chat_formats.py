@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rendered chats against the model files' own Jinja templates, byte for byte."""
 import datetime
+import json
 import struct
 import subprocess
 
 import pytest
 import text_oracles as oracles
-from peers import BUILD, ROOT, model_path
+from peers import BUILD, ROOT, llama_folder, model_path
 
-ROLES = {"system": 1, "user": 2, "assistant": 3}
+ROLES = {"system": 1, "user": 2, "assistant": 3, "tool": 4, "tools": 5, "calls": 6}
 TEXTS = [
     "Hello!",
     "  two\nlines\t",
@@ -20,8 +21,8 @@ TEXTS = [
 ]
 
 
-def jinja_render(template, messages, generation, bos, eos):
-    """As transformers sets Jinja up."""
+def jinja_render(template, messages, generation, bos, eos, **more):
+    """As transformers sets Jinja up; dates are the templates' own."""
     from jinja2.exceptions import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -32,9 +33,11 @@ def jinja_render(template, messages, generation, bos, eos):
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    if not more:
+        environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    environment.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
     return environment.from_string(template).render(
-        messages=messages, add_generation_prompt=generation, bos_token=bos, eos_token=eos
+        messages=messages, add_generation_prompt=generation, bos_token=bos, eos_token=eos, **more
     )
 
 
@@ -98,3 +101,93 @@ def test_template_of_the_file(name, render):
     tokens = vocabulary.tokens
     bos = tokens[vocabulary.bos] if vocabulary.bos is not None else ""
     compare(render, vocabulary.template, bos, tokens[vocabulary.eos])
+
+
+# ---- tools
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "The weather somewhere: \u00e9t\u00e9, <b> & 'quotes'.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "city": {"type": "string", "description": "a \"city\""},
+                    "days": {"type": "integer", "enum": [1, 2, 3], "default": 1},
+                    "more": {"type": "array", "items": {}, "x": []},
+                },
+                "required": ["city"],
+            },
+        },
+    },
+    {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}},
+]
+
+
+def call(number, name, **arguments):
+    return {"id": f"call{number:05}", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def tool_conversations(single, systems):
+    """Messages as OpenAI has them, with calls and answers, prompts and closed turns."""
+    for system in systems:
+        for tools in (TOOLS, TOOLS[1:], None):
+            start = [{"role": "system", "content": system}] if system is not None else []
+            start.append({"role": "user", "content": "Weather in Rome?"})
+            yield tools, start
+            if tools is None:
+                continue
+            for text in ("",) if single else ("", "Let me look."):
+                calls = [call(1, "get_weather", city='R"om', days=2)]
+                turn = {"role": "assistant", "content": text, "tool_calls": calls}
+                answer = {"role": "tool", "tool_call_id": "call00001", "content": '{"t": 21, "s": "sunny\\n"}'}
+                yield tools, [*start, turn, answer]
+                if not single:
+                    both = dict(turn, tool_calls=[*calls, call(2, "now")])
+                    second = {"role": "tool", "tool_call_id": "call00002", "content": "12:00"}
+                    yield tools, [*start, both, answer, second]
+                said = {"role": "assistant", "content": "Sunny."}
+                yield tools, [*start, turn, answer, said, {"role": "user", "content": " Thanks "}]
+
+
+def as_roles(tools, messages):
+    """The same conversation as Hearth's engine takes it."""
+    out = [{"role": "tools", "content": json.dumps(tools, ensure_ascii=False)}] if tools else []
+    for m in messages:
+        calls = m.get("tool_calls")
+        if m["content"] or not calls:
+            out.append({"role": m["role"], "content": m["content"]})
+        if calls:
+            flat = [dict(c["function"], id=c["id"]) for c in calls]
+            out.append({"role": "calls", "content": json.dumps(flat, ensure_ascii=False)})
+    return out
+
+
+@pytest.mark.parametrize(
+    "file, name, systems",
+    [
+        ("Qwen-Qwen2.5-7B-Instruct", "chatml", (None, "Be brief.")),
+        ("Qwen-Qwen3-0.6B", "qwen3", (None, "Be brief.")),
+        ("meta-llama-Llama-3.1-8B-Instruct", "llama3.1", (None, " Be brief.\n")),
+        ("meta-llama-Llama-3.2-3B-Instruct", "llama3.1", (None, "Be brief.")),
+        ("meta-llama-Llama-3.3-70B-Instruct", "llama3.1", (None, "Be brief.")),
+        # Its template puts a system text into the last turn, Hearth into the first.
+        ("mistralai-Mistral-Nemo-Instruct-2407", "mistral-v3-tekken", (None,)),
+    ],
+)
+def test_tools_of_known_templates(file, name, systems, render):
+    path = llama_folder() / "templates" / f"{file}.jinja"
+    if not path.exists():
+        pytest.skip("this llama.cpp was kept without templates (remove its folder to build it again)")
+    template = path.read_text(encoding="utf-8")
+    count = 0
+    for tools, messages in tool_conversations(name == "llama3.1", systems):
+        more = {"tools": tools} if tools else {"unused": None}
+        expected = jinja_render(template, messages, True, "<s>", "</s>", **more)
+        found, text = render(template, as_roles(tools, messages), True, "<s>", "</s>")
+        assert found == name, text
+        assert text == expected, messages
+        count += 1
+    assert count >= 6

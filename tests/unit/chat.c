@@ -125,6 +125,12 @@ static const struct {
                "<|start_header_id|>assistant<|end_header_id|>\n\nA1<|eot_id|>"
                "<|start_header_id|>user<|end_header_id|>\n\nQ2<|eot_id|>"
                "<|start_header_id|>assistant<|end_header_id|>\n\n"},
+    {"llama3.1", "<s><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
+                 "Today Date: 26 Jul 2024\n\n<|eot_id|>"
+                 "<|start_header_id|>user<|end_header_id|>\n\nQ1<|eot_id|>"
+                 "<|start_header_id|>assistant<|end_header_id|>\n\nA1<|eot_id|>"
+                 "<|start_header_id|>user<|end_header_id|>\n\nQ2<|eot_id|>"
+                 "<|start_header_id|>assistant<|end_header_id|>\n\n"},
     {"llama2", "<s>[INST] Q1 [/INST] A1 </s><s>[INST] Q2 [/INST]"},
     {"mistral-v1", "<s> [INST] Q1 [/INST] A1</s> [INST] Q2 [/INST]"},
     {"mistral-v3", "<s>[INST] Q1[/INST] A1</s>[INST] Q2[/INST]"},
@@ -350,6 +356,7 @@ static void recognised(void **state)
         {"<start_of_turn>", "gemma", ""},
         {"USER: x ASSISTANT: y", "vicuna1.1", CURIOUS("user")},
         {"<|start_header_id|>", "llama3", ""},
+        {"<|start_header_id|>Cutting Knowledge Date: December 2023", "llama3.1", ""},
         {"[gMASK]sop<|user|>", "chatglm3", ""},
     };
     for (size_t i = 0; i < N(cases); i++) {

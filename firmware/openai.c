@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+// The OpenAI-compatible door: takes questions, hands out answers. What a client asked is in its job and its answer
+// in memory until it has left; a client that goes takes its question along. Loop thread only.
+#include <stdlib.h>
+#include <string.h>
+
+#include "firmware/http.h"
+#include "firmware/metrics.h"
+#include "firmware/openai.h"
+#include "firmware/openai_answer.h"
+
+static bool send_json(struct hd_exchange *x, unsigned status, json_t *value)
+{
+    char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
+    json_decref(value);
+    if (text)
+        hd_exchange_reply(x, status, "application/json", NULL, text, strlen(text));
+    else
+        hd_exchange_error(x, HTTP_STATUS_INTERNAL_SERVER_ERROR, "memory", NULL, "out of memory");
+    free(text);
+    return text != NULL;
+}
+
+// ---- models
+
+static json_t *model_json(const struct hd_server *server, const struct hd_model_file *file)
+{
+    return json_pack("{s:s, s:s, s:I, s:s}", "id", file->name, "object", "model", "created",
+                     (json_int_t)(server->started_ms / 1000), "owned_by", "hearth");
+}
+
+void hd_openai_models(struct hd_exchange *x)
+{
+    struct hd_model_file *files = NULL;
+    struct hearth_error error = {0};
+    size_t n = 0;
+    if (hd_models_list(x->server, &files, &n, &error) != HEARTH_OK) {
+        hd_exchange_error(x, HTTP_STATUS_INTERNAL_SERVER_ERROR, "storage", NULL, error.text);
+        return;
+    }
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list, model_json(x->server, &files[i]));
+    free(files);
+    send_json(x, HTTP_STATUS_OK, json_pack("{s:s, s:o}", "object", "list", "data", list));
+}
+
+void hd_openai_model(struct hd_exchange *x)
+{
+    struct hd_model_file *files = NULL;
+    struct hearth_error error = {0};
+    size_t n = 0, i = 0;
+    if (hd_models_list(x->server, &files, &n, &error) != HEARTH_OK)
+        n = 0;
+    while (i < n && strcmp(files[i].name, x->rest) != 0)
+        i++;
+    if (i < n)
+        send_json(x, HTTP_STATUS_OK, model_json(x->server, &files[i]));
+    else
+        hd_exchange_error(x, HTTP_STATUS_NOT_FOUND, "model_not_found", "model",
+                          "there is no model of that name");
+    free(files);
+}
+
+// ---- asking
+
+static size_t count_of(const struct hd_server *server, const struct hd_id *device)
+{
+    size_t n = 0;
+    for (const struct hd_answering *a = server->answering; a; a = a->next)
+        n += !device || hd_id_equal(&a->device, device);
+    return n;
+}
+
+size_t hd_openai_count(const struct hd_server *server)
+{
+    return count_of(server, NULL);
+}
+
+static struct hd_answering *find(struct hd_server *server, const struct hd_id *response)
+{
+    struct hd_answering *a = server->answering;
+    while (a && !hd_id_equal(&a->response, response))
+        a = a->next;
+    return a;
+}
+
+static void forget(struct hd_server *server, struct hd_answering *answering)
+{
+    for (struct hd_answering **link = &server->answering; *link; link = &(*link)->next) {
+        if (*link == answering) {
+            *link = answering->next;
+            break;
+        }
+    }
+    if (answering->exchange)
+        answering->exchange->answering = NULL;
+    hd_answering_free(answering);
+}
+
+void hd_openai_gone(struct hd_exchange *x)
+{
+    if (!x->answering)
+        return;
+    struct hd_answering *a = x->answering;
+    static const struct hearth_usage gone = {.stop = HEARTH_STOP_CANCELLED};
+    hd_worker_cancel(x->server->worker, &a->response);
+    hd_metrics_answer(x->server->metrics, HD_DOOR_OPENAI, &gone);
+    forget(x->server, a);
+}
+
+// A status of the box as HTTP has it.
+static void refuse(struct hd_exchange *x, const struct hearth_error *error)
+{
+    switch (error->code) {
+    case HEARTH_BUSY: hd_exchange_error(x, 429, "busy", NULL, error->text); break;
+    case HEARTH_NOT_FOUND: hd_exchange_error(x, 404, "model_not_found", "model", error->text); break;
+    case HEARTH_CONTEXT:
+        hd_exchange_error(x, 400, "context_length_exceeded",
+                          x->route->run == hd_openai_chat ? "messages" : "prompt", error->text);
+        break;
+    case HEARTH_INVALID:
+    case HEARTH_LIMIT: hd_exchange_error(x, 400, "invalid_value", NULL, error->text); break;
+    case HEARTH_UNSUPPORTED: hd_exchange_error(x, 400, "unsupported", NULL, error->text); break;
+    case HEARTH_DEVICE_LOST: hd_exchange_error(x, 503, "no_model", NULL, error->text); break;
+    default: hd_exchange_error(x, 500, "internal", NULL, error->text); break;
+    }
+}
+
+// Why nothing can be asked now.
+static bool cannot_ask(struct hd_exchange *x, const struct hd_worker_state *state)
+{
+    char text[HEARTH_ERROR_TEXT_BYTES + 64];
+    if (x->server->stopping) {
+        hd_exchange_error(x, 503, "stopping", NULL, "the box is stopping");
+    } else if (!state->loaded && !state->loading) {
+        snprintf(text, sizeof text, "no model is loaded: %s",
+                 state->problem[0] ? state->problem : "none was chosen");
+        hd_exchange_error(x, 503, "no_model", NULL, text);
+    } else if (state->queued >= HD_MAX_QUEUE ||
+               count_of(x->server, &x->device.id) >= HD_MAX_ASKS_PER_DEVICE) {
+        hd_exchange_error(x, 429, "busy", NULL, "too many questions are waiting: try again");
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static void ask(struct hd_exchange *x, struct hd_openai_request *request)
+{
+    struct hd_server *server = x->server;
+    struct hearth_error error = {0};
+    struct hd_answering *a = hd_answering_new(x, request);
+    enum hearth_status status = a ? hd_id_random(&a->response, &error) : HEARTH_NOMEM;
+    if (status == HEARTH_OK) {
+        request->job->response = a->response;
+        request->job->person = x->device.person;
+        status = hd_worker_submit(server->worker, request->job, &error);
+    }
+    if (status != HEARTH_OK) {
+        hd_answering_free(a);
+        error.code = status == HEARTH_UNSUPPORTED ? HEARTH_DEVICE_LOST : status; // no model
+        refuse(x, &error);
+        return;
+    }
+    request->job = NULL; // the engine thread's
+    a->next = server->answering;
+    server->answering = a;
+    x->answering = a;
+}
+
+static void question(struct hd_exchange *x, bool chat)
+{
+    struct hd_openai_request request;
+    struct hd_worker_state state;
+    char mime[64] = "";
+    hd_worker_state(x->server->worker, &state);
+    lws_hdr_copy(x->wsi, mime, sizeof mime, WSI_TOKEN_HTTP_CONTENT_TYPE);
+    if (strncasecmp(mime, "application/json", 16) != 0) {
+        hd_exchange_error(x, 415, "media_type", NULL, "the body is application/json");
+    } else if (!hd_openai_parse(&request, x->body, x->body_len, chat)) {
+        hd_exchange_error(x, request.status, request.code, request.param[0] ? request.param : NULL,
+                          request.text);
+    } else if (!chat || hd_openai_default_system(&request, x->server->config->system_prompt)) {
+        if (!cannot_ask(x, &state))
+            ask(x, &request);
+        hd_openai_release(&request);
+    } else {
+        hd_exchange_error(x, request.status, request.code, NULL, request.text);
+        hd_openai_release(&request);
+    }
+    if (!x->answering)
+        hd_metrics_refused(x->server->metrics, HD_DOOR_OPENAI);
+}
+
+void hd_openai_chat(struct hd_exchange *x)
+{
+    question(x, true);
+}
+
+void hd_openai_complete(struct hd_exchange *x)
+{
+    question(x, false);
+}
+
+// ---- answers
+
+static void started(struct hd_server *server, struct hd_answering *a, const struct hd_note *note)
+{
+    struct hd_worker_state state;
+    hd_worker_state(server->worker, &state);
+    const char *format = state.info.tool_format;
+    if (note->model[0])
+        memcpy(a->model, note->model, sizeof a->model);
+    else if (state.loaded)
+        hd_model_name(&state, a->model);
+    for (unsigned i = 0; i < state.n_models; i++)
+        if (!strcmp(state.models[i].name, a->model))
+            format = state.models[i].info.tool_format;
+    memcpy(a->tool_format, format, sizeof a->tool_format);
+    hd_answering_start(a);
+}
+
+bool hd_openai_note(struct hd_server *server, const struct hd_note *note)
+{
+    struct hd_answering *a = note->type == HD_NOTE_MODEL ? NULL : find(server, &note->response);
+    if (!a)
+        return false;
+    struct hd_exchange *x = a->exchange;
+    switch (note->type) {
+    case HD_NOTE_STARTED: started(server, a, note); break;
+    case HD_NOTE_TEXT:
+        if (!hd_answering_text(a, note->text, note->len_bytes))
+            hd_worker_cancel(server->worker, &a->response); // as long as may be, or one call was enough
+        break;
+    case HD_NOTE_DONE:
+    case HD_NOTE_FAILED:
+        hd_metrics_answer(server->metrics, HD_DOOR_OPENAI, &note->usage);
+        if (note->type == HD_NOTE_DONE)
+            hd_answering_done(a, &note->usage);
+        else if (x->status)
+            hd_answering_broken(a, &note->error);
+        else
+            refuse(x, &note->error);
+        forget(server, a);
+        break;
+    default: break;
+    }
+    return true;
+}
