@@ -30,6 +30,15 @@ enum {
     HT_MAX_LOGIT_BIAS = 300,
     HT_MAX_PENALTY_WINDOW = 4096,
     HT_MAX_MESSAGES = 65536,
+    HT_MAX_GRAMMAR_BYTES = 256 << 10, // text of a grammar or schema
+    HT_MAX_GRAMMAR_RULES = 8192,
+    HT_MAX_GRAMMAR_EXPRS = 1 << 17, // parts of all rules
+    HT_MAX_GRAMMAR_NODES = 1 << 18, // of the automaton
+    HT_MAX_GRAMMAR_SETS = 8192,     // different sets of bytes
+    HT_MAX_GRAMMAR_NESTING = 64,    // groups within groups, schemas within schemas
+    HT_MAX_GRAMMAR_REPEAT = 65536,  // m and n of {m,n}
+    HT_MAX_GRAMMAR_DEPTH = 512,     // rules within rules while an answer is made
+    HT_MAX_GRAMMAR_WAYS = 4096,     // ways at once in which an answer so far may be read
     HT_KV_PAGE = 32, // positions in a KV page (docs/design.md, KV)
 };
 

@@ -23,6 +23,16 @@ size_t ht_utf8_char(const void *text, size_t len_bytes)
     return n;
 }
 
+size_t ht_utf8_put(unsigned ch, unsigned char *out)
+{
+    size_t n = ch < 0x80 ? 1 : ch < 0x800 ? 2 : ch < 0x10000 ? 3 : 4;
+    static const unsigned char lead[] = {0, 0, 0xC0, 0xE0, 0xF0};
+    for (size_t i = n; i-- > 1; ch >>= 6)
+        out[i] = (unsigned char)(0x80 | (ch & 0x3F));
+    out[0] = (unsigned char)(lead[n] | ch);
+    return n;
+}
+
 _Bool ht_utf8_valid(const void *text, size_t len_bytes)
 {
     const unsigned char *s = text;

@@ -6,6 +6,8 @@
 
 // Bytes [1..4] of the well-formed character at `text`, or 0 if there is none in the len_bytes left.
 size_t ht_utf8_char(const void *text, size_t len_bytes);
+// Writes a character (no surrogate, at most U+10FFFF); returns its bytes [1..4].
+size_t ht_utf8_put(unsigned ch, unsigned char *out);
 _Bool ht_utf8_valid(const void *text, size_t len_bytes);
 
 #endif

@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: Apache-2.0
+// GBNF: what grammars accept and refuse, byte by byte; which grammars are refused, and with which words; grammars made
+// to hurt; masks against what taking every token says.
+#include "tests/unit/grammar_check.h"
+
+#include <time.h>
+
+#include "engine/base/limits.h"
+
+// ---- texts
+
+struct text_case {
+    const char *grammar, *accepted[8], *refused[8];
+};
+
+static void check_texts(const struct text_case *c, bool schema)
+{
+    struct hearth_error err;
+    for (int kind = 0; kind < 2; kind++)
+        for (int i = 0; i < 8 && (kind ? c->refused[i] : c->accepted[i]); i++) {
+            const char *text = kind ? c->refused[i] : c->accepted[i];
+            struct ht_matcher *m = grammar_open(c->grammar, strlen(c->grammar), schema, &err);
+            if (!m)
+                fail_msg("%s: %s", c->grammar, err.text);
+            bool complete;
+            size_t n = grammar_read(m, text, strlen(text), &complete);
+            if ((n == strlen(text) && complete) == kind)
+                fail_msg("%s\n%s: read %zu bytes, %s", c->grammar, text, n,
+                         complete ? "complete" : "not complete");
+            ht_matcher_destroy(&m);
+        }
+}
+
+static void texts_of_rules(void **state)
+{
+    (void)state;
+    static const struct text_case cases[] = {
+        {"root ::= \"ab\"", {"ab"}, {"", "a", "abc", "b"}},
+        {"root ::= \"\"", {""}, {"a"}},
+        {"root ::= ", {""}, {"a"}},
+        {"root ::= \"a\" | \"bc\" |", {"a", "bc", ""}, {"b", "ab"}},
+        {"root ::= \"a\"* \"b\"+ \"c\"?", {"b", "aab", "bbb", "abc"}, {"a", "", "abcc", "ba"}},
+        {"root ::= \"a\"{2}", {"aa"}, {"a", "aaa"}},
+        {"root ::= \"a\"{2,}", {"aa", "aaaaaaa"}, {"a", ""}},
+        {"root ::= \"a\"{1,3}", {"a", "aa", "aaa"}, {"", "aaaa"}},
+        {"root ::= \"a\"{,2}", {"", "a", "aa"}, {"aaa"}},
+        {"root ::= \"a\"{0}\"b\"", {"b"}, {"ab"}},
+        {"root ::= (\"a\"?){3} \"b\"", {"b", "ab", "aaab"}, {"aaaab"}},
+        {"root ::= (\"a\"*)* \"b\"", {"b", "aaab"}, {"a"}},
+        {"root ::= ((\"a\"{0,2}){0,2}){2,3} \"b\"", {"b", "aaaaaaaaaaaab"}, {"aaaaaaaaaaaaab"}},
+        {"root ::= (\"a\" | \"ab\"){2} \"c\"", {"aac", "abac", "aabc", "ababc"}, {"ac", "abc", "aaac"}},
+        {"root ::= [a-c-]+", {"a-c", "-"}, {"d", ""}},
+        {"root ::= [^a-c\\]\\n]", {"d", "é", "€", "😀"}, {"a", "]", "\n", "", "dd"}},
+        {"root ::= [α-ω]+", {"λ", "αω"}, {"a", "Α", "\xCE"}},
+        {"root ::= [\\x41-\\u0043\\U0001F600]", {"A", "C", "😀"}, {"D", "😁"}},
+        {"root ::= .", {"a", "\n", "é", "퟿", "😀"}, {"", "ab", "\xED\xA0\x80", "\xC0\x80", "\xFF", "\x80"}},
+        {"root ::= [߿-ࠀ￿-𐀀]", {"߿", "ࠀ", "￿", "𐀀"}, {"߾", "ࠁ", "𐀁"}},
+        {"root ::= \"\\\"\\\\\\n\\t\\r\\x21\\u00e9\"", {"\"\\\n\t\r!é"}, {"x"}},
+        {"# a comment\nroot ::= a # another\na ::=\n \"x\" |\n \"y\"", {"x", "y"}, {"xy"}},
+        {"root::=(\n \"a\"\n | b-1_C\n)\nb-1_C ::= \"z\"\r\n", {"a", "z"}, {"b"}},
+        {"b ::= \"1\"\nroot ::= b b", {"11"}, {"1"}},
+        {"root ::= \"(\" root \")\" | \"x\"", {"x", "(x)", "(((x)))"}, {"(x", "x)", "()"}},
+        {"root ::= a\na ::= \"1\" a | \"2\"", {"2", "1112"}, {"1", "21"}},
+        {"root ::= s s\ns ::= \"a\" s \"b\" | \"\"", {"", "ab", "aabb", "abaabb"}, {"a", "aab", "ba"}},
+        {"root ::= e\ne ::= t ([-+] t)*\nt ::= [0-9]+ | \"(\" e \")\"", {"1+2", "(1-(22))"}, {"1+", "((1)"}},
+        {"root ::= x{3}\nx ::= \"a\" | \"b\" x", {"aaa", "babbaa", "abbbaa"}, {"aa", "aaaa"}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        check_texts(&cases[i], false);
+}
+
+static void rules_that_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *grammar;
+        enum hearth_status status;
+        const char *words;
+    } cases[] = {
+        {"", HEARTH_INVALID, "no rule root"},
+        {"start ::= \"a\"", HEARTH_INVALID, "no rule root"},
+        {"root ::= a", HEARTH_INVALID, "line 1: rule a is not defined"},
+        {"root ::= \"a\"\n\nroot ::= \"b\"", HEARTH_INVALID,
+         "line 3, column 6: this rule is defined a second time"},
+        {"root ::= root \"a\" | \"b\"", HEARTH_INVALID, "rule root is left-recursive"},
+        {"root ::= a\na ::= \"x\"? b\nb ::= (\"\" | \"y\"{0,3}) a \"z\" | \"w\"", HEARTH_INVALID,
+         "left-recursive"},
+        {"root ::= (root)*", HEARTH_INVALID, "left-recursive"},
+        {"root ::= \"a\" root", HEARTH_INVALID, "line 1: rule root never comes to an end"},
+        {"root ::= \"a\" | b\nb ::= \"b\" b", HEARTH_INVALID, "rule b never comes to an end"},
+        {"root = \"a\"", HEARTH_INVALID, "line 1, column 6: `::=` is missing"},
+        {"root ::= \"a", HEARTH_INVALID, "line 1, column 12: the text ends"},
+        {"root ::= \"a\nb\"", HEARTH_INVALID, "over the end of the line"},
+        {"root ::= [a", HEARTH_INVALID, "the text ends"},
+        {"root ::= []", HEARTH_INVALID, "an empty class"},
+        {"root ::= [z-a]", HEARTH_INVALID, "backwards"},
+        {"root ::= (\"a\"", HEARTH_INVALID, "no `)`"},
+        {"root ::= \"a\")", HEARTH_INVALID, "a `)` without"},
+        {"root ::= \"\\q\"", HEARTH_INVALID, "unknown escape"},
+        {"root ::= \"\\u12\"", HEARTH_INVALID, "hexadecimal"},
+        {"root ::= \"\\ud800\"", HEARTH_INVALID, "no Unicode"},
+        {"root ::= \"\xFF\"", HEARTH_INVALID, "not UTF-8"},
+        {"root ::= \"a\"{3,2}", HEARTH_INVALID, "below its minimum"},
+        {"root ::= \"a\"{}", HEARTH_INVALID, "without a number"},
+        {"root ::= \"a\"**", HEARTH_INVALID, "two repetitions"},
+        {"root ::= *", HEARTH_INVALID, "cannot stand here"},
+        {"root ::= \"a\"{0,1000000}", HEARTH_LIMIT, "65536"},
+        {"root ::= <think>", HEARTH_UNSUPPORTED, "token references"},
+        {"root ::= !<[12]>", HEARTH_UNSUPPORTED, "token references"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct hearth_error err = {.text = ""};
+        struct ht_matcher *m = grammar_open(cases[i].grammar, strlen(cases[i].grammar), false, &err);
+        if (m || err.code != cases[i].status || !strstr(err.text, cases[i].words))
+            fail_msg("%s: %d %s", cases[i].grammar, err.code, err.text);
+    }
+}
+
+// ---- grammars made to hurt: an error or an answer, soon
+
+static char *repeat_text(const char *before, const char *text, unsigned n, const char *after)
+{
+    size_t head = strlen(before), len = strlen(text), tail = strlen(after) + 1;
+    char *all = malloc(head + n * len + tail);
+    memcpy(all, before, head);
+    for (unsigned i = 0; i < n; i++)
+        memcpy(all + head + i * len, text, len);
+    memcpy(all + head + n * len, after, tail);
+    return all;
+}
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+// Walks the grammar with the lowest allowed id, up to n tokens. Returns LIMIT or OK.
+static enum hearth_status wander(struct ht_matcher *m, unsigned n, struct hearth_error *err)
+{
+    uint32_t mask[TINY_WORDS];
+    enum ht_allowed allowed;
+    for (unsigned i = 0; i < n; i++) {
+        enum hearth_status status = ht_matcher_mask(m, NULL, 0, mask, &allowed, err);
+        if (status)
+            return status;
+        int32_t id = 0;
+        while (id < TINY_N_VOCAB && (!has(mask, id) || id < BYTE_0 - 1))
+            id++;
+        if (id == TINY_N_VOCAB)
+            return HEARTH_OK;
+        assert_true(ht_matcher_take(m, id));
+    }
+    return HEARTH_OK;
+}
+
+static void hostile_rules_are_bounded(void **state)
+{
+    (void)state;
+    const struct {
+        char *grammar;
+        unsigned allowed; // bits 1 << status
+    } cases[] = {
+        {repeat_text("root ::= ", "(", 100000, ""), 1u << HEARTH_LIMIT},
+        {repeat_text("root ::= ", "(\"a\"|", 1000, ""), 1u << HEARTH_LIMIT},
+        {repeat_text("root ::= ", "(\"a\" | \"a\" | \"a\")", 2000, ""), 1u << HEARTH_OK},
+        {repeat_text("root ::= (", "\"a\"? ", 5000, ") \"b\""), 1u << HEARTH_OK | 1u << HEARTH_LIMIT},
+        {repeat_text("root ::= ", "\"abc\" | ", 20000, "\"z\""), 1u << HEARTH_OK | 1u << HEARTH_LIMIT},
+        {repeat_text("root ::= ", "x", 250000, ""), 1u << HEARTH_INVALID},
+        {repeat_text("root ::= ", "x ", 120000, "\nx ::= \"y\""), 1u << HEARTH_LIMIT},
+        {repeat_text("root ::= ", "x ", 60000, "\nx ::= \"y\""), 1u << HEARTH_OK},
+        {repeat_text("root ::= ", "[^a]", 40000, ""), 1u << HEARTH_LIMIT},
+        {repeat_text("root ::= ", "", 0, "((((\"a\"{0,60000}){0,60000}){0,60000}){0,60000}){1,60000} \"b\""),
+         1u << HEARTH_OK | 1u << HEARTH_LIMIT},
+        {repeat_text("root ::= ", "", 0,
+                     "\"a\" root root | \"a\" root x | \"a\" root y | \"a\"\nx ::= \"a\"\ny ::= \"a\""),
+         1u << HEARTH_LIMIT},
+        {repeat_text("root ::= ", "", 0, "\"(\" root \")\" | \"x\""), 1u << HEARTH_OK | 1u << HEARTH_LIMIT},
+        {repeat_text("root ::= ", "", 0, "((\"\" | \"\"{0,60000}) ((\"\"?)*)*)* \"b\""), 1u << HEARTH_OK},
+        {repeat_text("root ::= ", "", 0,
+                     "(\"a\" | [a-z]){0,60000} (\"a\" | [a-z]){0,60000} (\"a\" | [a-z]){0,60000}"),
+         1u << HEARTH_OK | 1u << HEARTH_LIMIT},
+        {repeat_text("root ::= ", "\\u4e00", 40000, ""), 1u << HEARTH_INVALID},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct hearth_error err = {.text = ""};
+        double begin = seconds();
+        struct ht_matcher *m = grammar_open(cases[i].grammar, strlen(cases[i].grammar), false, &err);
+        enum hearth_status status = m ? wander(m, 300, &err) : err.code;
+        double took = seconds() - begin;
+        if (m && ht_matcher_size_bytes(m) > 32 << 20)
+            fail_msg("case %zu takes %zu bytes", i, ht_matcher_size_bytes(m));
+        ht_matcher_destroy(&m);
+        if (!(cases[i].allowed >> status & 1))
+            fail_msg("case %zu: %d %s", i, status, err.text);
+        if (took > 20) // seconds, with sanitizers on a busy machine; most take milliseconds
+            fail_msg("case %zu took %g s", i, took);
+        if (getenv("HEARTH_TEST_VERBOSE"))
+            fprintf(stderr, "hostile %zu: %d, %.3f s %s\n", i, status, took, err.text);
+        free(cases[i].grammar);
+    }
+}
+
+// ---- masks
+
+static uint32_t random_state = 1;
+static uint32_t below(uint32_t n)
+{
+    random_state = random_state * 1664525 + 1013904223;
+    return (uint32_t)((uint64_t)(random_state >> 8) * n >> 24);
+}
+
+// A mask says of each id what taking its bytes one by one would say.
+static void check_mask(struct ht_matcher *m, const char *grammar, const char *so_far, size_t len)
+{
+    uint32_t mask[TINY_WORDS], again[TINY_WORDS];
+    enum ht_allowed allowed, same;
+    struct hearth_error err;
+    assert_int_equal(ht_matcher_mask(m, NULL, 0, mask, &allowed, &err), HEARTH_OK);
+    assert_int_equal(ht_matcher_mask(m, NULL, 0, again, &same, &err), HEARTH_OK);
+    assert_memory_equal(mask, again, sizeof mask);
+    assert_int_equal(allowed, same);
+    bool any = false;
+    for (int32_t id = 0; id < TINY_N_VOCAB; id++) {
+        struct ht_matcher *fresh = grammar_open(grammar, strlen(grammar), false, &err);
+        struct ht_text piece = ht_tokenizer_piece(tiny_tokenizer, id, false);
+        bool complete, want;
+        assert_int_equal(grammar_read(fresh, so_far, len, &complete), len);
+        want = piece.len_bytes && grammar_read(fresh, piece.bytes, piece.len_bytes, &want) == piece.len_bytes;
+        any |= want;
+        bool end = ht_tokenizer_is_end(tiny_tokenizer, id);
+        if (end)
+            want = complete;
+        if (has(mask, id) != want)
+            fail_msg("%s\nafter %.*s: id %d is %d, not %d", grammar, (int)len, so_far, id, has(mask, id),
+                     want);
+        if (!end)
+            assert_int_equal(ht_matcher_allowed(m, &id, 1), want);
+        ht_matcher_destroy(&fresh);
+    }
+    assert_int_equal(allowed, any                         ? HT_ALLOWED_TOKENS
+                              : ht_matcher_is_complete(m) ? HT_ALLOWED_END
+                                                          : HT_ALLOWED_NOTHING);
+    assert_int_equal(ht_matcher_is_finished(m), !any && ht_matcher_is_complete(m));
+}
+
+static void masks_say_what_tokens_do(void **state)
+{
+    (void)state;
+    static const char *const grammars[] = {
+        "root ::= \"abcd\" | \"ab\" \"cé\" | [ab]{3}",
+        "root ::= \"\\\"\" ([^\"\\\\\\x00-\\x1f] | \"\\\\\" [\"\\\\n])* \"\\\"\"",
+        "root ::= \"\\\"\" [^\"\\\\\\x00-\\x1f]{2,20} \"\\\"\" | \"<ud>\"+",
+        "root ::= \" \"* (\"aa\" | \"é\" | .)*",
+        "root ::= \"[\" (v (\",\" v)*)? \"]\"\nv ::= root | [ab]+ | \"<\" [ud]{1,2} \">\"",
+        "root ::= x{1,3} \"\\n\"?\nx ::= \"ab\"? [cd] | \"aaaa\" x",
+        "root ::= [^a]* [^b]{17} | \" \"+",
+    };
+    for (size_t g = 0; g < sizeof grammars / sizeof *grammars; g++)
+        for (int run = 0; run < 6; run++) {
+            struct hearth_error err;
+            struct ht_matcher *m = grammar_open(grammars[g], strlen(grammars[g]), false, &err);
+            char so_far[400];
+            size_t len = 0;
+            for (int i = 0; i < 12; i++) {
+                check_mask(m, grammars[g], so_far, len);
+                uint32_t mask[TINY_WORDS];
+                enum ht_allowed allowed;
+                assert_int_equal(ht_matcher_mask(m, NULL, 0, mask, &allowed, &err), HEARTH_OK);
+                if (allowed != HT_ALLOWED_TOKENS)
+                    break;
+                int32_t id = (int32_t)below(TINY_N_VOCAB);
+                for (int tries = 0; !has(mask, id) || id < BYTE_0 - 1; tries++)
+                    id = tries < 40 ? (int32_t)below(TINY_N_VOCAB) : (id + 1) % TINY_N_VOCAB;
+                struct ht_text piece = ht_tokenizer_piece(tiny_tokenizer, id, false);
+                memcpy(so_far + len, piece.bytes, piece.len_bytes);
+                len += piece.len_bytes;
+                // A draft of this id, then the mask behind it: as if it had been taken.
+                uint32_t ahead[TINY_WORDS], after[TINY_WORDS];
+                enum ht_allowed x, y;
+                assert_int_equal(ht_matcher_mask(m, &id, 1, ahead, &x, &err), HEARTH_OK);
+                assert_true(ht_matcher_take(m, id));
+                assert_int_equal(ht_matcher_mask(m, NULL, 0, after, &y, &err), HEARTH_OK);
+                assert_memory_equal(ahead, after, sizeof ahead);
+                assert_int_equal(x, y);
+            }
+            ht_matcher_destroy(&m);
+        }
+}
+
+// What an answer never holds: control tokens; and what is refused changes nothing.
+static void control_tokens_are_never_allowed(void **state)
+{
+    (void)state;
+    struct hearth_error err;
+    struct ht_matcher *m = grammar_open("root ::= .*", 11, false, &err);
+    uint32_t mask[TINY_WORDS];
+    enum ht_allowed allowed;
+    assert_int_equal(ht_matcher_mask(m, NULL, 0, mask, &allowed, &err), HEARTH_OK);
+    for (int32_t id = 0; id < 3; id++) {
+        assert_int_equal(has(mask, id), ht_tokenizer_is_end(tiny_tokenizer, id)); // the text may end here
+        assert_false(ht_matcher_take(m, id));
+    }
+    const int32_t draft[] = {BYTE_0 + 'a', 3, BYTE_0 + 0xC3, 1, BYTE_0 + 'b'}; // the end token cuts it
+    assert_int_equal(ht_matcher_allowed(m, draft, 5), 3);
+    assert_int_equal(ht_matcher_mask(m, draft, 4, mask, &allowed, &err), HEARTH_INVALID);
+    assert_true(ht_matcher_take(m, BYTE_0 + 0xC3));
+    assert_false(ht_matcher_is_complete(m));
+    assert_false(ht_matcher_take(m, BYTE_0 + 'a'));
+    assert_true(ht_matcher_take(m, BYTE_0 + 0xA9));
+    assert_true(ht_matcher_is_complete(m));
+    ht_matcher_destroy(&m);
+}
+
+// More states than the tables hold: what is forgotten is found again.
+static void long_answers_outlive_the_tables(void **state)
+{
+    (void)state;
+    struct hearth_error err;
+    const char *grammar = "root ::= ([a-y]{200} \"z\"){60000}";
+    struct ht_matcher *m = grammar_open(grammar, strlen(grammar), false, &err);
+    uint32_t mask[TINY_WORDS];
+    enum ht_allowed allowed;
+    for (unsigned i = 0; i < 201 * 100; i++) {
+        bool z = i % 201 == 200;
+        if (i % 50 == 0 || z) {
+            assert_int_equal(ht_matcher_mask(m, NULL, 0, mask, &allowed, &err), HEARTH_OK);
+            assert_int_equal(has(mask, BYTE_0 + 'a'), !z);
+            assert_int_equal(has(mask, BYTE_0 + 'z'), z);
+        }
+        assert_true(ht_matcher_take(m, BYTE_0 + (z ? 'z' : 'a' + (int)(i % 25))));
+    }
+    ht_matcher_destroy(&m);
+}
+
+static void deep_nesting_comes_to_a_bound(void **state)
+{
+    (void)state;
+    struct hearth_error err;
+    const char *grammar = "root ::= \"(\" \" \" root \")\" | \"x\"";
+    struct ht_matcher *m = grammar_open(grammar, strlen(grammar), false, &err);
+    enum hearth_status status = wander(m, 3 * HT_MAX_GRAMMAR_DEPTH, &err);
+    assert_int_equal(status, HEARTH_LIMIT);
+    assert_non_null(strstr(err.text, "nested more than 512 deep"));
+    ht_matcher_destroy(&m);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    grammar_setup();
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    grammar_teardown();
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(texts_of_rules),
+                                       cmocka_unit_test(rules_that_are_refused),
+                                       cmocka_unit_test(hostile_rules_are_bounded),
+                                       cmocka_unit_test(masks_say_what_tokens_do),
+                                       cmocka_unit_test(control_tokens_are_never_allowed),
+                                       cmocka_unit_test(long_answers_outlive_the_tables),
+                                       cmocka_unit_test(deep_nesting_comes_to_a_bound)};
+    return cmocka_run_group_tests_name("grammar_gbnf", tests, setup, teardown);
+}
