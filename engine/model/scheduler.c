@@ -188,13 +188,14 @@ static uint32_t plan_prompts(struct hearth_engine *e, uint32_t n_answers)
     return n;
 }
 
-// How many tokens may be proposed for this session: no row beyond what the request or the context can still take.
+// How many tokens may be proposed for this session: with the one that is drawn after them no more than the request and
+// the context can still take.
 static uint32_t draft_limit(const struct hearth_session *s)
 {
-    uint32_t n = s->max_draft, room = s->engine->session_limit - s->n_tokens;
-    if (s->max_tokens && n >= s->max_tokens - s->usage.completion_tokens)
-        n = s->max_tokens - s->usage.completion_tokens - 1;
-    return n < room ? n : room;
+    uint32_t left = s->engine->session_limit - s->n_tokens;
+    if (s->max_tokens && s->max_tokens - s->usage.completion_tokens < left)
+        left = s->max_tokens - s->usage.completion_tokens;
+    return s->max_draft < left ? s->max_draft : left - 1;
 }
 
 // Proposals in the order of their chances, all sessions together, as many as make the step give the most for its cost.

@@ -57,7 +57,7 @@ static void look_up(struct ht_drafter *d, const int32_t *ids, uint32_t n)
 {
     d->match = d->length = 0;
     uint32_t place = d->head[hash_of(ids[n - 1])];
-    for (int i = 0; i < DEPTH && place && place - 1 + d->window > n; i++) {
+    for (int i = 0; i < DEPTH && place; i++) {
         uint32_t at = place - 1, same = 0;
         while (same < COMPARED && same < at && ids[at - 1 - same] == ids[n - 1 - same])
             same++;
@@ -65,8 +65,7 @@ static void look_up(struct ht_drafter *d, const int32_t *ids, uint32_t n)
             d->match = at;
             d->length = same;
         }
-        uint32_t next = d->prev[at & (d->window - 1)];
-        place = next < place ? next : 0; // the slot may have been taken by a newer place
+        place = d->prev[at & (d->window - 1)]; // beyond the window a slot is a newer place's: as good as any
     }
 }
 

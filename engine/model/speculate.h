@@ -14,7 +14,7 @@ enum {
     HT_MAX_DRAFT = 7,        // tokens proposed for one step
     HT_DRAFT_LENGTHS = 16,   // match lengths told apart; longer ones count as the last
     HT_DRAFT_HEADS = 4096,   // heads of hash chains
-    HT_DRAFT_WINDOW = 32768, // positions looked back on, at most
+    HT_DRAFT_WINDOW = 32768, // places that chains remember, at most
 };
 
 struct ht_drafter {
