@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "firmware/admin_internal.h"
+#include "firmware/memory.h"
 
 enum { MIN_TTL_S = 10, MAX_TTL_S = 86400, DEFAULT_TTL_S = 600 };
 
@@ -56,26 +57,47 @@ static bool read_id(struct hd_admin_client *client, const char *text, struct hd_
 
 // ---- status and models
 
-static json_t *model_json(const struct hd_model_file *file, const struct hd_worker_state *state)
+static json_t *model_json(const struct hd_model_file *file)
 {
-    bool loaded = file->loaded;
-    return json_pack("{s:s, s:s, s:s, s:s, s:I, s:i, s:b}", "name", file->name, "file", file->path,
-                     "architecture", loaded ? state->info.architecture : "", "file_type",
-                     loaded ? state->info.file_type : "", "size_bytes", (json_int_t)file->size_bytes,
-                     "context_tokens", loaded ? (int)state->info.n_ctx : 0, "loaded", loaded);
+    return json_pack("{s:s, s:s, s:s, s:s, s:I, s:i, s:b, s:b, s:b, s:I, s:b, s:s, s:s}", "name", file->name,
+                     "file", file->path, "architecture", file->architecture, "file_type", file->file_type,
+                     "size_bytes", (json_int_t)file->size_bytes, "context_tokens", (int)file->n_ctx, "loaded",
+                     file->loaded, "in_use", file->in_use, "loading", file->loading, "needed_bytes",
+                     (json_int_t)file->needed_bytes, "fits", file->fits, "sha256", file->sha256, "problem",
+                     file->problem);
 }
 
 json_t *hd_admin_model(struct hd_server *server)
 {
     struct hd_worker_state state;
-    struct hd_model_file file = {.loaded = true};
+    struct hd_model_file file = {.loaded = true, .in_use = true, .fits = true};
     hd_worker_state(server->worker, &state);
     if (!state.loaded)
         return json_null();
     hd_model_name(&state, file.name);
     memcpy(file.path, state.path, sizeof file.path);
+    memcpy(file.architecture, state.info.architecture, sizeof file.architecture);
+    memcpy(file.file_type, state.info.file_type, sizeof file.file_type);
     file.size_bytes = state.info.file_bytes;
-    return model_json(&file, &state);
+    file.n_ctx = state.info.n_ctx;
+    file.needed_bytes = state.info.weight_bytes + state.info.kv_bytes + state.info.scratch_bytes;
+    return model_json(&file);
+}
+
+// Those that are loaded or being loaded.
+static json_t *loaded_json(const struct hd_worker_state *state)
+{
+    json_t *list = json_array();
+    for (unsigned i = 0; i < state->n_models; i++) {
+        const struct hd_model_state *model = &state->models[i];
+        json_array_append_new(
+            list, json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:i, s:b}", "name", model->name, "file", model->path,
+                            "state", model->loading ? "loading" : "loaded", "needed_bytes",
+                            (json_int_t)model->needed_bytes, "context_tokens", (int)model->info.n_ctx, "queued",
+                            (int)model->queued, "active", (int)model->active, "in_use",
+                            strcmp(model->path, state->path) == 0));
+    }
+    return list;
 }
 
 static void count_all(struct hd_server *server, size_t *n_people, size_t *n_devices)
@@ -90,17 +112,6 @@ static void count_all(struct hd_server *server, size_t *n_people, size_t *n_devi
         *n_devices = 0;
     free(people);
     free(devices);
-}
-
-static json_int_t resident_bytes(void)
-{
-    unsigned long size = 0, resident = 0;
-    FILE *file = fopen("/proc/self/statm", "re");
-    if (file && fscanf(file, "%lu %lu", &size, &resident) != 2)
-        resident = 0;
-    if (file)
-        fclose(file);
-    return (json_int_t)resident * sysconf(_SC_PAGESIZE);
 }
 
 static json_t *urls(struct hd_server *server, const char *secret)
@@ -142,7 +153,12 @@ static void status(struct hd_admin_client *client, json_t *request)
                   "numerics_id", state.info.numerics_id, "queue_depth", (int)state.queued, "active_responses",
                   (int)hd_responses_count_running(server->responses), "engine_active", (int)state.active,
                   "connected_devices", (int)hd_clients_count(server, NULL), "n_people", (int)n_people,
-                  "n_devices", (int)n_devices, "rss_bytes", resident_bytes());
+                  "n_devices", (int)n_devices, "rss_bytes", (json_int_t)hd_memory_resident());
+    json_t *memory = json_pack("{s:o, s:I, s:I, s:b}", "models", loaded_json(&state), "memory_budget_bytes",
+                               (json_int_t)state.budget_bytes, "memory_held_bytes", (json_int_t)state.held_bytes,
+                               "stalled", state.stalled);
+    json_object_update(answer, memory);
+    json_decref(memory);
     json_object_update(answer, more);
     json_decref(more);
     hd_admin_answer(client, answer);
@@ -152,7 +168,6 @@ static void models(struct hd_admin_client *client, json_t *request)
 {
     json_error_t unpack_error;
     const char *cmd;
-    struct hd_worker_state state;
     struct hd_model_file *files = NULL;
     struct hearth_error error = {0};
     size_t n = 0;
@@ -162,10 +177,9 @@ static void models(struct hd_admin_client *client, json_t *request)
         hd_admin_fail(client, &error);
         return;
     }
-    hd_worker_state(client->server->worker, &state);
     json_t *list = json_array();
     for (size_t i = 0; i < n; i++)
-        json_array_append_new(list, model_json(&files[i], &state));
+        json_array_append_new(list, model_json(&files[i]));
     free(files);
     hd_admin_answer(client, json_pack("{s:b, s:o}", "ok", 1, "models", list));
 }
@@ -279,7 +293,7 @@ static void people_remove(struct hd_admin_client *client, json_t *request)
         !find_person(client, name, &person))
         return;
     enum hearth_status code = hd_person_remove(client->server->store, &person.id, &deleted, &error);
-    hd_api_forget_turns(client->server, &deleted, NULL);
+    hd_api_forget_turns(client->server, &deleted, &person.id, NULL);
     hd_deleted_free(&deleted);
     if (code == HEARTH_OK)
         hd_admin_answer(client, json_pack("{s:b}", "ok", 1));
@@ -588,7 +602,7 @@ static void conversations_delete(struct hd_admin_client *client, json_t *request
         return;
     enum hearth_status code =
         hd_store_conversation_delete(client->server->store, &person.id, &id, &deleted, &error);
-    hd_api_forget_turns(client->server, &deleted, &id);
+    hd_api_forget_turns(client->server, &deleted, &person.id, &id);
     hd_deleted_free(&deleted);
     if (code == HEARTH_OK)
         hd_admin_answer(client, json_pack("{s:b}", "ok", 1));

@@ -3,8 +3,8 @@
 // thread.
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "firmware/memory.h"
 #include "firmware/server.h"
 
 enum { MAX_SOCKETS_PER_DEVICE = 8, MAX_REFUSED = 200 };
@@ -176,28 +176,35 @@ static void pair(struct hd_client *client, const struct hd_id *request, const He
 
 // ---- models and status
 
+static void fill_model(Hearth__V1__Model *model, struct hd_model_file *file)
+{
+    hearth__v1__model__init(model);
+    model->name = file->name;
+    model->size_bytes = file->size_bytes;
+    model->architecture = file->architecture;
+    model->file_type = file->file_type;
+    model->sha256 = file->sha256;
+    model->context_tokens = file->n_ctx;
+    model->in_use = file->in_use;
+    model->loaded = file->loaded;
+    model->loading = file->loading;
+    model->needed_bytes = file->needed_bytes;
+    model->fits = file->fits;
+    model->problem = file->problem;
+}
+
 static void list_models(struct hd_client *client, const struct hd_id *request)
 {
-    struct hd_worker_state state;
     struct hd_model_file *files = NULL;
     struct hearth_error error = {0};
     size_t n = 0;
-    hd_worker_state(client->server->worker, &state);
     if (hd_models_list(client->server, &files, &n, &error) != HEARTH_OK) {
         hd_api_fail(client, request, &error);
         return;
     }
     Hearth__V1__Model *models = calloc(n + 1, sizeof *models), **list = calloc(n + 1, sizeof *list);
     for (size_t i = 0; models && list && i < n; i++) {
-        hearth__v1__model__init(&models[i]);
-        models[i].name = files[i].name;
-        models[i].size_bytes = files[i].size_bytes;
-        models[i].loaded = files[i].loaded;
-        if (files[i].loaded) {
-            models[i].architecture = state.info.architecture;
-            models[i].file_type = state.info.file_type;
-            models[i].context_tokens = state.info.n_ctx;
-        }
+        fill_model(&models[i], &files[i]);
         list[i] = &models[i];
     }
     Hearth__V1__ModelList answer = HEARTH__V1__MODEL_LIST__INIT;
@@ -222,15 +229,32 @@ static void use_model(struct hd_client *client, const struct hd_id *request, con
         hd_api_fail(client, request, &error);
 }
 
-static uint64_t resident_bytes(void)
+static void fill_loaded(Hearth__V1__Model *model, struct hd_model_state *from, bool in_use)
 {
-    unsigned long size = 0, resident = 0;
-    FILE *file = fopen("/proc/self/statm", "re");
-    if (file && fscanf(file, "%lu %lu", &size, &resident) != 2)
-        resident = 0;
-    if (file)
-        fclose(file);
-    return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
+    hearth__v1__model__init(model);
+    model->name = from->name;
+    model->loading = from->loading;
+    model->needed_bytes = from->needed_bytes;
+    model->in_use = in_use;
+    if (!from->loaded)
+        return;
+    model->loaded = model->fits = true;
+    model->architecture = from->info.architecture;
+    model->file_type = from->info.file_type;
+    model->size_bytes = from->info.file_bytes;
+    model->context_tokens = from->info.n_ctx;
+}
+
+// The model in use; it may have made room for another for the moment.
+static void fill_in_use(Hearth__V1__Model *model, struct hd_worker_state *state, char name[HD_MAX_MODEL_BYTES + 1])
+{
+    hd_model_name(state, name);
+    model->name = name;
+    model->architecture = state->info.architecture;
+    model->file_type = state->info.file_type;
+    model->size_bytes = state->info.file_bytes;
+    model->context_tokens = state->info.n_ctx;
+    model->loaded = model->in_use = model->fits = true;
 }
 
 static void get_status(struct hd_client *client, const struct hd_id *request)
@@ -238,23 +262,26 @@ static void get_status(struct hd_client *client, const struct hd_id *request)
     struct hd_server *server = client->server;
     struct hd_worker_state state;
     hd_worker_state(server->worker, &state);
-    Hearth__V1__Model model = HEARTH__V1__MODEL__INIT;
+    Hearth__V1__Model model = HEARTH__V1__MODEL__INIT, models[HD_MAX_LOADED + 1], *list[HD_MAX_LOADED + 1];
     Hearth__V1__Status status = HEARTH__V1__STATUS__INIT;
     status.version = (char *)HEARTH_VERSION;
     status.uptime_ms = (uint64_t)(hd_now_ms() - server->started_ms);
     status.queue_depth = state.queued;
     status.active_responses = (uint32_t)hd_responses_count_running(server->responses);
-    status.rss_bytes = resident_bytes();
+    status.rss_bytes = hd_memory_resident();
     status.connected_devices = (uint32_t)hd_clients_count(server, NULL);
+    status.memory_budget_bytes = state.budget_bytes;
+    status.memory_held_bytes = state.held_bytes;
+    status.stalled = state.stalled;
+    for (unsigned i = 0; i < state.n_models; i++) {
+        fill_loaded(&models[i], &state.models[i], strcmp(state.models[i].path, state.path) == 0);
+        list[i] = &models[i];
+    }
+    status.models = list;
+    status.n_models = state.n_models;
     char name[HD_MAX_MODEL_BYTES + 1];
     if (state.loaded) {
-        hd_model_name(&state, name);
-        model.name = name;
-        model.architecture = state.info.architecture;
-        model.file_type = state.info.file_type;
-        model.size_bytes = state.info.file_bytes;
-        model.context_tokens = state.info.n_ctx;
-        model.loaded = true;
+        fill_in_use(&model, &state, name);
         status.model = &model;
         status.device = state.info.device;
     }
@@ -290,7 +317,7 @@ static void delete_turn(struct hd_client *client, const struct hd_id *request,
         return;
     enum hearth_status status =
         hd_store_turn_delete(client->server->store, &client->device.person, &turn, &deleted, &error);
-    hd_api_forget_turns(client->server, &deleted, NULL);
+    hd_api_forget_turns(client->server, &deleted, &client->device.person, NULL);
     hd_deleted_free(&deleted);
     if (status == HEARTH_OK)
         hd_api_done(client, request);
@@ -308,7 +335,7 @@ static void delete_conversation(struct hd_client *client, const struct hd_id *re
         return;
     enum hearth_status status = hd_store_conversation_delete(client->server->store, &client->device.person,
                                                              &conversation, &deleted, &error);
-    hd_api_forget_turns(client->server, &deleted, &conversation);
+    hd_api_forget_turns(client->server, &deleted, &client->device.person, &conversation);
     hd_deleted_free(&deleted);
     if (status == HEARTH_OK)
         hd_api_done(client, request);

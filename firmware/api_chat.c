@@ -105,7 +105,7 @@ static void emit_end(struct hd_server *server, struct hd_response *response, con
 // ---- ends
 
 static enum hearth_status store_end(struct hd_server *server, struct hd_response *response,
-                                    const struct hearth_usage *from, const int32_t *ids, size_t n_ids,
+                                    const struct hearth_usage *from, const struct hd_note *note,
                                     struct hearth_error *err)
 {
     size_t len;
@@ -119,8 +119,10 @@ static enum hearth_status store_end(struct hd_server *server, struct hd_response
                              .seed = from->seed};
     snprintf(usage.numerics_id, sizeof usage.numerics_id, "%s", from->numerics_id);
     snprintf(usage.stop_reason, sizeof usage.stop_reason, "%s", stop_reason(from->stop));
-    return hd_store_answer_finish(server->store, &hd_response_ids(response)->assistant_turn, text, len, ids,
-                                  n_ids, &usage, err);
+    snprintf(usage.model, sizeof usage.model, "%s", note ? note->model : "");
+    snprintf(usage.model_tag, sizeof usage.model_tag, "%s", note ? note->model_tag : "");
+    return hd_store_answer_finish(server->store, &hd_response_ids(response)->assistant_turn, text, len,
+                                  note ? note->token_ids : NULL, note ? note->n_tokens : 0, &usage, err);
 }
 
 static void end_failed(struct hd_server *server, struct hd_response *response,
@@ -129,7 +131,7 @@ static void end_failed(struct hd_server *server, struct hd_response *response,
     struct hearth_error ignored;
     struct hearth_usage usage = *from;
     usage.stop = HEARTH_STOP_ERROR;
-    if (store_end(server, response, &usage, NULL, 0, &ignored) != HEARTH_OK)
+    if (store_end(server, response, &usage, NULL, &ignored) != HEARTH_OK)
         hd_log(HD_LOG_ERROR, "an answer's end could not be stored: %s", ignored.text);
     emit_failed(server, response, hd_api_code(error->code), error->text, &usage);
     hd_response_end(server->responses, response, hd_now_ms());
@@ -140,8 +142,7 @@ static void end_done(struct hd_server *server, struct hd_response *response, con
     struct hearth_error error = {0};
     size_t len;
     hd_response_text(response, &len);
-    enum hearth_status status =
-        store_end(server, response, &note->usage, note->token_ids, note->n_tokens, &error);
+    enum hearth_status status = store_end(server, response, &note->usage, note, &error);
     if (len > 0)
         emit_item_done(server, response);
     if (status == HEARTH_OK) {
@@ -157,13 +158,9 @@ static void end_done(struct hd_server *server, struct hd_response *response, con
 
 static void on_started(struct hd_server *server, struct hd_response *response, const struct hd_note *note)
 {
-    struct hd_worker_state state;
-    char name[HD_MAX_MODEL_BYTES + 1];
     Hearth__V1__ResponseCreated created = HEARTH__V1__RESPONSE_CREATED__INIT;
-    hd_worker_state(server->worker, &state);
-    hd_model_name(&state, name);
     created.conversation_id = hd_wire_bytes(hd_response_ids(response)->conversation.b, HD_ID_BYTES);
-    created.model = name;
+    created.model = (char *)note->model;
     created.dropped_turns = note->dropped_turns;
     emit(server, response, HEARTH__V1__EVENT__EVENT_RESPONSE_CREATED, &created);
 }
@@ -179,16 +176,31 @@ static void on_text(struct hd_server *server, struct hd_response *response, cons
         hd_worker_cancel(server->worker, &note->response); // the answer is as long as may be
 }
 
-static void on_note(struct hd_server *server, const struct hd_note *note)
+// What is no answer's. True: it was dealt with.
+static bool on_other_note(struct hd_server *server, struct hd_note *note)
 {
-    struct hd_response *response =
-        note->type == HD_NOTE_MODEL ? NULL : hd_response_find(server->responses, &note->response);
-    if (note->type == HD_NOTE_MODEL)
+    switch (note->type) {
+    case HD_NOTE_MODEL:
         hd_models_loaded(server, note);
+        hd_metrics_load(server->metrics, note->error.code == HEARTH_OK);
+        return true;
+    case HD_NOTE_FILE: hd_models_hashed(server, note); return true;
+    case HD_NOTE_PREFIXES:
+        hd_prefixes_keep(server->prefixes, note);
+        hd_server_work_prefixes(server);
+        return true;
+    case HD_NOTE_EXPORTED: server->exported = true; return true;
+    default: return false;
+    }
+}
+
+static void on_note(struct hd_server *server, struct hd_note *note)
+{
+    if (on_other_note(server, note))
+        return;
+    struct hd_response *response = hd_response_find(server->responses, &note->response);
     if (!response && hd_openai_note(server, note))
         return;
-    if (note->type == HD_NOTE_MODEL)
-        hd_metrics_load(server->metrics, note->error.code == HEARTH_OK);
     if (!response || !hd_response_is_running(response)) // deleted meanwhile
         return;
     Hearth__V1__ResponseInProgress progress = HEARTH__V1__RESPONSE_IN_PROGRESS__INIT;
@@ -208,7 +220,7 @@ static void on_note(struct hd_server *server, const struct hd_note *note)
         hd_metrics_answer(server->metrics, HD_DOOR_WIRE, &note->usage);
         end_failed(server, response, &note->error, &note->usage);
         break;
-    case HD_NOTE_MODEL: break;
+    default: break;
     }
 }
 
@@ -238,7 +250,7 @@ void hd_api_save_answers(struct hd_server *server)
     }
 }
 
-void hd_api_forget_turns(struct hd_server *server, const struct hd_deleted *deleted,
+void hd_api_forget_turns(struct hd_server *server, const struct hd_deleted *deleted, const struct hd_id *person,
                          const struct hd_id *conversation)
 {
     static const struct hearth_usage cancelled = {.stop = HEARTH_STOP_CANCELLED};
@@ -254,7 +266,8 @@ void hd_api_forget_turns(struct hd_server *server, const struct hd_deleted *dele
         }
         hd_response_forget(server->responses, response);
     }
-    hd_worker_forget(server->worker, conversation);
+    hd_worker_forget(server->worker, conversation, person);
+    hd_prefixes_forget(server->prefixes, person);
 }
 
 // ---- Chat: what is asked
@@ -381,11 +394,11 @@ static bool add_message(struct hd_job *job, enum hearth_role role, const char *t
     return true;
 }
 
-// Ids are taken as they are only while the model that made them is loaded, and only when they spell the text.
-static bool ids_fit(const struct hd_turn *turn, int64_t model_since_ms)
+// Ids are taken as they are only for the model that made them, and only when they spell the text.
+static bool ids_fit(const struct hd_turn *turn, const char *tag)
 {
-    return turn->role == HD_ROLE_ASSISTANT && turn->token_ids && turn->n_tokens &&
-           turn->created_ms >= model_since_ms && turn->has_usage &&
+    return turn->role == HD_ROLE_ASSISTANT && turn->token_ids && turn->n_tokens && turn->has_usage && tag[0] &&
+           strcmp(turn->usage.model_tag, tag) == 0 &&
            (strcmp(turn->usage.stop_reason, "end") == 0 ||
             strcmp(turn->usage.stop_reason, "max_tokens") == 0);
 }
@@ -393,7 +406,7 @@ static bool ids_fit(const struct hd_turn *turn, int64_t model_since_ms)
 // The turns up to the answer that is to be written. Empty answers (failed, cancelled at once) are left out.
 static enum hearth_status read_history(struct hd_server *server, struct hd_job *job,
                                        const struct hd_accepted *ids, const struct hd_id *person,
-                                       int64_t model_since_ms, struct hearth_error *err)
+                                       struct hearth_error *err)
 {
     struct hd_conversation conversation = {0};
     enum hearth_status status =
@@ -403,15 +416,17 @@ static enum hearth_status read_history(struct hd_server *server, struct hd_job *
     job->messages = calloc(conversation.n_turns + 1, sizeof *job->messages);
     bool good = job->messages != NULL;
     bool has_system = conversation.n_turns && conversation.turns[0].role == HD_ROLE_SYSTEM;
-    if (good && !has_system && server->config->system_prompt[0])
+    if (good && !has_system && server->config->system_prompt[0]) {
         good = add_message(job, HEARTH_ROLE_SYSTEM, server->config->system_prompt,
                            strlen(server->config->system_prompt));
+        job->n_shared = good; // the household's own: everybody finds its cache
+    }
     for (size_t i = 0; good && i < conversation.n_turns; i++) {
         struct hd_turn *turn = &conversation.turns[i];
         if (turn->text_len == 0 || hd_id_equal(&turn->id, &ids->assistant_turn))
             continue;
         good = add_message(job, (enum hearth_role)turn->role, turn->text, turn->text_len);
-        if (good && ids_fit(turn, model_since_ms)) {
+        if (good && ids_fit(turn, job->ids_tag)) {
             job->messages[job->n_messages - 1].ids = turn->token_ids; // moved
             job->messages[job->n_messages - 1].n_ids = turn->n_tokens;
             turn->token_ids = NULL;
@@ -472,32 +487,49 @@ static void follow(struct hd_client *client, const struct hd_id *request, const 
 
 // ---- Chat: taking it
 
-// Why nothing can be taken now, before anything is stored.
-static bool refuse_chat(struct hd_client *client, const struct hd_id *request,
-                        const struct hd_worker_state *state, const struct hd_id *conversation)
+// False after an answer: nothing can be taken now. Before anything is stored.
+static bool may_ask(struct hd_client *client, const struct hd_id *request, struct hd_job *job, const char *model,
+                    const struct hd_id *conversation)
 {
-    char text[HEARTH_ERROR_TEXT_BYTES + 64];
     struct hd_server *server = client->server;
+    struct hearth_error error = {0};
+    char path[HD_PATH_BYTES];
     if (server->stopping) {
         hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_UNAVAILABLE, "the box is stopping");
-    } else if (!state->loaded && !state->loading) {
-        snprintf(text, sizeof text, "no model is loaded: %s",
-                 state->problem[0] ? state->problem : "none was chosen");
-        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_UNAVAILABLE, text);
-    } else if (state->queued >= HD_MAX_QUEUE) {
-        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_BUSY,
-                     "too many questions are waiting: try again");
+    } else if (strlen(model) > HD_MAX_MODEL_BYTES) {
+        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_LIMIT, "model: at most 128 bytes");
+    } else if (hd_worker_may_submit(server->worker, &client->device.person, model, path, &error) != HEARTH_OK) {
+        hd_api_error(client, request, hd_api_code(error.code), error.text);
     } else if (!hd_id_is_zero(conversation) && hd_response_running(server->responses, conversation)) {
         hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_BUSY,
                      "an answer in this conversation is still being written");
     } else {
-        return false;
+        job->person = client->device.person;
+        job->max_draft = HD_JOB_DRAFT;
+        snprintf(job->model, sizeof job->model, "%s", model);
+        hd_model_tag(server->config, path, job->ids_tag);
+        hd_prefixes_want(server->prefixes, &job->person, path);
+        return true;
     }
-    return true;
+    return false;
+}
+
+// Of the model that shall answer, if it is loaded; 0 = not known.
+static unsigned n_vocab(struct hd_server *server, const struct hd_job *job)
+{
+    struct hd_worker_state state;
+    hd_worker_state(server->worker, &state);
+    if (!job->model[0])
+        return state.loaded ? state.info.n_vocab : 0;
+    for (unsigned i = 0; i < state.n_models; i++) {
+        if (state.models[i].loaded && strcmp(state.models[i].name, job->model) == 0)
+            return state.models[i].info.n_vocab;
+    }
+    return 0;
 }
 
 static void start(struct hd_client *client, const struct hd_id *request, struct hd_job *job,
-                  const struct hd_accepted *ids, int64_t model_since_ms)
+                  const struct hd_accepted *ids)
 {
     static const struct hearth_usage nothing = {.stop = HEARTH_STOP_ERROR};
     struct hd_server *server = client->server;
@@ -515,8 +547,7 @@ static void start(struct hd_client *client, const struct hd_id *request, struct 
     hd_response_follow(server->responses, response, client, request, 0, &error);
     job->response = ids->response;
     job->conversation = ids->conversation;
-    enum hearth_status status =
-        read_history(server, job, ids, &client->device.person, model_since_ms, &error);
+    enum hearth_status status = read_history(server, job, ids, &client->device.person, &error);
     if (status == HEARTH_OK)
         status = hd_worker_submit(server->worker, job, &error);
     if (status != HEARTH_OK) {
@@ -555,7 +586,6 @@ static bool check_chat(struct hd_client *client, const struct hd_id *request, co
 void hd_api_chat(struct hd_client *client, const struct hd_id *request, const Hearth__V1__Chat *body)
 {
     struct hd_server *server = client->server;
-    struct hd_worker_state state;
     struct hd_accepted ids;
     struct hd_chat chat;
     struct hearth_error error = {0};
@@ -568,21 +598,22 @@ void hd_api_chat(struct hd_client *client, const struct hd_id *request, const He
         follow(client, request, &ids.response, 0);
         return;
     }
-    hd_worker_state(server->worker, &state);
     if (status != HEARTH_NOT_FOUND) {
         hd_api_fail(client, request, &error);
         return;
     }
-    if (refuse_chat(client, request, &state, &chat.conversation))
-        return;
     struct hd_job *job = calloc(1, sizeof *job);
-    const char *wrong = job ? read_job(job, body, state.loaded ? state.info.n_vocab : 0) : "out of memory";
+    if (job && !may_ask(client, request, job, body->model, &chat.conversation)) {
+        hd_job_free(job);
+        return;
+    }
+    const char *wrong = job ? read_job(job, body, n_vocab(server, job)) : "out of memory";
     if (wrong) {
         hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_INVALID, wrong);
     } else if (hd_store_chat_begin(server->store, &chat, &ids, &error) != HEARTH_OK) {
         hd_api_fail(client, request, &error);
     } else {
-        start(client, request, job, &ids, state.since_ms);
+        start(client, request, job, &ids);
         return;
     }
     hd_job_free(job);

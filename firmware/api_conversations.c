@@ -83,6 +83,7 @@ static void fill_turn(struct hd_server *server, Hearth__V1__Turn *turn, Hearth__
     if (from->has_usage) {
         fill_usage(usage, &from->usage);
         turn->usage = usage;
+        turn->model = (char *)from->usage.model;
     }
     const struct hd_response *running =
         from->finished ? NULL : hd_response_find(server->responses, &from->response);
@@ -91,11 +92,11 @@ static void fill_turn(struct hd_server *server, Hearth__V1__Turn *turn, Hearth__
         turn->text = (char *)hd_response_text(running, &len);
 }
 
-// The newest turns that fit into one frame. head.turns tells how many there are.
-static size_t first_that_fits(const struct hd_conversation *conversation)
+// The turns [*first, end) that go into one frame: the newest before `end`, at most `limit` (0: any number).
+static size_t first_that_fits(const struct hd_conversation *conversation, size_t end, size_t limit)
 {
-    size_t used = FRAME_ROOM_BYTES, first = conversation->n_turns;
-    while (first > 0) {
+    size_t used = FRAME_ROOM_BYTES, first = end;
+    while (first > 0 && (!limit || end - first < limit)) {
         size_t need = conversation->turns[first - 1].text_len + TURN_OVERHEAD_BYTES;
         if (!conversation->turns[first - 1].finished)
             need = HD_MAX_RESPONSE_TEXT_BYTES + TURN_OVERHEAD_BYTES; // it may be longer by now
@@ -105,6 +106,51 @@ static size_t first_that_fits(const struct hd_conversation *conversation)
         first--;
     }
     return first;
+}
+
+// Where the page ends: before the turn of this id; all turns when there is none. False: it is not in here.
+static bool page_end(const struct hd_conversation *conversation, ProtobufCBinaryData before, size_t *end)
+{
+    struct hd_id id;
+    *end = conversation->n_turns;
+    if (before.len == 0)
+        return true;
+    if (!hd_id_from(&id, before.data, before.len))
+        return false;
+    for (*end = 0; *end < conversation->n_turns; (*end)++) {
+        if (hd_id_equal(&conversation->turns[*end].id, &id))
+            return true;
+    }
+    return false;
+}
+
+static void send_page(struct hd_client *client, const struct hd_id *request,
+                      const struct hd_conversation *conversation, size_t first, size_t n)
+{
+    Hearth__V1__Turn *turns = calloc(n + 1, sizeof *turns), **items = calloc(n + 1, sizeof *items);
+    Hearth__V1__Usage *usages = calloc(n + 1, sizeof *usages);
+    Hearth__V1__ConversationHead head;
+    Hearth__V1__Conversation answer = HEARTH__V1__CONVERSATION__INIT;
+    fill_head(&head, &conversation->head);
+    answer.head = &head;
+    answer.more = first > 0;
+    if (turns && items && usages) {
+        for (size_t i = 0; i < n; i++) {
+            fill_turn(client->server, &turns[i], &usages[i], &conversation->turns[first + i]);
+            items[i] = &turns[i];
+        }
+        answer.turns = items;
+        answer.n_turns = n;
+        Hearth__V1__ServerFrame frame = HEARTH__V1__SERVER_FRAME__INIT;
+        frame.body_case = HEARTH__V1__SERVER_FRAME__BODY_CONVERSATION;
+        frame.conversation = &answer;
+        hd_api_reply(client, request, &frame);
+    } else {
+        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_INTERNAL, "out of memory");
+    }
+    free(turns);
+    free(items);
+    free(usages);
 }
 
 void hd_api_get_conversation(struct hd_client *client, const struct hd_id *request,
@@ -122,29 +168,13 @@ void hd_api_get_conversation(struct hd_client *client, const struct hd_id *reque
         hd_api_fail(client, request, &error);
         return;
     }
-    size_t first = first_that_fits(&conversation), n = conversation.n_turns - first;
-    Hearth__V1__Turn *turns = calloc(n + 1, sizeof *turns), **items = calloc(n + 1, sizeof *items);
-    Hearth__V1__Usage *usages = calloc(n + 1, sizeof *usages);
-    Hearth__V1__ConversationHead head;
-    Hearth__V1__Conversation answer = HEARTH__V1__CONVERSATION__INIT;
-    fill_head(&head, &conversation.head);
-    answer.head = &head;
-    if (turns && items && usages) {
-        for (size_t i = 0; i < n; i++) {
-            fill_turn(client->server, &turns[i], &usages[i], &conversation.turns[first + i]);
-            items[i] = &turns[i];
-        }
-        answer.turns = items;
-        answer.n_turns = n;
-        Hearth__V1__ServerFrame frame = HEARTH__V1__SERVER_FRAME__INIT;
-        frame.body_case = HEARTH__V1__SERVER_FRAME__BODY_CONVERSATION;
-        frame.conversation = &answer;
-        hd_api_reply(client, request, &frame);
+    size_t end;
+    if (page_end(&conversation, body->before_turn_id, &end)) {
+        size_t first = first_that_fits(&conversation, end, body->limit);
+        send_page(client, request, &conversation, first, end - first);
     } else {
-        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_INTERNAL, "out of memory");
+        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_NOT_FOUND,
+                     "before_turn_id: no turn of this conversation");
     }
-    free(turns);
-    free(items);
-    free(usages);
     hd_conversation_free(&conversation);
 }

@@ -46,6 +46,12 @@ static const struct setting settings[] = {
     {"sessions", NUMBER, AT(max_sessions), 1, 64, NULL,
      "N  conversations kept in the model's cache at once (4)"},
     {"kv", CHOICE, AT(kv), 0, 0, "auto|f32|f16|q8", "auto|f32|f16|q8  type of the cache"},
+    {"memory_budget_mib", NUMBER, AT(memory_budget_mib), 0, 1 << 24, NULL,
+     "N  memory for all loaded models together; 0 = what is free, less an eighth"},
+    {"prefix_cache_mib", NUMBER, AT(prefix_cache_mib), 0, 1 << 20, NULL,
+     "N  disk for conversations' caches over a restart, sealed (256); 0 = none"},
+    {"stall_s", NUMBER, AT(stall_s), 1, 3600, NULL,
+     "N  seconds that one step of the engine may take before the box counts as hung (180)"},
     {"device", TEXT, AT(device), 0, 0, NULL, "auto|cpu|cuda[:i]|vulkan[:i]"},
     {"template", TEXT, AT(chat_template), 0, 0, NULL, "NAME  chat template, where the file's is unknown"},
     {"isa", TEXT, AT(cpu_isa), 0, 0, NULL, "NAME  CPU path, for tests"},
@@ -218,6 +224,8 @@ static enum hearth_status defaults(struct hd_config *config, struct hearth_error
     config->port = 8443;
     config->max_sessions = 4;
     config->ping_s = 30;
+    config->prefix_cache_mib = 256;
+    config->stall_s = 180;
     config->log_level = HD_LOG_INFO;
     snprintf(config->device, sizeof config->device, "auto");
     snprintf(config->system_prompt, sizeof config->system_prompt, "You are a helpful AI assistant.");

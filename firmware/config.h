@@ -28,6 +28,9 @@ struct hd_config {
     unsigned port;
     unsigned n_threads, n_ctx, max_sessions; // 0 = the engine's default, max_sessions 1..64
     enum hearth_kv_type kv;
+    unsigned memory_budget_mib; // for all loaded models together; 0 = what is free, less an eighth
+    unsigned prefix_cache_mib;  // of conversations' caches kept on disk, sealed; 0 = none
+    unsigned stall_s;           // one step of the engine may take this long before the box counts as hung
     unsigned ping_s; // idle time after which a client is pinged; it has as long again to answer
     bool discard_unreadable;
     enum hd_log_format log_format;

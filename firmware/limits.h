@@ -32,6 +32,7 @@ enum {
 
     // responses
     HD_MAX_QUEUE = 64,                   // requests waiting for the engine
+    HD_MAX_QUEUE_PERSON = 32,            // of them one person's
     HD_MAX_RESPONSES = 512,              // remembered, running or ended
     HD_MAX_RESPONSE_LOG_BYTES = 1 << 20, // events kept per response; older ones are told by a snapshot
     HD_RESPONSE_KEEP_MS = 10 * 60 * 1000,
@@ -44,9 +45,9 @@ enum {
     // computed HTTP
     HD_MAX_BODY_BYTES = 2 << 20,
     HD_MAX_DRAIN_BYTES = 32 << 20, // of a body that is refused
-    HD_BODY_S = 30,                // for a body to arrive, whole
-    HD_STALL_S = 30,               // without a byte taken by the reader; then it is cut
-    HD_MAX_ASKS_PER_DEVICE = 8,    // questions of one device over HTTP at once
+    HD_BODY_S = 30,             // for a body to arrive, whole
+    HD_STALL_S = 30,            // without a byte taken by the reader; then it is cut
+    HD_MAX_ASKS_PER_DEVICE = 8, // questions of one device over HTTP at once
 
     // admin socket
     HD_MAX_ADMIN_LINE_BYTES = 64 << 10,

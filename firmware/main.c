@@ -116,7 +116,7 @@ int main(int argc, char **argv)
         return EX_OK;
     }
     if (config.check_model[0])
-        return hd_check_main(config.check_model);
+        return hd_check_main(&config);
 #if MBEDTLS_VERSION_MAJOR >= 3
     psa_crypto_init();
 #endif

@@ -1,95 +1,70 @@
 // SPDX-License-Identifier: Apache-2.0
-// Model files by name, and changing the model that answers. A name from outside is never used as a path: it
-// must be the name of a file in the models folder. Loop thread.
-#include <dirent.h>
+// What the models folder holds and what is known of it, and changing the model that answers. Loop thread.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "firmware/server.h"
 
-enum { MAX_MODELS = 1000 };
-static const char suffix[] = ".gguf";
 static const char default_model[] = "SmolLM2-135M-Instruct-Q4_1";
-
-static bool ends_with_suffix(const char *name, size_t len)
-{
-    return len > sizeof suffix - 1 && strcmp(name + len - (sizeof suffix - 1), suffix) == 0;
-}
 
 void hd_model_name(const struct hd_worker_state *state, char name[HD_MAX_MODEL_BYTES + 1])
 {
-    const char *base = strrchr(state->path, '/');
-    base = base ? base + 1 : state->path;
-    size_t len = strlen(base);
-    if (ends_with_suffix(base, len))
-        len -= sizeof suffix - 1;
-    len = len > HD_MAX_MODEL_BYTES ? hd_utf8_cut(base, len, HD_MAX_MODEL_BYTES) : len;
-    memcpy(name, base, len);
-    name[len] = 0;
-    if (!hd_utf8_valid(name, len))
-        snprintf(name, HD_MAX_MODEL_BYTES + 1, "model");
+    hd_model_file_name(state->path, name);
 }
 
-// A plain file name that can be told on the wire.
-static bool name_is_plain(const char *name, size_t len)
+// ---- the list
+
+// Asks the loader to look at the file, with the SHA-256 that was stored for it.
+static void show_file(struct hd_server *server, const char *path)
 {
-    if (len == 0 || len > HD_MAX_MODEL_BYTES || name[0] == '.' || !hd_utf8_valid(name, len))
-        return false;
-    for (size_t i = 0; i < len; i++) {
-        if (name[i] == '/' || name[i] == '\\' || (unsigned char)name[i] < 0x20)
-            return false;
+    struct hd_loader *loader = hd_worker_loader(server->worker);
+    struct hd_file_identity identity;
+    struct hd_file_facts facts;
+    char sha256[HD_SHA256_HEX_BYTES];
+    if (hd_loader_facts(loader, path, &facts))
+        return;
+    if (hd_file_identify(path, &identity) &&
+        hd_store_sha256_get(server->store, path, &identity, sha256, NULL) == HEARTH_OK)
+        hd_loader_know(loader, path, &identity, sha256);
+    hd_loader_show(loader, path);
+}
+
+void hd_models_hashed(struct hd_server *server, const struct hd_note *note)
+{
+    struct hd_file_facts facts;
+    struct hearth_error error;
+    if (hd_loader_facts(hd_worker_loader(server->worker), note->text, &facts) && facts.sha256[0] &&
+        hd_store_sha256_set(server->store, note->text, &facts.identity, facts.sha256, &error) != HEARTH_OK)
+        hd_log(HD_LOG_WARN, "a model's SHA-256 could not be stored: %s", error.text);
+}
+
+static void add_facts(struct hd_server *server, const struct hd_worker_state *state,
+                      struct hd_model_file *file)
+{
+    struct hd_file_facts facts;
+    show_file(server, file->path);
+    if (hd_loader_facts(hd_worker_loader(server->worker), file->path, &facts)) {
+        snprintf(file->sha256, sizeof file->sha256, "%s", facts.sha256);
+        snprintf(file->problem, sizeof file->problem, "%s", facts.problem);
+        if (facts.checked) {
+            snprintf(file->architecture, sizeof file->architecture, "%s", facts.facts.architecture);
+            snprintf(file->file_type, sizeof file->file_type, "%s", facts.facts.file_type);
+            file->needed_bytes =
+                hd_worker_needed(server->config, &facts.facts, state->budget_bytes, &file->fits);
+        }
     }
-    return true;
-}
-
-enum hearth_status hd_models_find(const struct hd_config *config, const char *name,
-                                  struct hd_model_file *file, struct hearth_error *err)
-{
-    size_t len = strlen(name);
-    struct stat st;
-    memset(file, 0, sizeof *file);
-    if (ends_with_suffix(name, len))
-        len -= sizeof suffix - 1;
-    if (!name_is_plain(name, len))
-        return hd_fail(err, HEARTH_INVALID,
-                       "a model is chosen by its name in the models folder, 1 to %d bytes",
-                       HD_MAX_MODEL_BYTES);
-    memcpy(file->name, name, len);
-    int n = snprintf(file->path, sizeof file->path, "%s/%s%s", config->models_dir, file->name, suffix);
-    if (n < 0 || (size_t)n >= sizeof file->path)
-        return hd_fail(err, HEARTH_INVALID, "the model's path is too long");
-    if (stat(file->path, &st) != 0 || !S_ISREG(st.st_mode))
-        return hd_fail(err, HEARTH_NOT_FOUND, "there is no model of that name in %s", config->models_dir);
-    file->size_bytes = (uint64_t)st.st_size;
-    return HEARTH_OK;
-}
-
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(((const struct hd_model_file *)a)->name, ((const struct hd_model_file *)b)->name);
-}
-
-static enum hearth_status list_dir(const struct hd_config *config, struct hd_model_file **files, size_t *n,
-                                   struct hearth_error *err)
-{
-    *n = 0;
-    *files = calloc(MAX_MODELS + 1, sizeof **files);
-    if (!*files)
-        return hd_fail(err, HEARTH_NOMEM, "no memory for the list of models");
-    DIR *dir = opendir(config->models_dir);
-    struct dirent *entry;
-    struct hearth_error ignored;
-    while (dir && *n < MAX_MODELS && (entry = readdir(dir)) != NULL) {
-        if (ends_with_suffix(entry->d_name, strlen(entry->d_name)) &&
-            hd_models_find(config, entry->d_name, &(*files)[*n], &ignored) == HEARTH_OK)
-            (*n)++;
+    file->in_use = (state->loaded || state->loading) && strcmp(state->path, file->path) == 0;
+    for (unsigned i = 0; i < state->n_models; i++) {
+        const struct hd_model_state *model = &state->models[i];
+        if (strcmp(model->path, file->path) != 0)
+            continue;
+        file->loaded = model->loaded;
+        file->loading = model->loading;
+        file->n_ctx = model->loaded ? model->info.n_ctx : 0;
+        file->needed_bytes = model->loaded ? model->needed_bytes : file->needed_bytes;
+        file->fits = file->fits || model->loaded;
     }
-    if (dir)
-        closedir(dir);
-    qsort(*files, *n, sizeof **files, by_name);
-    return HEARTH_OK;
 }
 
 enum hearth_status hd_models_list(struct hd_server *server, struct hd_model_file **files, size_t *n,
@@ -97,25 +72,37 @@ enum hearth_status hd_models_list(struct hd_server *server, struct hd_model_file
 {
     struct hd_worker_state state;
     bool found = false;
-    enum hearth_status status = list_dir(server->config, files, n, err);
+    enum hearth_status status = hd_model_files_list(server->config, files, n, err);
     if (status != HEARTH_OK)
         return status;
     hd_worker_state(server->worker, &state);
-    for (size_t i = 0; i < *n; i++) {
-        (*files)[i].loaded = state.loaded && strcmp((*files)[i].path, state.path) == 0;
-        found = found || (*files)[i].loaded;
-    }
-    if (state.loaded &&
-        !found) { // the owner gave a path outside of the folder; there is a place more than MAX_MODELS
+    for (size_t i = 0; i < *n; i++)
+        found = found || strcmp((*files)[i].path, state.path) == 0;
+    if (state.loaded && !found) { // the owner gave a path outside of the folder; there is a place for it
         struct hd_model_file *file = &(*files)[(*n)++];
         memset(file, 0, sizeof *file);
         hd_model_name(&state, file->name);
         snprintf(file->path, sizeof file->path, "%s", state.path);
         file->size_bytes = state.info.file_bytes;
-        file->loaded = true;
     }
+    for (size_t i = 0; i < *n; i++)
+        add_facts(server, &state, &(*files)[i]);
     return HEARTH_OK;
 }
+
+void hd_models_look(struct hd_server *server)
+{
+    struct hd_model_file *files = NULL;
+    struct hearth_error ignored;
+    size_t n = 0;
+    if (hd_model_files_list(server->config, &files, &n, &ignored) != HEARTH_OK)
+        return;
+    for (size_t i = 0; i < n; i++)
+        show_file(server, files[i].path);
+    free(files);
+}
+
+// ---- which one answers
 
 // The setting, when it names a file by path.
 static bool is_path(const char *model)
@@ -127,7 +114,7 @@ static enum hearth_status chosen(const struct hd_config *config, const char *nam
                                  struct hearth_error *err)
 {
     struct hd_model_file file;
-    enum hearth_status status = hd_models_find(config, name, &file, err);
+    enum hearth_status status = hd_model_file_find(config, name, &file, err);
     if (status == HEARTH_OK)
         memcpy(path, file.path, HD_PATH_BYTES);
     return status;
@@ -158,7 +145,7 @@ enum hearth_status hd_models_first(const struct hd_config *config, struct hd_sto
         return HEARTH_OK;
     struct hd_model_file *files = NULL;
     size_t n = 0;
-    enum hearth_status status = list_dir(config, &files, &n, err);
+    enum hearth_status status = hd_model_files_list(config, &files, &n, err);
     if (status == HEARTH_OK && n == 1)
         memcpy(path, files[0].path, HD_PATH_BYTES);
     else if (status == HEARTH_OK)
@@ -175,7 +162,7 @@ enum hearth_status hd_models_use(struct hd_server *server, const char *name, con
 {
     struct hd_model_file file;
     enum hearth_status status =
-        hd_models_find(server->config, strcmp(name, "default") ? name : default_model, &file, err);
+        hd_model_file_find(server->config, strcmp(name, "default") ? name : default_model, &file, err);
     if (status == HEARTH_OK && server->load.active)
         status = hd_fail(err, HEARTH_BUSY, "a model is being loaded already");
     if (status == HEARTH_OK)
@@ -205,17 +192,31 @@ static void tell_device(struct hd_server *server, const struct hd_load *load,
     }
 }
 
+static void log_load(const struct hd_worker_state *state, const struct hd_note *note)
+{
+    if (note->error.code != HEARTH_OK) {
+        hd_log(HD_LOG_ERROR, "the model cannot be loaded: %s", note->error.text);
+        return;
+    }
+    for (unsigned i = 0; i < state->n_models; i++) {
+        const struct hd_model_state *model = &state->models[i];
+        if (note->text && strcmp(model->path, note->text) == 0)
+            hd_log(HD_LOG_INFO, "model %s is loaded: %s, %u positions, %s", model->path,
+                   model->info.file_type, model->info.n_ctx, model->info.device);
+    }
+}
+
 void hd_models_loaded(struct hd_server *server, const struct hd_note *note)
 {
     struct hearth_error error = {0};
     struct hd_load load = server->load;
     struct hd_worker_state state;
     hd_worker_state(server->worker, &state);
-    if (note->error.code == HEARTH_OK)
-        hd_log(HD_LOG_INFO, "model %s is loaded: %s, %u positions, %s", state.path, state.info.file_type,
-               state.info.n_ctx, state.info.device);
-    else
-        hd_log(HD_LOG_ERROR, "the model cannot be loaded: %s", note->error.text);
+    log_load(&state, note);
+    if (note->error.code == HEARTH_OK && note->text) {
+        hd_prefixes_loaded(server->prefixes, note->text);
+        hd_server_work_prefixes(server);
+    }
     if (!load.active || load.tag != note->tag)
         return;
     memset(&server->load, 0, sizeof server->load);

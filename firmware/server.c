@@ -82,13 +82,30 @@ static void on_tick(lws_sorted_usec_list_t *sul)
         hd_log(HD_LOG_WARN, "housekeeping: %s", error.text);
     if (!server->stopping)
         refresh_identity(server);
+    if (!server->stopping)
+        hd_models_look(server);
     lws_sul_schedule(server->lws, 0, &server->tick, on_tick, (lws_usec_t)TICK_S * LWS_US_PER_SEC);
+}
+
+// Says once that the engine hangs, and once that it goes on.
+static void look_at_engine(struct hd_server *server)
+{
+    struct hd_worker_state state;
+    hd_worker_state(server->worker, &state);
+    if (state.stalled == server->stalled)
+        return;
+    server->stalled = state.stalled;
+    if (state.stalled)
+        hd_log(HD_LOG_ERROR, "the engine hangs: one step has taken more than %u s", server->config->stall_s);
+    else
+        hd_log(HD_LOG_WARN, "the engine goes on");
 }
 
 static void on_save(lws_sorted_usec_list_t *sul)
 {
     struct hd_server *server = lws_container_of(sul, struct hd_server, save);
     server->turned_ms = hd_now_ms();
+    look_at_engine(server);
     hd_api_save_answers(server);
     lws_sul_schedule(server->lws, 0, &server->save, on_save, (lws_usec_t)HD_PARTIAL_MS * LWS_US_PER_MS);
 }
@@ -100,11 +117,67 @@ static void on_watchdog(lws_sorted_usec_list_t *sul)
     uint64_t period_us = 0;
     if (sd_watchdog_enabled(0, &period_us) <= 0 || period_us == 0)
         return;
-    notify("WATCHDOG=1");
+    look_at_engine(server);
+    if (!server->stalled) // else the service manager starts us anew
+        notify("WATCHDOG=1");
     lws_sul_schedule(server->lws, 0, &server->watchdog, on_watchdog, (lws_usec_t)(period_us / 2));
 #else
     (void)sul;
 #endif
+}
+
+// ---- caches of conversations
+
+static void on_prefix_work(lws_sorted_usec_list_t *sul)
+{
+    struct hd_server *server = lws_container_of(sul, struct hd_server, prefix_work);
+    if (hd_prefixes_work(server->prefixes))
+        hd_server_work_prefixes(server);
+}
+
+void hd_server_work_prefixes(struct hd_server *server)
+{
+    lws_sul_schedule(server->lws, 0, &server->prefix_work, on_prefix_work, LWS_US_PER_MS);
+}
+
+static void give_prefixes(void *user, const struct hd_id *person, const char *path, uint8_t *data, size_t len_bytes)
+{
+    struct hd_server *server = user;
+    hd_worker_import(server->worker, person, path, data, len_bytes);
+}
+
+static uint64_t forget_seq(void *user)
+{
+    struct hd_server *server = user;
+    return hd_worker_forget_seq(server->worker);
+}
+
+static void open_prefixes(struct hd_server *server)
+{
+    const struct hd_prefixes_params params = {.config = server->config,
+                                              .store = server->store,
+                                              .give = give_prefixes,
+                                              .forget_seq = forget_seq,
+                                              .user = server};
+    server->prefixes = hd_prefixes_open(&params);
+}
+
+// At the end: what is newer than the disk is written, as far as it comes within the grace.
+static void keep_prefixes(struct hd_server *server)
+{
+    int64_t deadline_ms = hd_now_ms() + STOP_GRACE_MS;
+    if (!server->prefixes || server->stalled)
+        return;
+    server->exported = false;
+    hd_worker_export_all(server->worker);
+    while (hd_now_ms() < deadline_ms) {
+        hd_api_notes(server);
+        if (!hd_prefixes_work(server->prefixes)) {
+            if (server->exported)
+                break;
+            usleep(STOP_POLL_MS * 100);
+        }
+    }
 }
 
 // ---- signals
@@ -201,6 +274,7 @@ static enum hearth_status set_up(struct hd_server *server, struct hearth_error *
     if (status != HEARTH_OK)
         return status;
     server->mobileconfig = hd_identity_mobileconfig(server->identity, server->names.dns[0]);
+    open_prefixes(server);
     struct hd_worker_params params = {.config = server->config, .wake = wake, .user = server};
     return hd_worker_start(&server->worker, &params, err);
 }
@@ -214,9 +288,9 @@ enum hearth_status hd_server_new(struct hd_server **out, const struct hd_config 
         return hd_fail(err, HEARTH_NOMEM, "no memory for the server");
     server->config = config;
     server->store = store;
-    server->started_ms = hd_now_ms();
-    server->guard = hd_guard_new();
+    server->started_ms = server->turned_ms = hd_now_ms();
     server->metrics = hd_metrics_new();
+    server->guard = hd_guard_new();
     server->scratch = malloc(LWS_PRE + HD_WIRE_PREFIX_BYTES + HD_MAX_FRAME_BYTES);
     server->responses =
         hd_responses_new(HD_MAX_RESPONSES, HD_MAX_RESPONSE_LOG_BYTES, hd_client_send_event, server);
@@ -297,7 +371,7 @@ void hd_server_run(struct hd_server *server)
     while (lws_service(server->lws, 0) >= 0) {
         if (!server->stopping)
             continue;
-        if (hd_responses_count_running(server->responses) + hd_openai_count(server) == 0 ||
+        if ((hd_responses_count_running(server->responses) == 0 && hd_openai_count(server) == 0) ||
             hd_now_ms() > server->stop_deadline_ms)
             break;
     }
@@ -334,8 +408,10 @@ void hd_server_free(struct hd_server **out)
     struct hd_server *server = *out;
     if (!server)
         return;
-    if (server->responses && server->worker)
+    if (server->responses && server->worker) {
         store_rest(server);
+        keep_prefixes(server);
+    }
     hd_devices_on_revoked(server->store, NULL, NULL);
     hd_worker_stop(&server->worker);
     for (struct hd_client *client = server->clients; client; client = client->next)
@@ -347,6 +423,7 @@ void hd_server_free(struct hd_server **out)
     if (server->lws)
         lws_context_destroy(server->lws);
     hd_reserve_free();
+    hd_prefixes_close(&server->prefixes);
     hd_responses_free(&server->responses);
     hd_guard_free(&server->guard);
     hd_metrics_free(&server->metrics);

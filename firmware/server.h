@@ -12,7 +12,9 @@
 #include "firmware/ca.h"
 #include "firmware/guard.h"
 #include "firmware/limits.h"
+#include "firmware/model_files.h"
 #include "firmware/people.h"
+#include "firmware/prefixes.h"
 #include "firmware/responses.h"
 #include "firmware/worker.h"
 
@@ -25,7 +27,7 @@ struct hd_metrics;
 struct hd_connection {
     struct hd_server *server;
     struct hd_address address;
-    bool closed;                  // libwebsockets has let go of it
+    bool closed; // libwebsockets has let go of it
     struct hd_exchange *exchange; // the computed request that it carries, or NULL
 };
 
@@ -84,9 +86,12 @@ struct hd_server {
     struct hd_client *clients;
     uint8_t *scratch; // one frame with libwebsockets' room before it
 
+    struct hd_prefixes *prefixes; // NULL: caches are not kept
+    bool exported;                // all of them have been, for the end
+    bool stalled;                 // that the engine hangs was told
     struct hd_load load;
     uint64_t load_counter;
-    lws_sorted_usec_list_t tick, watchdog, save;
+    lws_sorted_usec_list_t tick, watchdog, save, prefix_work;
     int signal_fd;
     int64_t started_ms, stop_deadline_ms;
     int64_t turned_ms; // when the loop's own timer last fired
@@ -152,7 +157,7 @@ void hd_api_notes(struct hd_server *server);        // takes what the engine thr
 void hd_api_save_answers(struct hd_server *server); // running ones, so that a crash loses little
 // After turns were deleted: their answers are cancelled and forgotten, and the cache of the conversation is
 // emptied (NULL = all caches: it is not known whose turns they were).
-void hd_api_forget_turns(struct hd_server *server, const struct hd_deleted *deleted,
+void hd_api_forget_turns(struct hd_server *server, const struct hd_deleted *deleted, const struct hd_id *person,
                          const struct hd_id *conversation);
 // The name that the loaded model is chosen by; "" if none.
 void hd_model_name(const struct hd_worker_state *state, char name[HD_MAX_MODEL_BYTES + 1]);
@@ -165,18 +170,12 @@ size_t hd_openai_count(const struct hd_server *server); // answers that run or w
 
 // ---- models (models.c)
 
-struct hd_model_file {
-    char name[HD_MAX_MODEL_BYTES + 1]; // the file's name without ".gguf"
-    char path[HD_PATH_BYTES];
-    uint64_t size_bytes;
-    bool loaded;
-};
-// *files is malloc'ed; sorted by name. Files whose names cannot be told on the wire are left out.
+// The models folder with what is known of each file, and the model in use wherever it lies. *files is malloc'ed.
 enum hearth_status hd_models_list(struct hd_server *server, struct hd_model_file **files, size_t *n,
                                   struct hearth_error *err);
-// A plain name within the models folder, never a path. NOT_FOUND or INVALID.
-enum hearth_status hd_models_find(const struct hd_config *config, const char *name,
-                                  struct hd_model_file *file, struct hearth_error *err);
+// Has the loader look at files that it does not know.
+void hd_models_look(struct hd_server *server);
+void hd_models_hashed(struct hd_server *server, const struct hd_note *note);
 // The model to load at start: the setting, the remembered one, the default one, or the only one there is.
 enum hearth_status hd_models_first(const struct hd_config *config, struct hd_store *store,
                                    char path[HD_PATH_BYTES], struct hearth_error *err);
@@ -184,6 +183,8 @@ enum hearth_status hd_models_first(const struct hd_config *config, struct hd_sto
 enum hearth_status hd_models_use(struct hd_server *server, const char *name, const struct hd_id *device,
                                  const struct hd_id *request, struct hearth_error *err);
 void hd_models_loaded(struct hd_server *server, const struct hd_note *note);
+// Caches of conversations are read or written a piece at a time, between everything else (server.c).
+void hd_server_work_prefixes(struct hd_server *server);
 
 // ---- admin socket (admin.c)
 

@@ -273,3 +273,39 @@ enum hearth_status hd_store_model_set(struct hd_store *store, const char *name, 
                      " ON CONFLICT(name) DO UPDATE SET sha256 = ?2, last_used = ?3",
                      "ssi", name, sha256_hex == NULL ? "" : sha256_hex, used);
 }
+
+// ---- SHA-256 of model files
+
+enum hearth_status hd_store_sha256_get(struct hd_store *store, const char *path,
+                                       const struct hd_file_identity *identity,
+                                       char sha256[HD_SHA256_HEX_BYTES], struct hearth_error *err)
+{
+    sqlite3_stmt *statement;
+    bool row = false;
+    sha256[0] = 0;
+    enum hearth_status status =
+        hd_db_prepare(store, &statement, err,
+                      "SELECT sha256 FROM model_files WHERE path = ? AND dev = ? AND ino = ? AND size = ? AND"
+                      " mtime = ?",
+                      "siiii", path, (int64_t)identity->dev, (int64_t)identity->ino,
+                      (int64_t)identity->size_bytes, (int64_t)identity->mtime_ns);
+    if (status == HEARTH_OK)
+        status = hd_db_step(store, &statement, &row, err);
+    if (row)
+        hd_db_text(statement, 0, sha256, HD_SHA256_HEX_BYTES);
+    else if (status == HEARTH_OK)
+        status = hd_fail(err, HEARTH_NOT_FOUND, "the SHA-256 of %s is not known", path);
+    hd_db_done(&statement);
+    return status;
+}
+
+enum hearth_status hd_store_sha256_set(struct hd_store *store, const char *path,
+                                       const struct hd_file_identity *identity, const char *sha256,
+                                       struct hearth_error *err)
+{
+    return hd_db_run(store, NULL, err,
+                     "INSERT OR REPLACE INTO model_files(path, dev, ino, size, mtime, sha256)"
+                     " VALUES(?, ?, ?, ?, ?, ?)",
+                     "siiiis", path, (int64_t)identity->dev, (int64_t)identity->ino,
+                     (int64_t)identity->size_bytes, (int64_t)identity->mtime_ns, sha256);
+}

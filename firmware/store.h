@@ -31,6 +31,7 @@ enum {
     HD_DEFAULT_PAGE = 50,
     HD_NUMERICS_ID_BYTES = 64,
     HD_STOP_REASON_BYTES = 16,
+    HD_TAG_BYTES = 17,
     HD_PARTIAL_MS = 2000, // save an answer that is being written at most this often
     HD_TICK_MS = 60000,   // call hd_store_tick at least this often
 };
@@ -63,6 +64,8 @@ struct hd_usage {
     uint64_t seed;
     char numerics_id[HD_NUMERICS_ID_BYTES]; // NUL-terminated
     char stop_reason[HD_STOP_REASON_BYTES]; // NUL-terminated
+    char model[HD_MAX_MODEL_BYTES + 1];     // that answered; "" in answers of old
+    char model_tag[HD_TAG_BYTES];           // of which file the token ids are (worker.h)
 };
 
 struct hd_chat {
@@ -176,5 +179,15 @@ void hd_deleted_free(struct hd_deleted *deleted);
 enum hearth_status hd_store_model_get(struct hd_store *store, char *name, struct hearth_error *err);
 enum hearth_status hd_store_model_set(struct hd_store *store, const char *name, const char *sha256_hex,
                                       struct hearth_error *err);
+
+// ---- SHA-256 of model files, as long as they are not changed
+
+// NOT_FOUND when it is not known for a file of this identity.
+enum hearth_status hd_store_sha256_get(struct hd_store *store, const char *path,
+                                       const struct hd_file_identity *identity,
+                                       char sha256[HD_SHA256_HEX_BYTES], struct hearth_error *err);
+enum hearth_status hd_store_sha256_set(struct hd_store *store, const char *path,
+                                       const struct hd_file_identity *identity, const char *sha256,
+                                       struct hearth_error *err);
 
 #endif

@@ -325,11 +325,11 @@ static enum hearth_status write_answer(struct hd_store *store, const struct hd_i
         store, &changed, err,
         "UPDATE turns SET text = ?, token_ids = ?, finished = ?, prompt_tokens = ?, cached_tokens = ?,"
         " completion_tokens = ?, prompt_ms = ?, first_token_ms = ?, completion_ms = ?, seed = ?,"
-        " numerics_id = ?, stop_reason = ? WHERE id = ? AND finished IS NULL",
-        "xxiiiidddissb", text->data, text->len_bytes, tokens->data, tokens->len_bytes, hd_now_ms(),
+        " numerics_id = ?, stop_reason = ?, model = ?, model_tag = ? WHERE id = ? AND finished IS NULL",
+        "xxiiiidddissssb", text->data, text->len_bytes, tokens->data, tokens->len_bytes, hd_now_ms(),
         (int64_t)usage->prompt_tokens, (int64_t)usage->cached_tokens, (int64_t)usage->completion_tokens,
         usage->prompt_ms, usage->first_token_ms, usage->completion_ms, (int64_t)usage->seed,
-        usage->numerics_id, usage->stop_reason, turn);
+        usage->numerics_id, usage->stop_reason, usage->model, usage->model_tag, turn);
     if (status == HEARTH_OK && changed == 0)
         status = hd_fail(err, HEARTH_NOT_FOUND, "no such answer is being written");
     int64_t updated = 0, now = hd_now_ms();

@@ -99,6 +99,18 @@ enum hearth_status hd_store_doom_conversation(struct hd_store *store, const stru
     return status;
 }
 
+// A person's caches on disk may hold anything of theirs: with the first thing deleted their key goes too.
+static enum hearth_status doom_prefixes(struct hd_store *store, const struct hd_id *person,
+                                        struct hearth_error *err)
+{
+    struct hd_id ids[HD_VAULT_MAX_BATCH];
+    size_t n = hd_vault_find(store->vault, HD_KEY_PREFIX, person, ids, HD_VAULT_MAX_BATCH);
+    enum hearth_status status = HEARTH_OK;
+    for (size_t i = 0; i < n && i < HD_VAULT_MAX_BATCH && status == HEARTH_OK; i++)
+        status = doom_key(store, &ids[i], err);
+    return status;
+}
+
 // The rest of every deletion: commit, then the keys.
 static enum hearth_status finish(struct hd_store *store, enum hearth_status status,
                                  struct hd_deleted *deleted, struct hearth_error *err)
@@ -130,7 +142,9 @@ enum hearth_status hd_store_turn_delete(struct hd_store *store, const struct hd_
     if (status == HEARTH_OK)
         status = hd_db_begin(store, err);
     if (status == HEARTH_OK) {
-        status = hd_store_doom_turn(store, turn, deleted, err);
+        status = doom_prefixes(store, person, err);
+        if (status == HEARTH_OK)
+            status = hd_store_doom_turn(store, turn, deleted, err);
         for (size_t i = 0; i < answers.n_turns && status == HEARTH_OK; i++)
             status = hd_store_doom_turn(store, &answers.turns[i], deleted, err);
         status = finish(store, status, deleted, err);
@@ -152,8 +166,12 @@ enum hearth_status hd_store_conversation_delete(struct hd_store *store, const st
         status = hd_fail(err, HEARTH_NOT_FOUND, "no such conversation");
     if (status == HEARTH_OK)
         status = hd_db_begin(store, err);
-    if (status == HEARTH_OK)
-        status = finish(store, hd_store_doom_conversation(store, conversation, deleted, err), deleted, err);
+    if (status == HEARTH_OK) {
+        status = doom_prefixes(store, person, err);
+        if (status == HEARTH_OK)
+            status = hd_store_doom_conversation(store, conversation, deleted, err);
+        status = finish(store, status, deleted, err);
+    }
     return status;
 }
 
@@ -167,6 +185,7 @@ enum hearth_status hd_store_delete_person(struct hd_store *store, const struct h
     if (status == HEARTH_OK)
         status = hd_db_begin(store, err);
     if (status == HEARTH_OK) {
+        status = doom_prefixes(store, person, err);
         for (size_t i = 0; i < conversations.n_turns && status == HEARTH_OK; i++)
             status = hd_store_doom_conversation(store, &conversations.turns[i], deleted, err);
         if (status == HEARTH_OK)

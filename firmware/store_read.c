@@ -85,8 +85,8 @@ void hd_conversation_list_free(struct hd_conversation_list *list)
 #define TURN_COLUMNS                                                                                         \
     "t.id, t.parent, t.response, t.role, t.text, t.token_ids, t.created, t.finished, t.prompt_tokens,"       \
     " t.cached_tokens, t.completion_tokens, t.prompt_ms, t.first_token_ms, t.completion_ms, t.seed,"         \
-    " t.numerics_id, t.stop_reason, t.conversation"
-enum { CONVERSATION_COLUMN = 17 };
+    " t.numerics_id, t.stop_reason, t.conversation, t.model, t.model_tag"
+enum { CONVERSATION_COLUMN = 17, MODEL_COLUMN = 18, MODEL_TAG_COLUMN = 19 };
 
 static void read_usage(sqlite3_stmt *statement, struct hd_turn *turn)
 {
@@ -103,6 +103,8 @@ static void read_usage(sqlite3_stmt *statement, struct hd_turn *turn)
     usage->seed = (uint64_t)sqlite3_column_int64(statement, 14);
     hd_db_text(statement, 15, usage->numerics_id, sizeof usage->numerics_id);
     hd_db_text(statement, 16, usage->stop_reason, sizeof usage->stop_reason);
+    hd_db_text(statement, MODEL_COLUMN, usage->model, sizeof usage->model);
+    hd_db_text(statement, MODEL_TAG_COLUMN, usage->model_tag, sizeof usage->model_tag);
 }
 
 static enum hearth_status read_tokens(struct hd_store *store, sqlite3_stmt *statement, struct hd_turn *turn,

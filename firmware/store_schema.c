@@ -11,7 +11,7 @@
 
 enum {
     APPLICATION_ID = 0x48525448, // "HRTH"
-    SCHEMA_VERSION = 1,
+    SCHEMA_VERSION = 2,
     BUSY_MS = 2000,
     WAL_KEEP_BYTES = 4 << 20,
     MAX_VALUE_BYTES = HD_SEAL_MAX_BYTES + 4096,
@@ -52,6 +52,13 @@ static const char schema_1[] =
     "CREATE TABLE doomed_keys(id BLOB NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;"
     "CREATE TABLE models(name TEXT PRIMARY KEY, sha256 TEXT NOT NULL, first_used INTEGER NOT NULL,"
     "  last_used INTEGER NOT NULL) STRICT, WITHOUT ROWID;";
+
+// Which model an answer is of, and the SHA-256 of model files.
+static const char schema_2[] =
+    "ALTER TABLE turns ADD COLUMN model TEXT;"
+    "ALTER TABLE turns ADD COLUMN model_tag TEXT;"
+    "CREATE TABLE model_files(path TEXT PRIMARY KEY, dev INTEGER NOT NULL, ino INTEGER NOT NULL,"
+    "  size INTEGER NOT NULL, mtime INTEGER NOT NULL, sha256 TEXT NOT NULL) STRICT, WITHOUT ROWID;";
 
 static int configure(sqlite3 *db)
 {
@@ -140,30 +147,43 @@ enum hearth_status hd_db_open(struct hd_store *store, int64_t *version, struct h
     return check_health(store, err);
 }
 
-// Version 1 is the first: migrations from it will be further steps here, each in its own transaction.
-enum hearth_status hd_db_migrate(struct hd_store *store, int64_t version, struct hearth_error *err)
+static enum hearth_status first_rows(struct hd_store *store, struct hearth_error *err)
 {
-    if (version == SCHEMA_VERSION)
-        return HEARTH_OK;
     struct hd_id file_id = hd_vault_file_id(store->vault), owner;
-    char stamp[96];
-    snprintf(stamp, sizeof stamp, "PRAGMA application_id=%d; PRAGMA user_version=%d;", APPLICATION_ID,
-             SCHEMA_VERSION);
     enum hearth_status status = hd_id_random(&owner, err);
-    if (status == HEARTH_OK)
-        status = hd_db_begin(store, err);
-    if (status != HEARTH_OK)
-        return status;
-    int code = sqlite3_exec(store->db, schema_1, NULL, NULL, NULL);
-    if (code == SQLITE_OK)
-        code = sqlite3_exec(store->db, stamp, NULL, NULL, NULL);
-    if (code != SQLITE_OK)
-        status = hd_db_fail(store, code, err);
     if (status == HEARTH_OK)
         status =
             hd_db_run(store, NULL, err, "INSERT INTO meta(key, value) VALUES('key_file', ?)", "b", &file_id);
     if (status == HEARTH_OK)
         status = hd_db_run(store, NULL, err, "INSERT INTO people(id, name, created) VALUES(?, 'owner', ?)",
                            "bi", &owner, hd_now_ms());
+    return status;
+}
+
+// One step up, in its own transaction.
+static enum hearth_status step_up(struct hd_store *store, int64_t version, struct hearth_error *err)
+{
+    static const char *const steps[SCHEMA_VERSION] = {schema_1, schema_2};
+    char stamp[96];
+    snprintf(stamp, sizeof stamp, "PRAGMA application_id=%d; PRAGMA user_version=%d;", APPLICATION_ID,
+             (int)version + 1);
+    enum hearth_status status = hd_db_begin(store, err);
+    if (status != HEARTH_OK)
+        return status;
+    int code = sqlite3_exec(store->db, steps[version], NULL, NULL, NULL);
+    if (code == SQLITE_OK)
+        code = sqlite3_exec(store->db, stamp, NULL, NULL, NULL);
+    if (code != SQLITE_OK)
+        status = hd_db_fail(store, code, err);
+    if (status == HEARTH_OK && version == 0)
+        status = first_rows(store, err);
     return hd_db_end(store, status, err);
+}
+
+enum hearth_status hd_db_migrate(struct hd_store *store, int64_t version, struct hearth_error *err)
+{
+    enum hearth_status status = HEARTH_OK;
+    for (; version < SCHEMA_VERSION && status == HEARTH_OK; version++)
+        status = step_up(store, version, err);
+    return status;
 }

@@ -16,6 +16,12 @@ struct hd_id {
     uint8_t b[HD_ID_BYTES];
 };
 
+// A file that has the same identity has the same content, as far as a file system tells.
+struct hd_file_identity {
+    uint64_t dev, ino, size_bytes, mtime_ns;
+};
+enum { HD_SHA256_HEX_BYTES = 65 };
+
 bool hd_id_equal(const struct hd_id *a, const struct hd_id *b);
 bool hd_id_is_zero(const struct hd_id *id); // the zero id stands for "none"
 // false when len_bytes is not HD_ID_BYTES or the id is zero.

@@ -427,6 +427,29 @@ size_t hd_vault_damaged_bytes(const struct hd_vault *vault)
     return vault->n_damaged * RECORD_BYTES + vault->tail_bytes;
 }
 
+size_t hd_vault_find(const struct hd_vault *vault, enum hd_key_kind kind, const struct hd_id *person,
+                     struct hd_id *ids, size_t capacity)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < vault->n_records; i++) {
+        const uint8_t *record = record_at(vault, i);
+        if (record[0] != (uint8_t)kind || (person != NULL && memcmp(record + 24, person->b, 16) != 0))
+            continue;
+        if (n < capacity)
+            memcpy(ids[n].b, record + 8, 16);
+        n++;
+    }
+    return n;
+}
+
+bool hd_vault_person(const struct hd_vault *vault, const struct hd_id *id, struct hd_id *person)
+{
+    int64_t record = find_record(vault, id);
+    if (record != NO_RECORD)
+        memcpy(person->b, record_at(vault, (size_t)record) + 24, 16);
+    return record != NO_RECORD;
+}
+
 // ---- adding
 
 // A rename that may not be on disk could be undone by a power cut, and with it all that was appended after.

@@ -12,6 +12,7 @@ struct hd_vault;
 enum hd_key_kind {
     HD_KEY_TURN = 1,         // text and token ids of one turn
     HD_KEY_CONVERSATION = 2, // title
+    HD_KEY_PREFIX = 3,       // a person's caches on disk (prefixes.h); goes with any deletion of theirs
 };
 
 struct hd_key_spec {
@@ -50,6 +51,11 @@ uint64_t hd_vault_generation(const struct hd_vault *vault); // counts deletions
 // 16 bytes that never change in the life of this key file; the store keeps them too.
 struct hd_id hd_vault_file_id(const struct hd_vault *vault);
 bool hd_vault_has(const struct hd_vault *vault, const struct hd_id *id);
+// The first `capacity` ids of keys of this kind, of this person (NULL: anybody); returns how many there are.
+size_t hd_vault_find(const struct hd_vault *vault, enum hd_key_kind kind, const struct hd_id *person,
+                     struct hd_id *ids, size_t capacity);
+// Whose key it is; false: there is no such key.
+bool hd_vault_person(const struct hd_vault *vault, const struct hd_id *id, struct hd_id *person);
 // Makes n random keys and returns when they are on disk. INVALID if an id has a key already.
 enum hearth_status hd_vault_add(struct hd_vault *vault, const struct hd_key_spec *specs, size_t n,
                                 struct hearth_error *err);

@@ -7,21 +7,29 @@
 #ifndef HD_WORKER_H
 #define HD_WORKER_H
 #include "firmware/config.h"
+#include "firmware/loader.h"
 #include "firmware/store.h"
 
 struct hd_worker;
 
 struct hd_worker_params {
     const struct hd_config *config; // must outlive the worker
-    void (*wake)(void *user);       // engine thread: notes are waiting
+    void (*wake)(void *user);       // engine or loader thread: notes are waiting
     void *user;
+    unsigned check_ms, switch_ms, prefix_idle_ms; // 0 = as limits.h and worker_internal.h have them; tests
 };
 enum hearth_status hd_worker_start(struct hd_worker **worker, const struct hd_worker_params *params,
                                    struct hearth_error *err);
-// Drops what waits, cancels what runs and joins the thread. Notes not taken by then are lost.
+// Drops what waits, cancels what runs and joins the thread. Notes not taken by then are lost. An engine that does not
+// come back within some seconds is left alone with its memory: the process is about to end.
 void hd_worker_stop(struct hd_worker **worker);
 
 // ---- jobs
+
+// Stands for a model file, as long as it is not changed, with the chat template that is set for it.
+enum { HD_MODEL_TAG_BYTES = 17 };
+// "" when there is no such file.
+void hd_model_tag(const struct hd_config *config, const char *path, char tag[HD_MODEL_TAG_BYTES]);
 
 struct hd_job_message {
     enum hearth_role role;
@@ -38,11 +46,14 @@ struct hd_job {
     struct hd_id person;       // who asks: fairness and prefix cache go by it; zero = the box itself
     // The model that shall answer: its name as ListModels tells it; "" or "default" = the one in use.
     char model[HD_MAX_MODEL_BYTES + 1];
-    struct hd_job_message *messages; // may begin with HEARTH_ROLE_TOOLS, which stays when old turns are dropped
+    struct hd_job_message
+        *messages; // may begin with HEARTH_ROLE_TOOLS, which stays when old turns are dropped
     size_t n_messages;
     // How many of the first messages are the household's (the settings' system_prompt): their cache is found by
     // everybody. 0 when a person wrote the system text.
     size_t n_shared;
+    // The tag of the model that the messages' ids are of (hd_model_tag); with another one they are not used.
+    char ids_tag[HD_MODEL_TAG_BYTES];
     char *prompt; // text to be continued as it is, without a chat template; then messages are none
     size_t prompt_len_bytes;
     char *grammar; // what the answer must be, or NULL
@@ -58,14 +69,29 @@ struct hd_job {
 enum { HD_JOB_DRAFT = 7 };
 void hd_job_free(struct hd_job *job); // NULL allowed
 
-// Takes the job over when OK. BUSY: HD_MAX_QUEUE jobs wait. UNSUPPORTED: no model; the text says why.
-// NOT_FOUND: no model of that name. A model that is not loaded is loaded when it fits in the memory budget; when it
+// Takes the job over when OK. BUSY: HD_MAX_QUEUE jobs wait, or HD_MAX_QUEUE_PERSON of this person. UNSUPPORTED: no
+// model; the text says why. NOT_FOUND: no model of that name. A model that is not loaded is loaded when it fits in the memory budget; when it
 // does not, or cannot be read, the job ends in HD_NOTE_FAILED, as does a grammar that is wrong (INVALID).
 enum hearth_status hd_worker_submit(struct hd_worker *worker, struct hd_job *job, struct hearth_error *err);
+// What hd_worker_submit would say now, before anything is stored. *path (NULL allowed) = the model's file.
+enum hearth_status hd_worker_may_submit(struct hd_worker *worker, const struct hd_id *person,
+                                        const char *model, char path[HD_PATH_BYTES],
+                                        struct hearth_error *err);
 void hd_worker_cancel(struct hd_worker *worker, const struct hd_id *response); // waiting or running
 void hd_worker_cancel_all(struct hd_worker *worker);
-// The conversation (NULL: every one) has lost turns: its cache is emptied as soon as it does not run.
-void hd_worker_forget(struct hd_worker *worker, const struct hd_id *conversation);
+// Turns of a conversation (NULL: of any of the person's) are gone, or the person (NULL: anybody): caches are emptied as
+// soon as they do not run, and what was exported before is worth nothing (see HD_NOTE_PREFIXES).
+void hd_worker_forget(struct hd_worker *worker, const struct hd_id *conversation, const struct hd_id *person);
+
+// ---- caches of conversations over a restart (prefixes.h keeps the files)
+
+// Gives a cache back to the model at `path`, if it is loaded. Takes over data (malloc'ed) in any case.
+void hd_worker_import(struct hd_worker *worker, const struct hd_id *person, const char *path, uint8_t *data,
+                      size_t len_bytes);
+// Every cache that is newer than what was exported comes as HD_NOTE_PREFIXES, then HD_NOTE_EXPORTED.
+void hd_worker_export_all(struct hd_worker *worker);
+// Counts calls of hd_worker_forget.
+uint64_t hd_worker_forget_seq(struct hd_worker *worker);
 
 // ---- the models
 
@@ -80,7 +106,7 @@ enum { HD_MAX_LOADED = 8 };
 
 struct hd_model_state {
     char name[HD_MAX_MODEL_BYTES + 1], path[HD_PATH_BYTES];
-    bool loaded, loading; // neither: questions wait for it
+    bool loaded, loading;           // neither: questions wait for it
     struct hearth_engine_info info; // valid when loaded
     uint64_t needed_bytes;          // weights, KV and work memory; 0 = not known yet
     int64_t since_ms;               // when it was loaded
@@ -94,14 +120,19 @@ struct hd_worker_state {
     struct hearth_engine_info info; // valid when loaded
     int64_t since_ms;               // when it was chosen
     char problem
-        [HEARTH_ERROR_TEXT_BYTES]; // why nothing is loaded; "" when loaded or loading for the first time
-    unsigned queued, active;       // of all models
-    bool stalled;                  // the engine thread has not moved for longer than config.stall_s
+        [HEARTH_ERROR_TEXT_BYTES];     // why nothing is loaded; "" when loaded or loading for the first time
+    unsigned queued, active;           // of all models
+    bool stalled;                      // the engine thread has not moved for longer than config.stall_s
     uint64_t budget_bytes, held_bytes; // memory for models: allowed, and needed by the loaded ones
-    struct hd_model_state models[HD_MAX_LOADED];
+    struct hd_model_state models[HD_MAX_LOADED + 1]; // and the one that is being loaded
     unsigned n_models;
 };
 void hd_worker_state(struct hd_worker *worker, struct hd_worker_state *state); // any thread
+// What is known of model files; they are looked at in the background.
+struct hd_loader *hd_worker_loader(struct hd_worker *worker);
+// What a model would need, and whether the budget has room for it (it alone).
+uint64_t hd_worker_needed(const struct hd_config *config, const struct hd_model_facts *facts,
+                          uint64_t budget_bytes, bool *fits);
 
 // ---- notes
 
@@ -111,13 +142,18 @@ enum hd_note_type {
     HD_NOTE_TEXT,
     HD_NOTE_DONE,   // usage, token_ids
     HD_NOTE_FAILED, // error; usage if it had started
-    HD_NOTE_MODEL,  // tag; error.code is OK when it is loaded
+    HD_NOTE_MODEL,  // a load has ended: text = the file, model; error.code is OK when it is loaded; tag, or 0
+    HD_NOTE_FILE,   // text = a file whose SHA-256 is known now
+    HD_NOTE_PREFIXES, // text = a person's cache in a model: person, model_tag; void when tag is not the forget_seq
+    HD_NOTE_EXPORTED,
 };
 struct hd_note {
     enum hd_note_type type;
     struct hd_id response;
+    struct hd_id person;
     char model[HD_MAX_MODEL_BYTES + 1]; // that answers: STARTED, DONE and FAILED
-    char *text;                         // malloc'ed, NUL-terminated
+    char model_tag[HD_MODEL_TAG_BYTES];
+    char *text; // malloc'ed, NUL-terminated
     size_t len_bytes;
     unsigned dropped_turns, prompt_done, prompt_total;
     struct hearth_usage usage;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The engine thread: loads models, gives jobs a session, steps the engine. Only this thread touches the
-// engine.
+// The engine thread: gives questions a session, steps the engines of all loaded models in turn, tells what happens.
+// Only this thread touches engines, but for the loader thread while it opens one.
 //
 // A conversation keeps its session, so that the next question finds its KV cache; when places or KV run out,
 // the least recently used idle one goes. One note DONE or FAILED ends every job that was taken.
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-#include "firmware/check.h"
 #include "firmware/worker_internal.h"
 
 enum {
@@ -17,16 +17,6 @@ enum {
     BYTES_PER_ID = 3, // where ids cannot be counted beforehand
 };
 
-static void push_failed(struct hd_worker *worker, const struct hd_id *response,
-                        const struct hearth_error *error, const struct hearth_usage *usage)
-{
-    struct hd_note note = {.type = HD_NOTE_FAILED, .response = *response, .error = *error};
-    if (usage)
-        note.usage = *usage;
-    note.usage.stop = HEARTH_STOP_ERROR;
-    hd_worker_push(worker, &note);
-}
-
 static void push_cancelled(struct hd_worker *worker, const struct hd_job *job)
 {
     struct hd_note note = {.type = HD_NOTE_DONE, .response = job->response};
@@ -35,19 +25,56 @@ static void push_cancelled(struct hd_worker *worker, const struct hd_job *job)
     hd_worker_push(worker, &note);
 }
 
+void hd_worker_enter(struct hd_worker *worker)
+{
+    atomic_store(&worker->busy_since_ms, hd_steady_ms());
+}
+
+void hd_worker_leave(struct hd_worker *worker)
+{
+    atomic_store(&worker->busy_since_ms, 0);
+}
+
 // ---- events of the engine, on this thread
 
-static void end_job(struct hd_slot_session *slot)
+static bool is_kept(const struct hd_job *job)
 {
-    struct hd_worker *worker = slot->worker;
+    return !hd_id_is_zero(&job->conversation);
+}
+
+// What this person has had, so that the next one's turn comes.
+static void charge(struct hd_slot_session *slot, double tokens)
+{
+    struct hd_worker *worker = slot->model->worker;
+    slot->charged += tokens;
+    pthread_mutex_lock(&worker->lock);
+    hd_queue_charge(worker, &slot->job->person, tokens);
+    pthread_mutex_unlock(&worker->lock);
+}
+
+void hd_slot_end_job(struct hd_slot_session *slot)
+{
+    struct hd_loaded *model = slot->model;
+    struct hd_worker *worker = model->worker;
+    struct hd_job *job = slot->job;
     slot->planned = 0;
-    hd_job_free(slot->job);
     slot->job = NULL;
-    slot->used = ++worker->use_counter;
-    worker->wait_for_end = false;
+    slot->used = model->used = ++worker->use_counter;
+    slot->forget = slot->forget || !is_kept(job); // a question that stands alone is not continued
+    model->wait_for_end = false;
+    worker->again = true;
     pthread_mutex_lock(&worker->lock);
     worker->n_active--;
+    hd_queue_started(worker, &job->person, -1);
     pthread_mutex_unlock(&worker->lock);
+    hd_job_free(job);
+    hd_models_publish(worker);
+}
+
+static void name_model(struct hd_note *note, const struct hd_loaded *model)
+{
+    memcpy(note->model, model->name, sizeof note->model);
+    memcpy(note->model_tag, model->tag, sizeof note->model_tag);
 }
 
 static void push_text(struct hd_slot_session *slot, const struct hearth_event *event)
@@ -68,101 +95,138 @@ static void push_text(struct hd_slot_session *slot, const struct hearth_event *e
         }
     }
     note.text[note.len_bytes] = 0;
-    hd_worker_push(slot->worker, &note);
+    hd_worker_push(slot->model->worker, &note);
 }
 
 static void push_done(struct hd_slot_session *slot, const struct hearth_usage *usage)
 {
     struct hd_note note = {.type = HD_NOTE_DONE, .response = slot->job->response, .usage = *usage};
+    name_model(&note, slot->model);
     size_t n = usage->completion_tokens;
     note.token_ids = n ? calloc(n, sizeof *note.token_ids) : NULL;
     if (note.token_ids) {
         size_t got = hearth_session_last_ids(slot->session, note.token_ids, n);
         note.n_tokens = got < n ? got : n;
     }
-    hd_worker_push(slot->worker, &note);
+    hd_worker_push(slot->model->worker, &note);
+}
+
+static void push_prompt(struct hd_slot_session *slot, const struct hearth_event *event)
+{
+    struct hd_note note = {.type = HD_NOTE_PROMPT,
+                           .response = slot->job->response,
+                           .prompt_done = event->prompt_done,
+                           .prompt_total = event->prompt_total};
+    if (event->prompt_done == slot->last_prompt_done)
+        return;
+    slot->last_prompt_done = event->prompt_done;
+    hd_worker_push(slot->model->worker, &note);
+}
+
+// The estimates so far are put right.
+static void settle(struct hd_slot_session *slot, const struct hearth_usage *usage)
+{
+    double computed =
+        usage ? (double)usage->prompt_tokens - usage->cached_tokens + usage->completion_tokens : 0;
+    charge(slot, computed - slot->charged);
 }
 
 static void on_event(void *user, const struct hearth_event *event)
 {
     struct hd_slot_session *slot = user;
     switch (event->type) {
-    case HEARTH_EVENT_PROMPT:
-        if (event->prompt_done != slot->last_prompt_done) {
-            struct hd_note note = {.type = HD_NOTE_PROMPT,
-                                   .response = slot->job->response,
-                                   .prompt_done = event->prompt_done,
-                                   .prompt_total = event->prompt_total};
-            slot->last_prompt_done = event->prompt_done;
-            hd_worker_push(slot->worker, &note);
-        }
+    case HEARTH_EVENT_PROMPT: push_prompt(slot, event); break;
+    case HEARTH_EVENT_TEXT:
+        charge(slot, 1);
+        push_text(slot, event);
         break;
-    case HEARTH_EVENT_TEXT: push_text(slot, event); break;
     case HEARTH_EVENT_DONE:
+        settle(slot, event->usage);
         push_done(slot, event->usage);
-        end_job(slot);
+        if (is_kept(slot->job) && !slot->forget)
+            hd_prefix_mark(slot->model, &slot->job->person);
+        hd_slot_end_job(slot);
         break;
     case HEARTH_EVENT_FAILED:
-        push_failed(slot->worker, &slot->job->response, event->error, event->usage);
-        end_job(slot);
+        settle(slot, event->usage);
+        hd_worker_push_failed(slot->model->worker, &slot->job->response, slot->model->name, event->error,
+                              event->usage);
+        hd_slot_end_job(slot);
         break;
     }
 }
 
 // ---- sessions
 
-static unsigned count_running(const struct hd_worker *worker)
+unsigned hd_model_running(const struct hd_loaded *model)
 {
     unsigned n = 0;
-    for (unsigned i = 0; i < worker->n_slots; i++)
-        n += worker->slots[i].job != NULL;
+    for (unsigned i = 0; i < model->n_slots; i++)
+        n += model->slots[i].job != NULL;
     return n;
 }
 
-static void close_slot(struct hd_slot_session *slot)
+static unsigned count_running(const struct hd_worker *worker)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < HD_MAX_LOADED; i++)
+        n += hd_model_running(&worker->models[i]);
+    return n;
+}
+
+void hd_slot_close(struct hd_slot_session *slot)
 {
     hearth_session_destroy(&slot->session);
     memset(&slot->conversation, 0, sizeof slot->conversation);
+    memset(&slot->person, 0, sizeof slot->person);
     slot->planned = 0;
     slot->forget = false;
 }
 
 // The idle session that was used longest ago; NULL if none. `keep` stays.
-static struct hd_slot_session *oldest_idle(struct hd_worker *worker, const struct hd_slot_session *keep)
+static struct hd_slot_session *oldest_idle(struct hd_loaded *model, const struct hd_slot_session *keep)
 {
     struct hd_slot_session *oldest = NULL;
-    for (unsigned i = 0; i < worker->n_slots; i++) {
-        struct hd_slot_session *slot = &worker->slots[i];
+    for (unsigned i = 0; i < model->n_slots; i++) {
+        struct hd_slot_session *slot = &model->slots[i];
         if (slot->session && !slot->job && slot != keep && (!oldest || slot->used < oldest->used))
             oldest = slot;
     }
     return oldest;
 }
 
-// A place with a session for the conversation: its own, a free one, or that of an idle conversation. NULL:
+static struct hd_slot_session *slot_of(struct hd_loaded *model, const struct hd_id *conversation)
+{
+    for (unsigned i = 0; i < model->n_slots && !hd_id_is_zero(conversation); i++) {
+        if (model->slots[i].session && hd_id_equal(&model->slots[i].conversation, conversation))
+            return &model->slots[i];
+    }
+    return NULL;
+}
+
+// A place with a session for the job: its conversation's own, a free one, or that of an idle conversation. NULL:
 // all run.
-static struct hd_slot_session *take_slot(struct hd_worker *worker, const struct hd_id *conversation,
+static struct hd_slot_session *take_slot(struct hd_loaded *model, const struct hd_job *job,
                                          struct hearth_error *err)
 {
-    struct hd_slot_session *slot = NULL;
-    for (unsigned i = 0; i < worker->n_slots; i++) {
-        if (worker->slots[i].session && hd_id_equal(&worker->slots[i].conversation, conversation))
-            return worker->slots[i].job ? NULL : &worker->slots[i];
-    }
-    for (unsigned i = 0; i < worker->n_slots && !slot; i++) {
-        if (!worker->slots[i].session)
-            slot = &worker->slots[i];
+    struct hd_slot_session *slot = slot_of(model, &job->conversation);
+    if (slot)
+        return slot->job ? NULL : slot;
+    for (unsigned i = 0; i < model->n_slots && !slot; i++) {
+        if (!model->slots[i].session)
+            slot = &model->slots[i];
     }
     if (!slot) {
-        slot = oldest_idle(worker, NULL);
+        slot = oldest_idle(model, NULL);
         if (!slot)
             return NULL;
-        close_slot(slot);
+        hd_slot_close(slot);
     }
-    if (hearth_session_create(worker->engine, &slot->session, err) != HEARTH_OK)
+    if (hearth_session_create(model->engine, &slot->session, err) != HEARTH_OK)
         return slot; // without session: the caller fails the job
-    slot->worker = worker;
-    slot->conversation = *conversation;
+    slot->model = model;
+    slot->conversation = job->conversation;
+    slot->person = job->person;
     return slot;
 }
 
@@ -176,75 +240,147 @@ static unsigned taken_by(const struct hd_slot_session *slot)
 
 // True when `need` positions are free for `slot`, after idle sessions (but for its own) were closed as
 // needed.
-static bool make_room(struct hd_worker *worker, const struct hd_slot_session *slot, unsigned need)
+static bool make_room(struct hd_loaded *model, const struct hd_slot_session *slot, unsigned need)
 {
     for (;;) {
         uint64_t taken = need;
-        for (unsigned i = 0; i < worker->n_slots; i++)
-            taken += &worker->slots[i] != slot ? taken_by(&worker->slots[i]) : 0;
-        if (taken <= worker->info.n_ctx)
+        for (unsigned i = 0; i < model->n_slots; i++)
+            taken += &model->slots[i] != slot ? taken_by(&model->slots[i]) : 0;
+        if (taken <= model->info.n_ctx)
             return true;
-        struct hd_slot_session *idle = oldest_idle(worker, slot);
+        struct hd_slot_session *idle = oldest_idle(model, slot);
         if (!idle)
             return false;
-        close_slot(idle);
+        hd_slot_close(idle);
     }
 }
 
 // Answers that outgrow what they were promised push idle sessions out.
-static void make_room_for_running(struct hd_worker *worker)
+static void make_room_for_running(struct hd_loaded *model)
 {
-    for (unsigned i = 0; i < worker->n_slots; i++) {
-        struct hd_slot_session *slot = &worker->slots[i];
+    for (unsigned i = 0; i < model->n_slots; i++) {
+        struct hd_slot_session *slot = &model->slots[i];
         if (slot->job && hearth_session_length(slot->session) + PAGE_ROOM > slot->planned) {
             slot->planned = hearth_session_length(slot->session) + 2 * PAGE_ROOM;
-            make_room(worker, slot, slot->planned);
+            make_room(model, slot, slot->planned);
         }
     }
 }
 
 // ---- the prompt
 
-// How many ids a prompt has; a guess when the model has no chat template (then the engine decides).
-static size_t count_ids(struct hd_worker *worker, const struct hearth_message *messages, size_t n)
+struct prompt {
+    struct hearth_message *messages; // NULL: ids
+    size_t n;
+    int32_t *ids;
+    size_t n_ids; // how many the prompt comes to; a guess where the engine decides
+    unsigned dropped;
+};
+
+static void free_prompt(struct prompt *prompt)
 {
-    size_t n_ids = 0;
-    struct hearth_error ignored;
-    enum hearth_status status = hearth_chat_tokenize(worker->engine, messages, n, NULL, 0, &n_ids, &ignored);
-    if (status == HEARTH_OK || status == HEARTH_LIMIT)
-        return n_ids;
-    for (size_t i = 0; i < n; i++)
-        n_ids += messages[i].len_bytes / BYTES_PER_ID;
-    return n_ids;
+    free(prompt->messages);
+    hd_wipe_free(prompt->ids, prompt->ids ? prompt->n_ids * sizeof *prompt->ids : 0);
 }
 
-// Removes the oldest question with its answers; a system text stays. False when only the last question is
-// left.
-static bool drop_oldest(struct hearth_message *messages, size_t *n, unsigned *dropped)
+static void count_ids(const struct hd_loaded *model, struct prompt *prompt)
 {
-    size_t first = *n && messages[0].role == HEARTH_ROLE_SYSTEM ? 1 : 0, next = first + 1;
-    while (next < *n && messages[next].role != HEARTH_ROLE_USER)
+    struct hearth_error ignored;
+    enum hearth_status status =
+        hearth_chat_tokenize(model->engine, prompt->messages, prompt->n, NULL, 0, &prompt->n_ids, &ignored);
+    if (status == HEARTH_OK || status == HEARTH_LIMIT)
+        return;
+    prompt->n_ids = 0;
+    for (size_t i = 0; i < prompt->n; i++)
+        prompt->n_ids += prompt->messages[i].len_bytes / BYTES_PER_ID;
+}
+
+// Removes the oldest question with its answers; tools and a system text stay. False when only the last question is
+// left.
+static bool drop_oldest(struct prompt *prompt)
+{
+    struct hearth_message *messages = prompt->messages;
+    size_t first = 0;
+    while (first < prompt->n &&
+           (messages[first].role == HEARTH_ROLE_SYSTEM || messages[first].role == HEARTH_ROLE_TOOLS))
+        first++;
+    size_t next = first + 1;
+    while (next < prompt->n && messages[next].role != HEARTH_ROLE_USER)
         next++;
-    if (next >= *n)
+    if (next >= prompt->n)
         return false;
-    memmove(messages + first, messages + next, (*n - next) * sizeof *messages);
-    *dropped += (unsigned)(next - first);
-    *n -= next - first;
+    memmove(messages + first, messages + next, (prompt->n - next) * sizeof *messages);
+    prompt->dropped += (unsigned)(next - first);
+    prompt->n -= next - first;
     return true;
 }
 
-static enum hearth_status submit(struct hd_slot_session *slot, struct hd_job *job,
-                                 const struct hearth_message *messages, size_t n, struct hearth_error *err)
+static enum hearth_status tokenize(const struct hd_loaded *model, const struct hd_job *job,
+                                   struct prompt *prompt, struct hearth_error *err)
 {
-    struct hearth_request request = {.messages = messages,
-                                     .n_messages = n,
-                                     .sampling = job->sampling,
-                                     .max_tokens = job->max_tokens,
-                                     .stop = (const char *const *)job->stops,
-                                     .n_stop = job->n_stops,
-                                     .on_event = on_event,
-                                     .user = slot};
+    size_t n = 0;
+    enum hearth_status status = hearth_tokenize(model->engine, job->prompt, job->prompt_len_bytes,
+                                                HEARTH_TOKENIZE_BOS, NULL, 0, &n, err);
+    if (status != HEARTH_OK && status != HEARTH_LIMIT)
+        return status;
+    prompt->ids = calloc(n + 1, sizeof *prompt->ids);
+    if (!prompt->ids)
+        return hd_fail(err, HEARTH_NOMEM, "no memory for the prompt");
+    prompt->n_ids = n;
+    return hearth_tokenize(model->engine, job->prompt, job->prompt_len_bytes, HEARTH_TOKENIZE_BOS,
+                           prompt->ids, n, &n, err);
+}
+
+static enum hearth_status make_prompt(const struct hd_loaded *model, const struct hd_job *job,
+                                      struct prompt *prompt, struct hearth_error *err)
+{
+    *prompt = (struct prompt){0};
+    if (job->prompt)
+        return tokenize(model, job, prompt, err);
+    bool ids_fit = strcmp(job->ids_tag, model->tag) == 0; // else they are another model's
+    prompt->messages = calloc(job->n_messages + 1, sizeof *prompt->messages);
+    if (!prompt->messages)
+        return hd_fail(err, HEARTH_NOMEM, "no memory for the prompt");
+    prompt->n = job->n_messages;
+    for (size_t i = 0; i < job->n_messages; i++) {
+        const struct hd_job_message *m = &job->messages[i];
+        prompt->messages[i] =
+            (struct hearth_message){.role = m->role, .text = m->text, .len_bytes = m->len_bytes};
+        if (ids_fit) {
+            prompt->messages[i].ids = m->ids;
+            prompt->messages[i].n_ids = m->n_ids;
+        }
+    }
+    count_ids(model, prompt);
+    return HEARTH_OK;
+}
+
+// ---- starting
+
+static enum hearth_status submit(struct hd_slot_session *slot, struct hd_job *job,
+                                 const struct prompt *prompt, struct hearth_error *err)
+{
+    struct hd_worker *worker = slot->model->worker;
+    struct hearth_request request = {
+        .messages = prompt->messages,
+        .n_messages = prompt->n,
+        .ids = prompt->ids,
+        .n_ids = prompt->ids ? prompt->n_ids : 0,
+        .sampling = job->sampling,
+        .max_tokens = job->max_tokens,
+        .stop = (const char *const *)job->stops,
+        .n_stop = job->n_stops,
+        .owner = hd_worker_owner(worker, &job->person, is_kept(job)),
+        .n_shared = job->n_shared < prompt->n ? job->n_shared : 0,
+        .grammar = job->grammar,
+        .grammar_len_bytes = job->grammar_len_bytes,
+        .grammar_type = job->grammar_type,
+        .max_draft = job->max_draft,
+        .on_event = on_event,
+        .user = slot,
+    };
     slot->last_prompt_done = 0;
+    slot->charged = 0;
     slot->job = job; // events may come as soon as the engine has it
     enum hearth_status status = hearth_session_submit(slot->session, &request, err);
     if (status != HEARTH_OK)
@@ -252,135 +388,144 @@ static enum hearth_status submit(struct hd_slot_session *slot, struct hd_job *jo
     return status;
 }
 
-static size_t answer_room(const struct hd_worker *worker, const struct hd_job *job)
+static size_t answer_room(const struct hd_loaded *model, const struct hd_job *job)
 {
-    size_t room = worker->info.n_ctx / 4 < ANSWER_ROOM ? worker->info.n_ctx / 4 : ANSWER_ROOM;
+    size_t room = model->info.n_ctx / 4 < ANSWER_ROOM ? model->info.n_ctx / 4 : ANSWER_ROOM;
     return job->max_tokens && job->max_tokens < room ? job->max_tokens : room;
+}
+
+static enum hearth_status start_prompt(struct hd_slot_session *slot, struct hd_job *job,
+                                       struct prompt *prompt, struct hearth_error *err)
+{
+    struct hd_loaded *model = slot->model;
+    size_t room = answer_room(model, job), n_ctx = model->info.n_ctx;
+    bool may_drop = job->drop_old && prompt->messages;
+    while (may_drop && prompt->n_ids + room > n_ctx && drop_oldest(prompt))
+        count_ids(model, prompt);
+    size_t need = prompt->n_ids + room < n_ctx ? prompt->n_ids + room : n_ctx;
+    if (!make_room(model, slot, (unsigned)need) && hd_model_running(model) > 0)
+        return HEARTH_BUSY;
+    slot->planned = (unsigned)need;
+    enum hearth_status status = submit(slot, job, prompt, err);
+    while (status == HEARTH_CONTEXT && may_drop && drop_oldest(prompt))
+        status = submit(slot, job, prompt, err);
+    if (status != HEARTH_OK)
+        slot->planned = 0;
+    return status;
 }
 
 // OK: running. BUSY: try again when another answer has ended. Else failed for good.
 static enum hearth_status start_job(struct hd_slot_session *slot, struct hd_job *job,
                                     struct hearth_error *err)
 {
-    struct hd_worker *worker = slot->worker;
-    struct hearth_message *messages = calloc(job->n_messages, sizeof *messages);
-    if (!messages)
-        return hd_fail(err, HEARTH_NOMEM, "no memory for the prompt");
-    for (size_t i = 0; i < job->n_messages; i++) {
-        const struct hd_job_message *m = &job->messages[i];
-        messages[i] = (struct hearth_message){
-            .role = m->role, .text = m->text, .len_bytes = m->len_bytes, .ids = m->ids, .n_ids = m->n_ids};
+    struct prompt prompt;
+    enum hearth_status status = make_prompt(slot->model, job, &prompt, err);
+    if (status == HEARTH_OK)
+        status = start_prompt(slot, job, &prompt, err);
+    if (status == HEARTH_OK) {
+        struct hd_note note = {
+            .type = HD_NOTE_STARTED, .response = job->response, .dropped_turns = prompt.dropped};
+        name_model(&note, slot->model);
+        charge(slot, (double)prompt.n_ids);
+        hd_worker_push(slot->model->worker, &note);
     }
-    size_t n = job->n_messages, room = answer_room(worker, job), n_ids = count_ids(worker, messages, n);
-    unsigned dropped = 0;
-    while (job->drop_old && n_ids + room > worker->info.n_ctx && drop_oldest(messages, &n, &dropped))
-        n_ids = count_ids(worker, messages, n);
-    size_t need = n_ids + room < worker->info.n_ctx ? n_ids + room : worker->info.n_ctx;
-    enum hearth_status status = HEARTH_BUSY;
-    if (make_room(worker, slot, (unsigned)need) || count_running(worker) == 0) {
-        slot->planned = (unsigned)need;
-        status = submit(slot, job, messages, n, err);
-        while (status == HEARTH_CONTEXT && job->drop_old && drop_oldest(messages, &n, &dropped))
-            status = submit(slot, job, messages, n, err);
-    }
-    free(messages);
-    if (status != HEARTH_OK) {
-        slot->planned = 0;
-        return status;
-    }
-    struct hd_note note = {.type = HD_NOTE_STARTED, .response = job->response, .dropped_turns = dropped};
-    hd_worker_push(worker, &note);
-    return HEARTH_OK;
+    free_prompt(&prompt);
+    return status;
 }
 
-// ---- the thread's round
-
-static struct hd_job *pop_job(struct hd_worker *worker)
+// Whether a question could begin now, as far as the queue sees it. {lock}
+static bool may_start(void *user, const struct hd_waiting *waiting)
 {
-    struct hd_job *job = NULL;
+    struct hd_worker *worker = user;
+    struct hd_loaded *model =
+        hd_models_loaded_at(worker, waiting->path[0] ? waiting->path : worker->chosen_path);
+    if (!model || model->leaving || model->wait_for_end || hd_model_running(model) >= model->n_slots)
+        return false;
+    const struct hd_slot_session *slot = slot_of(model, &waiting->job->conversation);
+    return !slot || !slot->job;
+}
+
+static struct hd_waiting *pick(struct hd_worker *worker)
+{
     pthread_mutex_lock(&worker->lock);
-    struct hd_waiting *waiting = worker->first;
+    struct hd_waiting *waiting =
+        worker->stop ? NULL : hd_queue_pick(worker, worker->params.config->max_sessions, may_start, worker);
     if (waiting) {
-        worker->first = waiting->next;
-        if (!worker->first)
-            worker->last = NULL;
-        worker->n_waiting--;
         worker->n_active++;
-        job = waiting->job;
+        hd_queue_started(worker, &waiting->job->person, 1);
     }
     pthread_mutex_unlock(&worker->lock);
-    free(waiting);
-    return job;
+    return waiting;
 }
 
-// Back to the head of the queue. Without memory for that the job fails.
-static void push_back(struct hd_worker *worker, struct hd_job *job)
+// Not started after all: back into the queue, or failed.
+static void unpick(struct hd_worker *worker, struct hd_waiting *waiting, const char *model,
+                   const struct hearth_error *failed)
 {
-    worker->wait_for_end = count_running(worker) > 0;
-    struct hd_waiting *waiting = malloc(sizeof *waiting);
+    if (failed)
+        hd_worker_push_failed(worker, &waiting->job->response, model, failed, NULL);
     pthread_mutex_lock(&worker->lock);
     worker->n_active--;
-    if (waiting) {
-        *waiting = (struct hd_waiting){worker->first, job};
-        worker->first = waiting;
-        if (!worker->last)
-            worker->last = waiting;
-        worker->n_waiting++;
-    }
+    hd_queue_started(worker, &waiting->job->person, -1);
+    if (!failed)
+        hd_queue_put_back(worker, waiting);
     pthread_mutex_unlock(&worker->lock);
-    if (!waiting) {
-        struct hearth_error error = {HEARTH_NOMEM, "no memory for the question"};
-        push_failed(worker, &job->response, &error, NULL);
-        hd_job_free(job);
+    if (failed) {
+        hd_job_free(waiting->job);
+        free(waiting);
     }
-}
-
-static void fail_job(struct hd_worker *worker, struct hd_job *job, const struct hearth_error *error)
-{
-    push_failed(worker, &job->response, error, NULL);
-    hd_job_free(job);
-    pthread_mutex_lock(&worker->lock);
-    worker->n_active--;
-    pthread_mutex_unlock(&worker->lock);
 }
 
 static void start_jobs(struct hd_worker *worker)
 {
-    struct hd_job *job;
-    while (!worker->wait_for_end && count_running(worker) < worker->n_slots &&
-           (job = pop_job(worker)) != NULL) {
+    struct hd_waiting *waiting;
+    bool any = false;
+    for (; (waiting = pick(worker)) != NULL; any = true) {
         struct hearth_error error = {0};
-        struct hd_slot_session *slot = take_slot(worker, &job->conversation, &error);
-        if (!slot) {
-            push_back(worker, job);
-            return;
+        struct hd_loaded *model =
+            hd_models_loaded_at(worker, waiting->path[0] ? waiting->path : worker->chosen_path);
+        model->used = ++worker->use_counter;
+        hd_worker_enter(worker);
+        struct hd_slot_session *slot = take_slot(model, waiting->job, &error);
+        enum hearth_status status = !slot           ? HEARTH_BUSY
+                                    : slot->session ? start_job(slot, waiting->job, &error)
+                                                    : error.code;
+        hd_worker_leave(worker);
+        if (status == HEARTH_OK) {
+            free(waiting);
+        } else if (status == HEARTH_BUSY && hd_model_running(model) > 0) {
+            model->wait_for_end = true;
+            unpick(worker, waiting, model->name, NULL);
+        } else {
+            unpick(worker, waiting, model->name, &error);
         }
-        enum hearth_status status = slot->session ? start_job(slot, job, &error) : error.code;
-        if (status == HEARTH_BUSY && count_running(worker) > 0) {
-            push_back(worker, job);
-            return;
-        }
-        if (status != HEARTH_OK)
-            fail_job(worker, job, &error);
     }
+    if (any)
+        hd_models_publish(worker);
 }
 
-static struct hd_job *unlink_cancelled(struct hd_worker *worker, const struct hd_id *response) // {lock}
+// ---- cancelling and forgetting
+
+static void cancel(struct hd_worker *worker, const struct hd_id *response) // NULL = every one
 {
-    for (struct hd_waiting **link = &worker->first, *before = NULL; *link;
-         before = *link, link = &(*link)->next) {
-        struct hd_waiting *waiting = *link;
-        if (response && !hd_id_equal(&waiting->job->response, response))
+    struct hd_waiting *waiting;
+    do {
+        pthread_mutex_lock(&worker->lock);
+        waiting = hd_queue_remove(worker, response, NULL);
+        pthread_mutex_unlock(&worker->lock);
+        if (!waiting)
             continue;
-        struct hd_job *job = waiting->job;
-        *link = waiting->next;
-        if (worker->last == waiting)
-            worker->last = before;
-        worker->n_waiting--;
+        push_cancelled(worker, waiting->job);
+        hd_job_free(waiting->job);
         free(waiting);
-        return job;
+    } while (waiting);
+    for (unsigned m = 0; m < HD_MAX_LOADED; m++) {
+        for (unsigned s = 0; s < worker->models[m].n_slots; s++) {
+            struct hd_slot_session *slot = &worker->models[m].slots[s];
+            if (slot->job && (!response || hd_id_equal(&slot->job->response, response)))
+                hearth_session_cancel(slot->session);
+        }
     }
-    return NULL;
 }
 
 static void do_cancels(struct hd_worker *worker)
@@ -393,176 +538,140 @@ static void do_cancels(struct hd_worker *worker)
     worker->n_cancels = 0;
     worker->cancel_all = false;
     pthread_mutex_unlock(&worker->lock);
-    for (size_t i = 0; i < n + all; i++) {
-        const struct hd_id *id = i < n ? &ids[i] : NULL; // NULL = every one
-        struct hd_job *job;
-        do {
-            pthread_mutex_lock(&worker->lock);
-            job = unlink_cancelled(worker, id);
-            pthread_mutex_unlock(&worker->lock);
-            if (job) {
-                push_cancelled(worker, job);
-                hd_job_free(job);
-            }
-        } while (job);
-        for (unsigned s = 0; s < worker->n_slots; s++) {
-            struct hd_slot_session *slot = &worker->slots[s];
-            if (slot->job && (!id || hd_id_equal(&slot->job->response, id)))
-                hearth_session_cancel(slot->session);
-        }
+    for (size_t i = 0; i < n; i++)
+        cancel(worker, &ids[i]);
+    if (all)
+        cancel(worker, NULL);
+}
+
+static bool is_meant(const struct hd_forget *forget, const struct hd_slot_session *slot)
+{
+    return (hd_id_is_zero(&forget->person) || hd_id_equal(&forget->person, &slot->person)) &&
+           (hd_id_is_zero(&forget->conversation) || hd_id_equal(&forget->conversation, &slot->conversation));
+}
+
+// Idle sessions that were to go are closed, and with them every page that was kept for their owner.
+static void close_forgotten(struct hd_loaded *model)
+{
+    for (unsigned i = 0; i < model->n_slots; i++) {
+        struct hd_slot_session *slot = &model->slots[i];
+        if (!slot->session || slot->job || !slot->forget)
+            continue;
+        struct hd_id person = slot->person;
+        bool kept = !hd_id_is_zero(&slot->conversation);
+        hd_slot_close(slot);
+        if (kept)
+            hd_worker_forget_person(model, &person);
     }
+}
+
+void hd_worker_forget_person(struct hd_loaded *model, const struct hd_id *person)
+{
+    struct hd_worker *worker = model->worker;
+    bool everybody = hd_id_is_zero(person);
+    hearth_engine_forget(model->engine, everybody ? 0 : hd_worker_owner(worker, person, true));
+    if (!everybody)
+        hearth_engine_forget(model->engine, hd_worker_owner(worker, person, false));
+    hd_prefix_unmark(model, person);
+}
+
+static void forget(struct hd_loaded *model, const struct hd_forget *forget)
+{
+    for (unsigned i = 0; i < model->n_slots; i++) {
+        struct hd_slot_session *slot = &model->slots[i];
+        slot->forget = slot->forget || (slot->session && is_meant(forget, slot));
+    }
+    close_forgotten(model);
+    hd_worker_forget_person(model, &forget->person);
 }
 
 static void do_forgets(struct hd_worker *worker)
 {
-    struct hd_id ids[HD_MAX_FORGETS];
+    struct hd_forget forgets[HD_MAX_FORGETS];
     pthread_mutex_lock(&worker->lock);
     size_t n = worker->n_forgets;
     bool all = worker->forget_all;
-    memcpy(ids, worker->forgets, n * sizeof ids[0]);
+    memcpy(forgets, worker->forgets, n * sizeof forgets[0]);
     worker->n_forgets = 0;
     worker->forget_all = false;
+    worker->forgotten_seq = worker->forget_seq;
     pthread_mutex_unlock(&worker->lock);
-    for (unsigned s = 0; s < worker->n_slots; s++) {
-        struct hd_slot_session *slot = &worker->slots[s];
-        if (!slot->session)
-            continue;
-        slot->forget = slot->forget || all;
-        for (size_t i = 0; i < n; i++)
-            slot->forget = slot->forget || hd_id_equal(&slot->conversation, &ids[i]);
-        if (slot->forget && !slot->job)
-            close_slot(slot);
+    if (all)
+        forgets[n < HD_MAX_FORGETS ? n++ : n - 1] = (struct hd_forget){0};
+    hd_worker_enter(worker);
+    for (unsigned m = 0; m < HD_MAX_LOADED; m++) {
+        struct hd_loaded *model = &worker->models[m];
+        for (size_t i = 0; model->engine && i < n; i++)
+            forget(model, &forgets[i]);
+        if (model->engine)
+            close_forgotten(model);
     }
+    hd_worker_leave(worker);
 }
 
-// ---- models
+// ---- the thread's round
 
-static void close_engine(struct hd_worker *worker)
+static void sleep_until(struct hd_worker *worker, int64_t due_ms) // {lock}; 0 = until woken
 {
-    for (unsigned i = 0; i < worker->n_slots; i++) {
-        if (worker->slots[i].session)
-            close_slot(&worker->slots[i]);
-    }
-    worker->n_slots = 0;
-    hearth_engine_close(&worker->engine);
-}
-
-static enum hearth_status open_engine(struct hd_worker *worker, const char *path, struct hearth_error *err)
-{
-    const struct hd_config *config = worker->params.config;
-    struct hearth_engine_params params = {
-        .model_path = path,
-        .device = config->device,
-        .n_threads = config->n_threads,
-        .n_ctx = config->n_ctx,
-        .max_sessions = config->max_sessions,
-        .kv = config->kv,
-        .chat_template = config->chat_template[0] ? config->chat_template : NULL,
-        .cpu_isa = config->cpu_isa[0] ? config->cpu_isa : NULL,
-    };
-    enum hearth_status status = hearth_engine_open(&worker->engine, &params, err);
-    if (status == HEARTH_OK) {
-        snprintf(worker->engine_path, sizeof worker->engine_path, "%s", path);
-        worker->n_slots = config->max_sessions < HD_MAX_SLOTS ? config->max_sessions : HD_MAX_SLOTS;
-    }
-    return status;
-}
-
-static void publish(struct hd_worker *worker, const struct hearth_error *problem)
-{
-    memset(&worker->info, 0, sizeof worker->info);
-    if (worker->engine)
-        hearth_engine_get_info(worker->engine, &worker->info);
-    pthread_mutex_lock(&worker->lock);
-    worker->state.loading = false;
-    worker->state.loaded = worker->engine != NULL;
-    worker->state.info = worker->info;
-    worker->state.since_ms = hd_now_ms();
-    snprintf(worker->state.path, sizeof worker->state.path, "%s", worker->engine ? worker->engine_path : "");
-    snprintf(worker->state.problem, sizeof worker->state.problem, "%s", worker->engine ? "" : problem->text);
-    pthread_mutex_unlock(&worker->lock);
-}
-
-static void do_load(struct hd_worker *worker)
-{
-    char path[HD_PATH_BYTES], before[HD_PATH_BYTES] = "";
-    struct hearth_error error = {0}, again = {0};
-    pthread_mutex_lock(&worker->lock);
-    memcpy(path, worker->load_path, sizeof path);
-    uint64_t tag = worker->load_tag;
-    worker->load_wanted = false;
-    pthread_mutex_unlock(&worker->lock);
-    enum hearth_status status = hd_check_model(path, &error);
-    if (status == HEARTH_OK) {
-        if (worker->engine)
-            memcpy(before, worker->engine_path, sizeof before);
-        close_engine(worker); // both at once may not fit in memory
-        status = open_engine(worker, path, &error);
-        if (status != HEARTH_OK && before[0])
-            open_engine(worker, before, &again);
-    }
-    publish(worker, &error);
-    if (!worker->engine) { // nothing can answer what waits
-        struct hd_job *job;
-        while ((job = pop_job(worker)) != NULL)
-            fail_job(worker, job, &error);
-    }
-    struct hd_note note = {.type = HD_NOTE_MODEL, .tag = tag, .error = error};
-    note.error.code = status;
-    hd_worker_push(worker, &note);
-}
-
-// The engine is unusable: every running answer ends, and the model is gone until somebody chooses one.
-static void lose_engine(struct hd_worker *worker, const struct hearth_error *error)
-{
-    for (unsigned i = 0; i < worker->n_slots; i++) {
-        struct hd_slot_session *slot = &worker->slots[i];
-        if (slot->job) {
-            push_failed(worker, &slot->job->response, error, NULL);
-            end_job(slot);
-        }
-    }
-    close_engine(worker);
-    publish(worker, error);
-    hd_log(HD_LOG_ERROR, "the engine failed: %s", error->text);
+    struct timespec until = {.tv_sec = due_ms / 1000, .tv_nsec = due_ms % 1000 * 1000000};
+    if (due_ms)
+        pthread_cond_timedwait(&worker->work, &worker->lock, &until);
+    else
+        pthread_cond_wait(&worker->work, &worker->lock);
 }
 
 // True when there is something to do, false when the thread shall end.
-static bool wait_for_work(struct hd_worker *worker, bool *load)
+static bool wait_for_work(struct hd_worker *worker)
 {
-    bool running = count_running(worker) > 0;
+    bool running = count_running(worker) > 0, go_on = running || worker->again;
+    int64_t load_ms = hd_models_due_ms(worker), due_ms = hd_prefix_due_ms(worker);
+    due_ms = load_ms && (!due_ms || load_ms < due_ms) ? load_ms : due_ms;
+    worker->again = false;
     pthread_mutex_lock(&worker->lock);
-    while (!worker->stop && !running && !(worker->first && worker->engine) && !worker->load_wanted &&
-           !worker->n_cancels && !worker->cancel_all && !worker->n_forgets && !worker->forget_all)
-        pthread_cond_wait(&worker->work, &worker->lock);
-    bool go_on = !worker->stop || running;
-    *load = worker->load_wanted && !running && !worker->stop;
+    while (!worker->stop && !worker->poked && !go_on && !(due_ms && hd_steady_ms() >= due_ms))
+        sleep_until(worker, due_ms);
+    worker->poked = false;
+    bool stop = worker->stop;
     pthread_mutex_unlock(&worker->lock);
-    return go_on;
+    return !stop || running;
+}
+
+// One step of every model that answers, so that two of them share the machine.
+static void step_all(struct hd_worker *worker)
+{
+    for (unsigned m = 0; m < HD_MAX_LOADED; m++) {
+        struct hd_loaded *model = &worker->models[m];
+        struct hearth_error error = {0};
+        unsigned n_busy;
+        if (!model->engine || hd_model_running(model) == 0)
+            continue;
+        hd_worker_enter(worker);
+        make_room_for_running(model);
+        enum hearth_status status = hearth_engine_step(model->engine, &n_busy, &error);
+        hd_worker_leave(worker);
+        if (status != HEARTH_OK)
+            hd_models_lost(model, &error);
+    }
 }
 
 void *hd_worker_thread(void *user)
 {
     struct hd_worker *worker = user;
-    bool load;
-    while (wait_for_work(worker, &load)) {
+    while (wait_for_work(worker)) {
         do_cancels(worker);
         do_forgets(worker);
-        if (load)
-            do_load(worker);
-        pthread_mutex_lock(&worker->lock);
-        bool may_start = worker->engine && !worker->load_wanted && !worker->stop;
-        pthread_mutex_unlock(&worker->lock);
-        if (may_start)
+        hd_prefix_take_imports(worker);
+        do
             start_jobs(worker);
-        make_room_for_running(worker);
-        unsigned n_busy = 0;
-        struct hearth_error error = {0};
-        if (worker->engine && count_running(worker) > 0 &&
-            hearth_engine_step(worker->engine, &n_busy, &error) != HEARTH_OK)
-            lose_engine(worker, &error);
+        while (hd_models_round(worker));
+        step_all(worker);
         do_forgets(worker); // of conversations whose answer has just ended
+        if (count_running(worker) == 0)
+            hd_prefix_export(worker);
     }
-    close_engine(worker);
+    for (unsigned m = 0; m < HD_MAX_LOADED; m++) {
+        if (worker->models[m].engine)
+            hd_models_close(&worker->models[m]);
+    }
     return NULL;
 }
