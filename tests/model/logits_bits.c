@@ -9,8 +9,8 @@
 #define GOLDEN "tests/golden/logits-bits.txt"
 enum { N_IDS = 70, HEX_BYTES = 2 * HT_HASH_BYTES + 1, LINE_BYTES = 128 };
 
-static const char *const models[] = {"tiny-llama", "tiny-llama-q8_0", "tiny-qwen2",
-                                     "tiny-qwen2-q4_1", "tiny-qwen3", "tiny-gemma3"};
+static const char *const models[] = {"tiny-llama",      "tiny-llama-q8_0", "tiny-qwen2",
+                                     "tiny-qwen2-q4_1", "tiny-qwen3",      "tiny-gemma3"};
 enum { N_MODELS = sizeof models / sizeof models[0] };
 static const struct {
     const char *name;
@@ -91,7 +91,8 @@ static void path(void **state)
 static int write_golden(void)
 {
     char line[LINE_BYTES], hex[HEX_BYTES];
-    printf("# Hashes of the tiny models' logits (tests/model/logits_bits.c --write): model, KV, precision, hash.\n");
+    printf("# Hashes of the tiny models' logits (tests/model/logits_bits.c --write): model, KV, precision, "
+           "hash.\n");
     for (unsigned i = 0; i < N_CASES; i++) {
         name_of(i, line);
         if (!hash_of(i, "ref", hex))
@@ -101,7 +102,10 @@ static int write_golden(void)
     return 0;
 }
 
-#define PATH(isa) {"path_" isa, path, NULL, NULL, (void *)(uintptr_t)(isa)}
+#define PATH(isa)                                                                                            \
+    {                                                                                                        \
+        "path_" isa, path, NULL, NULL, (void *)(uintptr_t)(isa)                                              \
+    }
 
 int main(int argc, char **argv)
 {
@@ -110,9 +114,12 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         PATH("ref"),
 #if defined(__x86_64__)
-        PATH("avx2"), PATH("avx512vnni"),
+        PATH("avx2"),
+        PATH("avx512vnni"),
 #elif defined(__aarch64__)
-        PATH("neon"), PATH("dotprod"), PATH("i8mm"),
+        PATH("neon"),
+        PATH("dotprod"),
+        PATH("i8mm"),
 #endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
