@@ -313,7 +313,7 @@ static void cache_holds_only_the_answer(void **state)
     hearth_engine_close(&engine);
 }
 
-// Where everything comes true, nothing is proposed that could not be taken: eight tokens a step, up to the last.
+// Where everything comes true, nothing is proposed that could not be taken.
 static void nothing_is_proposed_in_vain(void **state)
 {
     (void)state;
@@ -335,7 +335,8 @@ static void nothing_is_proposed_in_vain(void **state)
         finish(engine, &a);
         assert_int_equal(a.n_ids, n ? n : 128 - 40);
         assert_int_equal(a.usage.drafted_tokens, a.usage.accepted_tokens);
-        assert_int_equal(a.n_steps, 1 + (a.n_ids - 1 + 7) / 8);
+        assert_int_equal(a.n_steps + a.usage.accepted_tokens, a.n_ids);
+        assert_true(a.n_ids < 4 || a.n_steps <= 1 + a.n_ids / 2);
     }
     hearth_engine_close(&engine);
 }
