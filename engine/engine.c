@@ -268,6 +268,7 @@ void hearth_engine_close(struct hearth_engine **engine)
     ht_model_unload(&e->model);
     if (e->dev)
         e->dev->close(&e->device);
+    ht_trie_destroy(&e->trie);
     ht_tokenizer_destroy(&e->tokenizer);
     ht_free(e->sessions);
     ht_free(e->prompt);

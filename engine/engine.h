@@ -250,7 +250,7 @@ struct hearth_request {
     size_t n_ids;
     struct hearth_sampling sampling;
     unsigned max_tokens;     // 0 = until the end or the context is full
-    bool ignore_end;         // go on after the model ends its turn (benchmarks)
+    bool ignore_end;         // go on after the model ends its turn (benchmarks; a grammar's end is an end)
     const char *const *stop; // stop strings, each 1..256 bytes
     size_t n_stop;           // at most 16
     // Whose question this is; 0 = nobody's. Owners share steps fairly, and full KV pages of a prompt are found again
@@ -258,7 +258,8 @@ struct hearth_request {
     // are found by everybody.
     uint64_t owner;
     size_t n_shared;
-    // What the answer must be: NULL = anything. The text is copied. INVALID names line and cause.
+    // What the answer must be: NULL = anything. It is read before submit returns; INVALID names line and cause,
+    // UNSUPPORTED a part that is not understood. An answer that max_tokens or a full context cuts is incomplete.
     const char *grammar;
     size_t grammar_len_bytes;
     enum hearth_grammar_type grammar_type;

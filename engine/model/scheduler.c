@@ -51,6 +51,7 @@ static void end(struct hearth_session *s, enum hearth_stop_reason reason, const 
     s->phase = HT_IDLE;
     ht_session_cut(s, s->n_tokens); // pages that only proposals reached
     ht_fair_leave(&s->engine->fair, s->share);
+    ht_matcher_destroy(&s->matcher);
     struct hearth_event event = {
         .type = error ? HEARTH_EVENT_FAILED : HEARTH_EVENT_DONE, .usage = &s->usage, .error = error};
     emit(s, &event);
@@ -259,6 +260,7 @@ static void fill_sampler(struct hearth_engine *e, const struct hearth_session *s
         .top_k = p->top_k,
         .n_bias = (uint32_t)p->n_logit_bias,
         .active = 1,
+        .masked = s->matcher != NULL,
     };
     if (penalizes(p))
         sampler->n_history = p->penalty_last_n < n ? p->penalty_last_n : n;
@@ -268,6 +270,36 @@ static void fill_sampler(struct hearth_engine *e, const struct hearth_session *s
         step->bias_token[(size_t)out * HT_MAX_LOGIT_BIAS + i] = s->bias[i].token;
         step->bias_value[(size_t)out * HT_MAX_LOGIT_BIAS + i] = s->bias[i].bias;
     }
+}
+
+// The masks of the session's output rows. False: the grammar lets nothing follow, and the request has ended.
+static bool fill_masks(struct hearth_engine *e, struct hearth_session *s)
+{
+    struct ht_step *step = &e->ctx.step;
+    if (!s->matcher || s->n_cached + s->step_rows < s->n_tokens)
+        return true;
+    for (uint32_t i = 0; i <= s->step_draft; i++) {
+        struct hearth_error error;
+        enum ht_allowed allowed;
+        uint32_t *mask = step->mask + (size_t)(step->counts[1] + i) * ht_mask_words(step->shape.vocab);
+        enum hearth_status status =
+            ht_matcher_mask(s->matcher, s->tokens + s->n_tokens, i, mask, &allowed, &error);
+        if (status == HEARTH_OK && allowed == HT_ALLOWED_NOTHING)
+            status = ht_fail(&error, HEARTH_FORMAT, "no token of the vocabulary goes on as the grammar asks");
+        if (status == HEARTH_OK && (allowed == HT_ALLOWED_TOKENS || i))
+            continue;
+        if (i) { // the proposal that leads here is dropped
+            s->step_draft = i - 1;
+            return true;
+        }
+        s->step_rows = s->step_draft = 0;
+        if (status == HEARTH_OK)
+            end_with_held_text(s, HEARTH_STOP_END);
+        else
+            end(s, HEARTH_STOP_ERROR, &error);
+        return false;
+    }
+    return true;
 }
 
 // The rows granted to a session; an output row for its last known id and for each proposed one.
@@ -302,6 +334,8 @@ static uint32_t offer_drafts(struct hearth_engine *e, uint32_t n_rows)
             continue;
         ht_drafter_learn(&s->drafter, s->tokens, s->n_tokens, s->n_prompt);
         s->n_offered = ht_drafter_propose(&s->drafter, s->tokens, s->n_tokens, draft_limit(s), s->chance);
+        if (s->matcher) // what the grammar forbids is not proposed
+            s->n_offered = ht_matcher_allowed(s->matcher, s->tokens + s->n_tokens, s->n_offered);
     }
     uint32_t outs = e->ctx.max_outs - n_outs, rows = e->ctx.max_rows - n_rows;
     return outs < rows ? outs : rows;
@@ -325,7 +359,7 @@ static void fill_step(struct hearth_engine *e)
     uint32_t n_answers = plan_answers(e), n_prompt_rows = plan_prompts(e, n_answers);
     plan_drafts(e, n_answers, n_prompt_rows, offer_drafts(e, n_answers + n_prompt_rows));
     for (uint32_t i = 0; i < e->max_sessions; i++)
-        if (e->sessions[i] && e->sessions[i]->step_rows)
+        if (e->sessions[i] && e->sessions[i]->step_rows && fill_masks(e, e->sessions[i]))
             add_rows(e, e->sessions[i]);
 }
 
@@ -362,11 +396,12 @@ static void take_token(struct hearth_engine *e, struct hearth_session *s, int32_
     }
     if (token < 0) {
         struct hearth_error error;
-        ht_fail(&error, HEARTH_FORMAT, "the model gave no finite logits after %u tokens", s->n_tokens);
+        ht_fail(&error, HEARTH_FORMAT, "the model gave no finite logits%s after %u tokens",
+                s->matcher ? " for what the grammar allows" : "", s->n_tokens);
         end(s, HEARTH_STOP_ERROR, &error);
         return;
     }
-    if (!s->ignore_end && ends_turn(e, s, token)) {
+    if ((!s->ignore_end || s->matcher) && ends_turn(e, s, token)) {
         end_with_held_text(s, HEARTH_STOP_END);
         return;
     }
@@ -374,9 +409,12 @@ static void take_token(struct hearth_engine *e, struct hearth_session *s, int32_
     s->usage.completion_tokens++;
     struct ht_text piece = shown_piece(e, token);
     bool stopped = ht_answer_push(&s->answer, piece.bytes, piece.len_bytes);
+    bool complete = s->matcher && ht_matcher_take(s->matcher, token) && ht_matcher_is_finished(s->matcher);
     emit_text(s);
     if (stopped)
         end(s, HEARTH_STOP_STRING, NULL);
+    else if (complete)
+        end_with_held_text(s, HEARTH_STOP_END);
     else if (s->max_tokens && s->usage.completion_tokens >= s->max_tokens)
         end_with_held_text(s, HEARTH_STOP_MAX_TOKENS);
     else if (s->n_tokens >= e->session_limit)

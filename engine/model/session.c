@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "engine/base/mem.h"
+#include "engine/model/constraint.h"
 #include "engine/model/prompt.h"
 
 double ht_now_s(void)
@@ -23,6 +24,7 @@ static void free_session(struct hearth_session *s)
     ht_free(s->tokens);
     ht_free(s->pages);
     ht_drafter_deinit(&s->drafter);
+    ht_matcher_destroy(&s->matcher);
     ht_free(s);
 }
 
@@ -236,6 +238,7 @@ enum hearth_status hearth_session_submit(struct hearth_session *session, const s
     size_t n_ids = 0, n_shared_ids = 0;
     HT_TRY(take_settings(s, request, err));
     HT_TRY(take_prompt(s, request, &n_ids, &n_shared_ids, err));
+    HT_TRY(ht_constraint_create(&s->matcher, s, request, err));
 
     // The last prompt token runs anyway, for its logits.
     uint32_t cached = ht_session_adopt(s, e->prompt, (uint32_t)n_ids - 1, request->owner);

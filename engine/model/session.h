@@ -12,6 +12,7 @@
 #include "engine/model/fair.h"
 #include "engine/model/speculate.h"
 #include "engine/text/chat.h"
+#include "engine/text/grammar.h"
 #include "engine/text/tokenizer.h"
 
 enum ht_phase { HT_IDLE = 0, HT_PROMPT, HT_DECODE };
@@ -39,6 +40,7 @@ struct hearth_session {
     uint32_t n_end_ids;
     uint32_t n_prompt; // tokens[0 .. n_prompt) are the prompt, then the answer
     uint32_t max_tokens;
+    struct ht_matcher *matcher;  // where the answer stands in its grammar; NULL = it may be anything
     uint32_t max_draft;          // tokens proposed per step, at most
     struct ht_drafter drafter;   // follows `tokens` while max_draft is set
     uint32_t share;              // whose work this is, in engine->fair
@@ -63,6 +65,7 @@ struct hearth_engine {
     struct ht_model model;
     struct ht_context ctx;
     struct ht_tokenizer *tokenizer;
+    struct ht_trie *trie; // the vocabulary as grammars see it; made for the first one
     struct ht_chat chat;
     struct hearth_engine_info info;
     unsigned char identity[HT_HASH_BYTES]; // of the model's files: what a stored prefix cache is bound to
