@@ -13,17 +13,24 @@
 #include "tools/models.h"
 #include "tools/progress.h"
 
-enum { SHORT_PROMPT = 16, MAX_CLIENTS = 64, MAX_REPEAT = 100 };
-static const double GIB = 1024.0 * 1024.0 * 1024.0;
+enum {
+    SHORT_PROMPT = 16,
+    MAX_CLIENTS = 64,
+    MAX_REPEAT = 100,
+    FIRST_TURN = 1000,
+    ANSWER = 16,
+    SECOND_TURN = 40
+};
+static const double GIB = 1024.0 * 1024.0 * 1024.0, MIB = 1024.0 * 1024.0;
 
 struct bench {
     struct hearth_engine *engine;
     struct hearth_engine_info info;
     struct hearth_session *sessions[MAX_CLIENTS];
     uint64_t n_prompt, n_gen, n_clients, n_repeat;
-    bool kernels;
+    bool kernels, second_turn;
     uint64_t random; // state of the id generator: the same ids in every run
-    double first_token_ms, prefill, decode, clients, barrier_ns;
+    double first_token_ms, prefill, decode, clients, barrier_ns, first_turn_ms, second_turn_ms;
 };
 
 struct outcome {
@@ -54,32 +61,26 @@ static void fill_ids(struct bench *bench, int32_t *ids, size_t n)
     }
 }
 
-// One request in each of the first n sessions, run to the end. Outcomes are filled; an exit code.
-static int run_requests(struct bench *bench, size_t n, size_t n_prompt, unsigned n_gen,
-                        struct outcome *outcomes)
+// Hands a greedy request to a session; what it holds of the prompt already stays.
+static int submit(struct hearth_session *session, const int32_t *ids, size_t n_ids, unsigned n_gen,
+                  struct outcome *outcome)
 {
     struct hearth_error err = {0};
-    int32_t *ids = malloc(n_prompt * sizeof *ids);
-    if (!ids)
-        return cli_fail(CLI_OSERR, "out of memory");
-    for (size_t i = 0; i < n; i++) {
-        outcomes[i] = (struct outcome){0};
-        fill_ids(bench, ids, n_prompt);
-        struct hearth_request request = {.ids = ids,
-                                         .n_ids = n_prompt,
-                                         .max_tokens = n_gen,
-                                         .ignore_end = true,
-                                         .on_event = on_event,
-                                         .user = &outcomes[i]};
-        hearth_sampling_default(&request.sampling);
-        request.sampling.temperature = 0;
-        if (hearth_session_truncate(bench->sessions[i], 0, &err) ||
-            hearth_session_submit(bench->sessions[i], &request, &err)) {
-            free(ids);
-            return cli_fail_status(&err);
-        }
-    }
-    free(ids);
+    struct hearth_request request = {.ids = ids,
+                                     .n_ids = n_ids,
+                                     .max_tokens = n_gen,
+                                     .ignore_end = true,
+                                     .on_event = on_event,
+                                     .user = outcome};
+    *outcome = (struct outcome){0};
+    hearth_sampling_default(&request.sampling);
+    request.sampling.temperature = 0;
+    return hearth_session_submit(session, &request, &err) ? cli_fail_status(&err) : CLI_OK;
+}
+
+static int run_to_the_end(struct bench *bench, const struct outcome *outcomes, size_t n)
+{
+    struct hearth_error err = {0};
     for (unsigned n_busy = 1; n_busy;)
         if (hearth_engine_step(bench->engine, &n_busy, &err))
             return cli_fail_status(&err);
@@ -87,6 +88,25 @@ static int run_requests(struct bench *bench, size_t n, size_t n_prompt, unsigned
         if (!outcomes[i].ended || outcomes[i].failed)
             return cli_fail_status(&outcomes[i].error);
     return CLI_OK;
+}
+
+// One request in each of the first n sessions, run to the end. Outcomes are filled; an exit code.
+static int run_requests(struct bench *bench, size_t n, size_t n_prompt, unsigned n_gen,
+                        struct outcome *outcomes)
+{
+    int code = CLI_OK;
+    struct hearth_error err = {0};
+    int32_t *ids = malloc(n_prompt * sizeof *ids);
+    if (!ids)
+        return cli_fail(CLI_OSERR, "out of memory");
+    for (size_t i = 0; i < n && !code; i++) {
+        fill_ids(bench, ids, n_prompt);
+        code = hearth_session_truncate(bench->sessions[i], 0, &err)
+                   ? cli_fail_status(&err)
+                   : submit(bench->sessions[i], ids, n_prompt, n_gen, &outcomes[i]);
+    }
+    free(ids);
+    return code ? code : run_to_the_end(bench, outcomes, n);
 }
 
 static int compare(const void *a, const void *b)
@@ -149,6 +169,37 @@ static int measure_decode(struct bench *bench, size_t n_sessions, double *result
     return CLI_OK;
 }
 
+// A long question, a short answer, a short question after both: the time to the first token of each answer.
+static int measure_turns(struct bench *bench)
+{
+    static int32_t ids[FIRST_TURN + ANSWER + SECOND_TURN];
+    double first[MAX_REPEAT], second[MAX_REPEAT];
+    struct outcome outcome;
+    struct hearth_error err = {0};
+    struct hearth_session *session = bench->sessions[0];
+    for (uint64_t i = 0; i < bench->n_repeat; i++) {
+        fill_ids(bench, ids, sizeof ids / sizeof *ids);
+        if (hearth_session_truncate(session, 0, &err))
+            return cli_fail_status(&err);
+        int code = submit(session, ids, FIRST_TURN, ANSWER, &outcome);
+        if (!code)
+            code = run_to_the_end(bench, &outcome, 1);
+        if (code)
+            return code;
+        first[i] = outcome.usage.first_token_ms;
+        hearth_session_last_ids(session, ids + FIRST_TURN, ANSWER);
+        code = submit(session, ids, sizeof ids / sizeof *ids, 1, &outcome);
+        if (!code)
+            code = run_to_the_end(bench, &outcome, 1);
+        if (code)
+            return code;
+        second[i] = outcome.usage.first_token_ms;
+    }
+    bench->first_turn_ms = median(first, (size_t)bench->n_repeat);
+    bench->second_turn_ms = median(second, (size_t)bench->n_repeat);
+    return CLI_OK;
+}
+
 static int measure(struct bench *bench)
 {
     struct hearth_error err = {0};
@@ -163,6 +214,8 @@ static int measure(struct bench *bench)
     bench->clients = bench->decode;
     if (!code && bench->n_clients > 1)
         code = measure_decode(bench, (size_t)bench->n_clients, &bench->clients);
+    if (!code && bench->second_turn)
+        code = measure_turns(bench);
     for (size_t i = 0; i < bench->n_clients; i++)
         hearth_session_destroy(&bench->sessions[i]);
     return code;
@@ -184,6 +237,9 @@ static int print_result(const struct bench *bench, bool as_json, unsigned n_thre
         printf("memory reads   %10.1f GiB/s\n", copy);
         printf("barrier        %10.0f ns\n", bench->barrier_ns);
         printf("first token    %10.1f ms after the start of the process\n", bench->first_token_ms);
+        if (bench->second_turn)
+            printf("second turn    %10.1f ms to the first token (first turn of %d tokens: %.1f ms)\n",
+                   bench->second_turn_ms, FIRST_TURN, bench->first_turn_ms);
         printf("peak memory    %10.1f MiB\n%s, %u threads, %s\n", peak_rss_mib, bench->info.device, n_threads,
                cpu);
         return cli_finish(CLI_OK);
@@ -194,8 +250,13 @@ static int print_result(const struct bench *bench, bool as_json, unsigned n_thre
                   bench->clients, "decode_gib_per_second", bytes, "copy_gib_per_second", copy,
                   "first_token_ms", bench->first_token_ms, "peak_rss_mib", peak_rss_mib, "barrier_ns",
                   bench->barrier_ns, "threads", (int)n_threads, "device", bench->info.device, "cpu", cpu);
-    if (!object)
+    if (!object ||
+        json_object_set_new(object, "weight_mib", json_real((double)bench->info.weight_bytes / MIB)))
         return cli_fail(CLI_OSERR, "out of memory");
+    if (bench->second_turn) {
+        json_object_set_new(object, "first_turn_ms", json_real(bench->first_turn_ms));
+        json_object_set_new(object, "second_turn_ms", json_real(bench->second_turn_ms));
+    }
     json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
     fputc('\n', stdout);
     json_decref(object);
@@ -206,6 +267,8 @@ static int run(const struct cli *cli, struct model_options *options, struct benc
 {
     uint64_t per_session = bench->n_gen + (bench->n_clients > 1 ? SHORT_PROMPT : bench->n_prompt) + 64;
     options->n_ctx = options->n_ctx ? options->n_ctx : bench->n_clients * per_session + bench->n_prompt;
+    if (bench->second_turn && options->n_ctx < FIRST_TURN + ANSWER + SECOND_TURN + 64)
+        options->n_ctx = FIRST_TURN + ANSWER + SECOND_TURN + 64;
     options->max_sessions = bench->n_clients;
     int code = models_open(&bench->engine, cli, options);
     if (code)
@@ -243,6 +306,8 @@ int cmd_bench(int argc, char **argv)
          1 << 24, NULL},
         {"kv", 0, CLI_TEXT, "TYPE", "KV cache: f16, q8 or f32", &options.kv, 0, 0, NULL},
         {"exact", 0, CLI_FLAG, NULL, "float32 activations and KV", &options.exact, 0, 0, NULL},
+        {"second-turn", 0, CLI_FLAG, NULL, "also the first token of a second turn after a long first one",
+         &bench.second_turn, 0, 0, NULL},
         {"kernels", 0, CLI_FLAG, NULL, "without a model: GB/s of the matrix product of every format",
          &bench.kernels, 0, 0, NULL},
     };

@@ -1,70 +1,206 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Hearth beside llama.cpp on the same machine in the same minutes: rounds of one after the other, medians, ratios.
+"""Hearth beside llama.cpp on one machine in the same minutes, one after the other: medians, ratios, shares of limits.
 
-  tests/peers/bench.py [--build DIR] [--rounds N] [--threads N] [--json]     (make bench)
+  tests/peers/bench.py [--build DIR] [--rounds N] [--threads N] [--only PART,…] [--isa NAME] [--json FILE]
+                       [--markdown FILE]                                        (make bench)
 
-Ratios above 1 mean Hearth is faster. llama.cpp runs with flash attention off and on; the better one counts.
+Parts: speed (prefill, decode), kernels (bytes per second of each format's product), clients (8 sessions together),
+start (first token and memory of a cold process), turn (the second turn after a long prompt), draft (proposed tokens),
+memory. Ratios above 1 mean that Hearth is faster. llama.cpp runs with flash attention off and on; the better counts.
+A bar that does not hold is marked; nothing fails, for the machine may be busy.
 """
 import argparse
+import datetime
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "hearth")
-MODELS = ["SmolLM2-135M-Instruct-Q4_1.gguf", "gemma-3-270m-Q4_K_M.gguf"]
+PARTS = ("speed", "kernels", "clients", "start", "turn", "draft", "memory")
 PROMPT, GENERATE = 512, 128
+# name: file, then the least ratio that is asked for: prefill, decode
+MODELS = {
+    "SmolLM2-135M Q4_1": ("SmolLM2-135M-Instruct-Q4_1.gguf", 5.0, 2.0),
+    "SmolLM2-135M Q4_0": ("SmolLM2-135M-Instruct-Q4_0.gguf", 1.7, 1.6),
+    "Gemma-3-270M Q4_K_M": ("gemma-3-270m-Q4_K_M.gguf", 2.0, 1.4),
+}
+median = statistics.median
 
 
-def hearth(build, model, threads):
-    out = subprocess.run([build / "hearth", "bench", "-m", model, "--prompt", str(PROMPT), "--gen", str(GENERATE),
-                          "--threads", str(threads), "--json"], check=True, capture_output=True).stdout
-    return json.loads(out)
+class Bench:
+    def __init__(self, args):
+        self.args = args
+        found = sorted(CACHE.glob("llama-*/complete"), key=lambda p: p.stat().st_mtime)
+        self.peer = found[-1].parent if found else None
+        self.models = {n: (CACHE / "models" / m[0], *m[1:]) for n, m in MODELS.items()
+                       if (CACHE / "models" / m[0]).exists()}
+        self.rows = []
+
+    def row(self, what, model, ours, unit, theirs=None, ratio=None, bar=None, share="", low=False):
+        """One line. bar: least ratio to the peer, or with `low` the most that `ours` may be."""
+        held = "" if bar is None else (ours <= bar if low else ratio is not None and ratio >= bar)
+        self.rows.append({"what": what, "model": model, "ours": ours, "unit": unit, "theirs": theirs, "ratio": ratio,
+                          "bar": bar, "low": low, "held": held, "limit": share})
+        print(self.line(self.rows[-1]), flush=True)
+
+    @staticmethod
+    def line(r):
+        text = f"{r['what']:26} {r['model']:20} {r['ours']:10.1f} {r['unit']:6}"
+        text += f" llama.cpp {r['theirs']:8.1f}" if r["theirs"] is not None else " " * 19
+        text += f"  {r['ratio']:5.2f}x" if r["ratio"] is not None else " " * 8
+        if r["bar"] is not None:
+            text += f"  bar {'≤' if r['low'] else '≥'} {r['bar']:g}{' ' if r['held'] else '  MISSED'}"
+        return text + (f"  {r['limit']}" if r["limit"] else "")
+
+    # ---- running
+
+    def hearth(self, *words):
+        isa = ["--cpu-isa", self.args.isa] if self.args.isa and words[0] == "bench" else []
+        out = subprocess.run([self.args.build / "hearth", *map(str, words), "--threads", str(self.args.threads), *isa],
+                             check=True, capture_output=True, stdin=subprocess.DEVNULL).stdout
+        return json.loads(out)
+
+    def llama(self, program, *words):
+        return subprocess.run([self.peer / program, *map(str, words), "-t", str(self.args.threads)], check=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL).stdout
+
+    @staticmethod
+    def cold(command):
+        """Seconds until the first byte of the answer, and MiB at most, of a new process."""
+        start = time.monotonic()
+        process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                   stdin=subprocess.DEVNULL)
+        process.stdout.read(1)
+        first = time.monotonic() - start
+        process.stdout.read()
+        _, _, usage = os.wait4(process.pid, 0)
+        process.returncode = 0
+        return first, usage.ru_maxrss / 1024
+
+    # ---- parts
+
+    def speed(self):
+        for name, (path, prefill_bar, decode_bar) in self.models.items():
+            ours, theirs = [], []
+            for _ in range(self.args.rounds):
+                ours.append(self.hearth("bench", "-m", path, "--prompt", PROMPT, "--gen", GENERATE, "--json"))
+                if self.peer:
+                    runs = json.loads(self.llama("llama-bench", "-m", path, "-p", PROMPT, "-n", GENERATE, "-r", 3,
+                                                 "-fa", "0,1", "-o", "json"))
+                    theirs.append({k: max(r["avg_ts"] for r in runs if bool(r["n_prompt"]) == (k == "prefill"))
+                                   for k in ("prefill", "decode")})
+            for key, bar in (("prefill", prefill_bar), ("decode", decode_bar)):
+                rate = [r[f"{key}_tokens_per_second"] for r in ours]
+                peer = [r[key] for r in theirs]
+                if key == "decode":
+                    part = median(r["decode_gib_per_second"] / r["copy_gib_per_second"] for r in ours)
+                    share = f"{100 * part:.0f} % of the read bandwidth"
+                else:
+                    share = self.int8_share(ours)
+                self.row(key, name, median(rate), "tok/s", median(peer) if peer else None,
+                         median(a / b for a, b in zip(rate, peer)) if peer else None, bar, share)
+
+    @staticmethod
+    def int8_share(runs):
+        parts = []
+        for unit in ("vnni", "amx"):
+            peaks = [r.get(f"int8_peak_{unit}_gops") for r in runs]
+            if all(peaks) and runs[0].get("prefill_gops"):
+                parts.append(f"{100 * median(r['prefill_gops'] / p for r, p in zip(runs, peaks)):.0f} % of {unit}")
+        return ", ".join(parts) + " int8 peak" if parts else ""
+
+    def kernels(self):
+        ours = [self.hearth("bench", "--kernels", "--json") for _ in range(self.args.rounds)]
+        theirs = []
+        if self.peer and (self.peer / "llama-kernels").exists():
+            theirs = [json.loads(self.llama("llama-kernels")) for _ in range(self.args.rounds)]
+        for i, kernel in enumerate(ours[0]["kernels"]):
+            name = kernel["format"]
+            speed = [r["kernels"][i]["gb_per_second_by_columns"]["1"] for r in ours]
+            read = [r["kernels"][i]["read_gb_per_second"] for r in ours]
+            peer = [r[name] for r in theirs if name in r]
+            share = f"{100 * median(a / b for a, b in zip(speed, read)):.0f} % of the read bandwidth"
+            self.row("product 4096x4096", name, median(speed), "GB/s", median(peer) if peer else None,
+                     median(a / b for a, b in zip(speed, peer)) if peer else None,
+                     1.2 if name.endswith("_K") else None, share)
+        barrier = median(r["barrier_ns"] for r in ours)
+        self.row("barrier of the team", f"{self.args.threads} threads", barrier, "ns", bar=1000, low=True)
+
+    def clients(self):
+        for name, (path, _, _) in self.models.items():
+            ours, theirs = [], []
+            for _ in range(self.args.rounds):
+                ours.append(self.hearth("bench", "-m", path, "--prompt", 64, "--gen", 64, "--clients", 8, "--repeat", 1,
+                                        "--json")["clients_tokens_per_second"])
+                if self.peer:
+                    runs = [json.loads(line) for fa in ("off", "on") for line in self.llama(
+                        "llama-batched-bench", "-m", path, "-c", 2048, "-npp", 64, "-ntg", 64, "-npl", 8, "-fa", fa,
+                        "--output-format", "jsonl").splitlines() if line.startswith(b"{")]
+                    theirs.append(max(r["speed_tg"] for r in runs))
+            self.row("8 sessions together", name, median(ours), "tok/s", median(theirs) if theirs else None,
+                     median(a / b for a, b in zip(ours, theirs)) if theirs else None,
+                     5.0 if name.endswith("Q4_1") else None)
+
+    def start(self):
+        for name, (path, _, _) in self.models.items():
+            ours = [self.cold([self.args.build / "hearth", "run", "-m", path, "--raw", "-p", "The sun is a", "-n", "1",
+                               "--ctx", "512", "--threads", self.args.threads]) for _ in range(5)]
+            theirs = [self.cold([self.peer / "llama-completion", "-m", path, "-p", "The sun is a", "-n", "1", "-no-cnv",
+                                 "-c", "512", "--no-display-prompt", "--no-warmup", "-t", self.args.threads])
+                      for _ in range(5)] if self.peer else []
+            for i, (what, unit, scale) in enumerate((("first token, cold", "ms", 1000), ("its memory", "MiB", 1))):
+                mine = scale * median(r[i] for r in ours)
+                peer = scale * median(r[i] for r in theirs) if theirs else None
+                self.row(what, name, mine, unit, peer, peer / mine if peer else None, 1.0 if peer else None)
+
+    def turn(self):
+        for name, (path, _, _) in self.models.items():
+            told = [self.hearth("bench", "-m", path, "--second-turn", "--json") for _ in range(self.args.rounds)]
+            first, second = (median(r[f"{k}_turn_ms"] for r in told) for k in ("first", "second"))
+            self.row("second turn's first token", name, second, "ms", bar=first / 10, low=True,
+                     share=f"first turn of 1,000 tokens {first:.0f} ms")
+
+    def draft(self):
+        out = subprocess.run([sys.executable, ROOT / "tests/peers/speculate.py", "--build", self.args.build, "--json"],
+                             stdout=subprocess.PIPE, check=False).stdout
+        for told in json.loads(out):
+            bar = {"edit": 1.5, "chat": 0.97}[told["group"]]
+            rate = median(r["proposing"] for r in told["rows"])
+            self.row(f"proposed tokens, {told['group']}", told["model"].split("-Instruct")[0][:20], rate, "tok/s",
+                     None, told["gain"], bar, f"least {told['least']:.2f}x")
+
+    def memory(self):
+        for name, (path, _, _) in self.models.items():
+            told = self.hearth("bench", "-m", path, "--prompt", 1920, "--gen", 128, "--repeat", 1, "--json")
+            self.row("peak at 2,048 tokens", name, told["peak_rss_mib"], "MiB",
+                     bar=round(told["weight_mib"] + 80, 1), low=True, share=f"packed weights {told['weight_mib']:.0f} MiB")
 
 
-def llama(folder, model, threads):
-    """The better of flash attention off and on, for each of prefill and decode."""
-    best = {"prefill": 0.0, "decode": 0.0}
-    out = subprocess.run([folder / "llama-bench", "-m", model, "-t", str(threads), "-p", str(PROMPT),
-                          "-n", str(GENERATE), "-r", "3", "-fa", "0,1", "-o", "json"],
-                         check=True, capture_output=True).stdout
-    for run in json.loads(out):
-        key = "prefill" if run["n_prompt"] else "decode"
-        best[key] = max(best[key], run["avg_ts"])
-    return best
+def head(bench):
+    commit = subprocess.run(["git", "-C", ROOT, "log", "-1", "--format=%h"], capture_output=True, text=True,
+                            check=False).stdout.strip() or "unknown"
+    cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo", encoding="utf-8")
+                if line.startswith("model name")), platform.machine())
+    flags = (bench.peer / "flags").read_text().strip() if bench.peer else "absent"
+    return (f"{datetime.date.today()}, commit {commit}, {cpu}, {bench.args.threads} threads, "
+            f"{bench.args.isa or 'best'} instruction set; {bench.peer.name if bench.peer else 'llama.cpp'}: {flags}")
 
 
-def measure(args, model, folder):
-    ours, theirs = [], []
-    for _ in range(args.rounds):
-        ours.append(hearth(args.build, model, args.threads))
-        if folder:
-            theirs.append(llama(folder, model, args.threads))
-    median = statistics.median
-    row = {"model": model.name, "device": ours[0]["device"], "threads": args.threads,
-           "prefill": median(r["prefill_tokens_per_second"] for r in ours),
-           "decode": median(r["decode_tokens_per_second"] for r in ours),
-           "decode_share_of_bandwidth": median(r["decode_gib_per_second"] / r["copy_gib_per_second"] for r in ours),
-           "first_token_ms": median(r["first_token_ms"] for r in ours),
-           "peak_rss_mib": max(r["peak_rss_mib"] for r in ours)}
-    for key in ("prefill", "decode") if theirs else ():
-        row[f"llama_{key}"] = median(r[key] for r in theirs)
-        row[f"{key}_ratio"] = median(a[f"{key}_tokens_per_second"] / b[key] for a, b in zip(ours, theirs))
-    return row
-
-
-def show(row):
-    print(f"{row['model']}: {row['device']}")
-    for key in ("prefill", "decode"):
-        text = f"  {key:8} {row[key]:8.1f} tok/s"
-        if f"llama_{key}" in row:
-            text += f"   llama.cpp {row[f'llama_{key}']:8.1f}   ratio {row[f'{key}_ratio']:.2f}"
-        print(text)
-    print(f"  decode reads at {100 * row['decode_share_of_bandwidth']:.0f} % of the measured bandwidth, "
-          f"first token {row['first_token_ms']:.0f} ms, peak {row['peak_rss_mib']:.0f} MiB")
+def markdown(bench, title):
+    lines = [f"{title}\n", "| what | model | Hearth | llama.cpp | ratio | bar | |", "|---|---|---:|---:|---:|---|---|"]
+    for r in bench.rows:
+        bar = "" if r["bar"] is None else f"{'≤' if r['low'] else '≥'} {r['bar']:g}{'' if r['held'] else ' **missed**'}"
+        lines.append(f"| {r['what']} | {r['model']} | {r['ours']:.1f} {r['unit']} | "
+                     + (f"{r['theirs']:.1f}" if r["theirs"] is not None else "") + " | "
+                     + (f"{r['ratio']:.2f}x" if r["ratio"] is not None else "") + f" | {bar} | {r['limit']} |")
+    return "\n".join(lines) + "\n"
 
 
 def main():
@@ -72,23 +208,26 @@ def main():
     parser.add_argument("--build", type=Path, default=Path("build"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", default=",".join(PARTS))
+    parser.add_argument("--isa", default="")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
-    found = sorted(CACHE.glob("llama-*/complete"), key=lambda p: p.stat().st_mtime)
-    folder = found[-1].parent if found else None
-    models = [CACHE / "models" / name for name in MODELS if (CACHE / "models" / name).exists()]
-    if not models:
+    bench = Bench(args)
+    if not bench.models:
         sys.exit("bench: no model; `build/hearth pull default` fetches one")
-    if not folder:
-        print("bench: llama.cpp is absent (tools/setup peers); Hearth alone", file=sys.stderr)
-    elif not args.json:
-        print(f"llama.cpp flags: {(folder / 'flags').read_text().strip()}; best of flash attention off and on")
-    rows = [measure(args, model, folder) for model in models]
+    if not bench.peer:
+        print("bench: llama.cpp is absent (tools/setup peers): Hearth alone", file=sys.stderr)
+    title = head(bench)
+    print(title)
+    for part in args.only.split(","):
+        if part not in PARTS:
+            sys.exit(f"bench: no part {part}; there are {', '.join(PARTS)}")
+        getattr(bench, part)()
     if args.json:
-        print(json.dumps(rows, indent=1))
-    else:
-        for row in rows:
-            show(row)
+        args.json.write_text(json.dumps({"title": title, "rows": bench.rows}, indent=1) + "\n")
+    if args.markdown:
+        args.markdown.write_text(markdown(bench, title))
 
 
 if __name__ == "__main__":
