@@ -621,6 +621,7 @@ static const struct {
     {"people.list", people_list},
     {"people.remove", people_remove},
     {"pair", pair},
+    {"token.create", hd_admin_token_create},
     {"devices.list", devices_list},
     {"devices.revoke", devices_revoke},
     {"conversations.list", conversations_list},

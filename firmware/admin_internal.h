@@ -28,6 +28,8 @@ void hd_admin_error(struct hd_admin_client *client, const char *code, const char
 void hd_admin_fail(struct hd_admin_client *client, const struct hearth_error *error);
 // One request line.
 void hd_admin_request(struct hd_admin_client *client, const char *line, size_t len_bytes);
+// Makes a device with a token for a program (admin_token.c).
+void hd_admin_token_create(struct hd_admin_client *client, json_t *request);
 // The next line of an export.
 void hd_admin_export_next(struct hd_admin_client *client);
 json_t *hd_admin_model(struct hd_server *server); // of the loaded one, or null

@@ -41,7 +41,7 @@ const struct hd_route *hd_http_route(const char *path)
 
 // ---- sending
 
-static void cut(struct hd_exchange *x)
+void hd_exchange_cut(struct hd_exchange *x)
 {
     x->ended = true;
     hd_wipe(x->out, x->out_len);
@@ -68,7 +68,7 @@ static bool make_room(struct hd_exchange *x, size_t need)
     bool good = x->out_len + need <= HD_MAX_SEND_QUEUE_BYTES;
     uint8_t *out = good && capacity > x->out_capacity ? malloc(capacity) : x->out;
     if (!good || !out) {
-        cut(x);
+        hd_exchange_cut(x);
         return false;
     }
     if (out != x->out) {
@@ -126,7 +126,9 @@ static void put_head(struct hd_exchange *x, unsigned status, const char *mime, c
     x->status = status;
     int n = snprintf(head, sizeof head,
                      "HTTP/1.1 %u %s\r\ncontent-type: %s\r\n%s%scache-control: no-store\r\n"
-                     "x-content-type-options: nosniff\r\ncontent-security-policy: default-src 'none'\r\n"
+                     "x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\n"
+                     "content-security-policy: default-src 'none'; frame-ancestors 'none'\r\n"
+                     "cross-origin-opener-policy: same-origin\r\n"
                      "cross-origin-resource-policy: same-origin\r\nconnection: close\r\n\r\n",
                      status, reason_of(status), mime, length, extra ? extra : "");
     put(x, head, (size_t)n);

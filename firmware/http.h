@@ -67,6 +67,7 @@ void hd_exchange_error(struct hd_exchange *exchange, unsigned status, const char
 void hd_exchange_stream(struct hd_exchange *exchange, const char *mime);
 void hd_exchange_piece(struct hd_exchange *exchange, const char *data, size_t len);
 void hd_exchange_end(struct hd_exchange *exchange);
+void hd_exchange_cut(struct hd_exchange *exchange); // at once, whatever was still to be sent
 
 // ---- handlers
 

@@ -58,9 +58,23 @@ unsigned hd_http_check(struct lws *wsi, int64_t *body_len, const char **why)
 
 // ---- who
 
+static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+void hd_token_to_text(char text[HD_TOKEN_TEXT_BYTES], const uint8_t token[HD_SECRET_BYTES])
+{
+    unsigned bits = 0, n_bits = 0;
+    size_t n = 0;
+    for (size_t i = 0; i < HD_SECRET_BYTES; i++) {
+        bits = bits << 8 | token[i];
+        for (n_bits += 8; n_bits >= 6; n_bits -= 6)
+            text[n++] = digits[bits >> (n_bits - 6) & 63];
+    }
+    text[n++] = digits[bits << (6 - n_bits) & 63]; // 256 bits leave 4
+    text[n] = 0;
+}
+
 bool hd_token_from_text(uint8_t token[HD_SECRET_BYTES], const char *text)
 {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     size_t len = strlen(text), n = 0;
     unsigned bits = 0, n_bits = 0;
     if (len == 44 && text[43] == '=')

@@ -166,6 +166,8 @@ void hd_model_name(const struct hd_worker_state *state, char name[HD_MAX_MODEL_B
 
 // True when the note was for an answer of that door.
 bool hd_openai_note(struct hd_server *server, const struct hd_note *note);
+// A device was revoked: what it asked ends at once.
+void hd_openai_revoked(struct hd_server *server, const struct hd_id *device);
 size_t hd_openai_count(const struct hd_server *server); // answers that run or wait
 
 // ---- models (models.c)

@@ -27,6 +27,7 @@ static const struct command commands[] = {
     {"pair", "pair a phone or browser by QR code or link", cmd_pair},
     {"people", "who lives with this box", cmd_people},
     {"devices", "paired devices: list and revoke", cmd_devices},
+    {"token", "a token for a program, for the OpenAI-compatible door", cmd_token},
     {"conversations", "list, show, export and delete conversations", cmd_conversations},
     {"tokenize", "text to token ids and back", cmd_tokenize},
     {"logits", "logits of token ids, as a NumPy file", cmd_logits},

@@ -17,6 +17,7 @@ int cmd_people(int argc, char **argv);
 int cmd_pull(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_status(int argc, char **argv);
+int cmd_token(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 
 #endif

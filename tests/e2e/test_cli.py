@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("HEARTH_TEST_BUILD", ROOT / "build"))
 HEARTH = str(BUILD / "hearth")
 COMMANDS = (
-    "run chat pull models status doctor pair people devices conversations tokenize logits bench inspect"
+    "run chat pull models status doctor pair people devices token conversations tokenize logits bench inspect"
 ).split()
 LATER = (
     "data train eval adapter convert quantize imatrix embed recipe consent forget nights backup service"
@@ -169,6 +169,8 @@ def test_completion_knows_commands_and_flags(home):
         ["models", "use"],
         ["people", "add"],
         ["devices", "revoke"],
+        ["token", "make"],
+        ["token", "create", "--person", "Ann"],
         ["conversations", "show"],
         ["conversations", "list", "x"],
         ["pair"],
@@ -225,6 +227,7 @@ def test_adapters_come_later(home, tiny):
         ["people", "list"],
         ["pair", "--person", "Ann"],
         ["devices", "list"],
+        ["token", "create", "--person", "Ann", "--name", "x"],
         ["conversations", "list"],
         ["chat"],
     ],

@@ -27,6 +27,7 @@ _hearth() {
     models) words='list use rm' ;;
     people) words='list add remove' ;;
     devices) words='list revoke' ;;
+    token) words='create' ;;
     conversations) words='list show export delete' ;;
     pull) words='default gemma3-270m' ;;
     esac
