@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every allocation of open, session and request fails once: a clear error, nothing leaked, nothing broken. A step
-// allocates nothing at all. Mutated model files give an error or an answer, never a signal.
+// allocates nothing at all. A request may end at any step. Mutated model files give an error or an answer, never a signal.
 #include "tests/model/model_test.h"
 
 #include <unistd.h>
 
 #include "engine/base/mem.h"
+#include "engine/model/session.h"
 
 #define MODEL "tests/golden/tiny-qwen2-q4_1.gguf"
 
@@ -48,13 +49,16 @@ static void ignore_event(void *user, const struct hearth_event *event)
     *(int *)user += event->type == HEARTH_EVENT_DONE;
 }
 
-static const int32_t ids[] = {5, 6, 7, 8, 9};
+static const int32_t ids[] = {5, 6, 7, 8, 9, 5, 6, 7, 8, 9, 5, 6, 7, 8};
+enum { N_IDS = sizeof ids / sizeof *ids };
 
 static struct hearth_request small_request(int *n_done)
 {
     struct hearth_request r = {.ids = ids,
-                               .n_ids = 5,
-                               .max_tokens = 3,
+                               .n_ids = N_IDS,
+                               .max_tokens = 12,
+                               .owner = 3,
+                               .max_draft = 7,
                                .on_event = ignore_event,
                                .user = n_done,
                                .ignore_end = true};
@@ -196,9 +200,74 @@ static void mutants_are_refused_or_answer(void **state)
     assert_true(opened > N_MUTANTS / 30 && refused > N_MUTANTS / 30); // both ways are really taken
 }
 
+// ---- a request ends at any step: cancelled, or its session destroyed
+
+struct crowd {
+    struct hearth_engine *engine;
+    struct hearth_session *sessions[4];
+    int n_done[4];
+};
+
+static void crowd_begin(struct crowd *c)
+{
+    struct hearth_error err;
+    *c = (struct crowd){.engine = open_engine((struct hearth_engine_params){
+                            .model_path = MODEL, .device = "cpu", .n_ctx = 256, .max_sessions = 4, .n_threads = 1})};
+    for (int i = 0; i < 4; i++) {
+        struct hearth_request r = small_request(&c->n_done[i]);
+        r.owner = (uint64_t)i / 2; // two of nobody's, two of one owner
+        r.max_tokens = 12 + 4 * (unsigned)i;
+        c->sessions[i] = new_session(c->engine);
+        must(hearth_session_submit(c->sessions[i], &r, &err), &err);
+    }
+}
+
+// All ended exactly once, nothing is held, and a new request is served.
+static void crowd_end(struct crowd *c, int without)
+{
+    struct hearth_error err;
+    unsigned busy = 1;
+    for (int i = 0; busy; i++) {
+        must(hearth_engine_step(c->engine, &busy, &err), &err);
+        assert_true(i < 100);
+    }
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(c->n_done[i], i != without);
+    for (uint32_t i = 0; i < c->engine->fair.n_shares; i++)
+        assert_int_equal(c->engine->fair.shares[i].n_running, 0);
+    for (int i = 0; i < 4; i++)
+        hearth_session_destroy(&c->sessions[i]);
+    const struct ht_pages *pages = &c->engine->ctx.pages;
+    assert_int_equal(pages->n_free + pages->n_idle, pages->n_pages);
+    answer_a_little(c->engine);
+    hearth_engine_close(&c->engine);
+}
+
+static void ended_at_any_step(void **state)
+{
+    (void)state;
+    struct hearth_error err;
+    unsigned busy = 1;
+    struct crowd c;
+    for (int at = 0; busy; at++)
+        for (int who = 0; who < 4; who++)
+            for (int destroy = 0; destroy < 2; destroy++) {
+                crowd_begin(&c);
+                for (int i = 0; i < at; i++)
+                    must(hearth_engine_step(c.engine, &busy, &err), &err);
+                int before = c.n_done[who];
+                if (destroy)
+                    hearth_session_destroy(&c.sessions[who]);
+                else
+                    hearth_session_cancel(c.sessions[who]);
+                crowd_end(&c, destroy && !before ? who : -1);
+            }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_allocation_fails_once),
+                                       cmocka_unit_test(ended_at_any_step),
                                        cmocka_unit_test(mutants_are_refused_or_answer)};
     return cmocka_run_group_tests_name("failures", tests, NULL, NULL);
 }
