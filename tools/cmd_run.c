@@ -9,6 +9,7 @@
 #include "tools/ask.h"
 #include "tools/hearth.h"
 #include "tools/models.h"
+#include "tools/run_grammar.h"
 
 enum { MAX_MESSAGES = 4096, MAX_DRAFT = 7 };
 
@@ -23,6 +24,7 @@ struct chat {
     const char *system;
     unsigned max_tokens, max_draft;
     const struct cli_list *stop;
+    struct run_grammar grammar;
     bool raw, verbose, seed_given;
     bool typed; // questions are typed by hand: a refused one does not end the conversation
 
@@ -145,6 +147,9 @@ static int submit(struct chat *chat, const char *text, size_t len_bytes)
         .stop = chat->stop->items,
         .n_stop = chat->stop->n,
         .max_draft = chat->max_draft,
+        .grammar = chat->grammar.text,
+        .grammar_len_bytes = chat->grammar.len_bytes,
+        .grammar_type = chat->grammar.type,
         .on_event = on_event,
         .user = chat,
     };
@@ -319,7 +324,7 @@ static struct {
     struct chat chat;
     struct model_options model;
     struct cli_list stop, adapters;
-    const char *prompt;
+    const char *prompt, *grammar, *schema;
     double temp, top_p, min_p, repeat, presence, frequency;
     uint64_t top_k, last_n, seed, max_tokens, max_draft;
     bool temp_given;
@@ -358,6 +363,9 @@ static const struct cli_option options[] = {
      MAX_DRAFT, NULL},
     {"stop", 0, CLI_LIST, "TEXT", "end the answer before this text; may be repeated", &words.stop, 0, 0,
      NULL},
+    {"grammar", 0, CLI_TEXT, "FILE", "answers follow the GBNF grammar in this file", &words.grammar, 0, 0, NULL},
+    {"json-schema", 0, CLI_TEXT, "FILE|JSON", "answers are JSON that holds for this schema; '{}' = any JSON",
+     &words.schema, 0, 0, NULL},
     {"template", 0, CLI_TEXT, "T", "chat template by name, if the model's own is unknown",
      &words.model.chat_template, 0, 0, NULL},
     {"raw", 0, CLI_FLAG, NULL, "no chat template: the model goes on with the text", &words.chat.raw, 0, 0,
@@ -428,5 +436,9 @@ int cmd_run(int argc, char **argv)
     if (!words.prompt && !words.temp_given && !cli_is_tty(stdin))
         words.temp = 0; // programs get the same answer each time
     take_sampling(&chat->sampling);
-    return run(chat, &words.model, words.prompt);
+    code = run_grammar_read(&chat->grammar, words.grammar, words.schema);
+    if (!code)
+        code = run(chat, &words.model, words.prompt);
+    free(chat->grammar.text);
+    return code;
 }

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// What --grammar and --json-schema of `hearth run` name. Main thread.
+#ifndef RUN_GRAMMAR_H
+#define RUN_GRAMMAR_H
+#include "engine/engine.h"
+
+struct run_grammar {
+    char *text; // owned; NULL = none
+    size_t len_bytes;
+    enum hearth_grammar_type type;
+};
+// file: a GBNF file; schema: a file, or a schema itself (it begins with `{`, or is empty). Either may be NULL. Returns
+// an exit code; what is wrong has been told.
+int run_grammar_read(struct run_grammar *grammar, const char *file, const char *schema);
+
+#endif
