@@ -1,0 +1,593 @@
+// SPDX-License-Identifier: Apache-2.0
+// The engine thread with an engine of the tests: whose question is next, which models are loaded within the budget,
+// what a crash of the model check or a hanging step does, how caches come and go.
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <time.h>
+
+#include "firmware/worker.h"
+#include "tests/wire/fake_engine.h"
+
+enum { MIB = 1 << 20, ENDED_MAX = 256, WAIT_MS = 20000 };
+
+static char dir[64];
+static struct hd_config config;
+static struct hd_worker *worker;
+static struct hearth_error err;
+static unsigned char next_id;
+
+static struct { // what the notes have told
+    struct hd_id started[ENDED_MAX], done[ENDED_MAX], failed[ENDED_MAX];
+    unsigned n_started, n_done, n_failed, n_loads, n_prefixes, n_exported;
+    struct hearth_error load_error, last_error;
+    uint64_t load_tag, prefix_tag;
+    char last_model[HD_MAX_MODEL_BYTES + 1];
+} seen;
+
+static void wake(void *user)
+{
+    (void)user;
+}
+
+static void silent(void *user, enum hd_log_level level, const char *line)
+{
+    (void)user, (void)level, (void)line;
+}
+
+static void drain(void)
+{
+    struct hd_note note;
+    while (hd_worker_next(worker, &note)) {
+        switch (note.type) {
+        case HD_NOTE_STARTED:
+            seen.started[seen.n_started++] = note.response;
+            memcpy(seen.last_model, note.model, sizeof note.model);
+            break;
+        case HD_NOTE_DONE: seen.done[seen.n_done++] = note.response; break;
+        case HD_NOTE_FAILED:
+            seen.failed[seen.n_failed++] = note.response;
+            seen.last_error = note.error;
+            break;
+        case HD_NOTE_MODEL:
+            seen.n_loads++;
+            seen.load_error = note.error;
+            seen.load_tag = note.tag;
+            break;
+        case HD_NOTE_PREFIXES:
+            seen.n_prefixes++;
+            seen.prefix_tag = note.tag;
+            break;
+        case HD_NOTE_EXPORTED: seen.n_exported++; break;
+        default: break;
+        }
+        hd_note_free(&note);
+    }
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+#define WAIT_FOR(condition)                                                                                  \
+    do {                                                                                                     \
+        int64_t until_ms = now_ms() + WAIT_MS;                                                               \
+        drain();                                                                                             \
+        while (!(condition) && now_ms() < until_ms) {                                                        \
+            usleep(1000);                                                                                    \
+            drain();                                                                                         \
+        }                                                                                                    \
+        if (!(condition))                                                                                    \
+            fail_msg("waited in vain for %s (%s)", #condition, seen.last_error.text);                        \
+    } while (0)
+
+static void write_model(const char *name, const char *line)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s.gguf", dir, name);
+    FILE *file = fopen(path, "we");
+    fprintf(file, "%s\n", line);
+    fclose(file);
+}
+
+static const char *path_of(const char *name)
+{
+    static char path[128];
+    snprintf(path, sizeof path, "%s/%s.gguf", dir, name);
+    return path;
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    hd_log_set(silent, NULL);
+    snprintf(dir, sizeof dir, "/tmp/hearth-worker-XXXXXX");
+    assert_non_null(mkdtemp(dir));
+    memset(&config, 0, sizeof config);
+    snprintf(config.models_dir, sizeof config.models_dir, "%s", dir);
+    config.max_sessions = 4;
+    config.memory_budget_mib = 100;
+    config.stall_s = 1;
+    config.prefix_cache_mib = 8;
+    memset(&seen, 0, sizeof seen);
+    fake_n = 0;
+    next_id = 0;
+    atomic_store(&fake_step_us, 200);
+    write_model("one", "ok llama Q4_1 4096 41943040 1024 1048576"); // 40 + 4 + 1 MiB
+    write_model("two", "ok llama Q4_1 4096 41943040 1024 1048576");
+    write_model("huge", "ok llama Q4_1 4096 104857600 1024 1048576");
+    return 0;
+}
+
+static void start(unsigned switch_ms)
+{
+    const struct hd_worker_params params = {
+        .config = &config, .wake = wake, .check_ms = 500, .switch_ms = switch_ms, .prefix_idle_ms = 50};
+    assert_int_equal(hd_worker_start(&worker, &params, &err), HEARTH_OK);
+}
+
+static void use(const char *name)
+{
+    unsigned n = seen.n_loads;
+    assert_int_equal(hd_worker_load(worker, path_of(name), 5, &err), HEARTH_OK);
+    WAIT_FOR(seen.n_loads > n);
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    atomic_store(&fake_hang, false);
+    hd_worker_stop(&worker);
+    char command[96];
+    snprintf(command, sizeof command, "rm -rf %s", dir);
+    return system(command);
+}
+
+static struct hd_id id_of(unsigned char value)
+{
+    struct hd_id id = {{0}};
+    id.b[0] = value;
+    id.b[1] = 1;
+    return id;
+}
+
+// A question of a person; *id = its response.
+static enum hearth_status ask(unsigned char person, const char *model, unsigned n_tokens, struct hd_id *id)
+{
+    struct hd_job *job = calloc(1, sizeof *job);
+    job->messages = calloc(1, sizeof *job->messages);
+    job->messages[0] = (struct hd_job_message){.role = HEARTH_ROLE_USER, .text = strdup("?"), .len_bytes = 1};
+    job->n_messages = 1;
+    job->person = id_of(person);
+    *id = job->response = id_of(++next_id);
+    job->conversation = id_of((unsigned char)(100 + next_id));
+    job->max_tokens = n_tokens;
+    snprintf(job->model, sizeof job->model, "%s", model);
+    enum hearth_status status = hd_worker_submit(worker, job, &err);
+    if (status != HEARTH_OK)
+        hd_job_free(job);
+    return status;
+}
+
+static int place_in(const struct hd_id *list, unsigned n, const struct hd_id *id)
+{
+    for (unsigned i = 0; i < n; i++) {
+        if (hd_id_equal(&list[i], id))
+            return (int)i;
+    }
+    return -1;
+}
+
+// ---- fairness
+
+static void a_flood_does_not_keep_another_waiting(void **state)
+{
+    (void)state;
+    struct hd_id flood[30], other;
+    start(0);
+    use("one");
+    atomic_store(&fake_hang, true); // until all have asked
+    for (int i = 0; i < 30; i++)
+        assert_int_equal(ask(1, "", 20, &flood[i]), HEARTH_OK);
+    WAIT_FOR(seen.n_started == 4); // all places, since nobody else was there
+    assert_int_equal(ask(2, "", 20, &other), HEARTH_OK);
+    atomic_store(&fake_hang, false);
+    WAIT_FOR(seen.n_done == 31);
+    assert_int_equal(place_in(seen.started, seen.n_started, &other), 4); // the very next one
+}
+
+static void two_who_wait_take_turns(void **state)
+{
+    (void)state;
+    struct hd_id a[12], b[12];
+    unsigned n_a = 0, n_b = 0;
+    start(0);
+    config.max_sessions = 2;
+    use("one");
+    atomic_store(&fake_hang, true);
+    for (int i = 0; i < 12; i++)
+        assert_int_equal(ask(1, "", 10, &a[i]), HEARTH_OK);
+    for (int i = 0; i < 12; i++)
+        assert_int_equal(ask(2, "", 10, &b[i]), HEARTH_OK);
+    atomic_store(&fake_hang, false);
+    WAIT_FOR(seen.n_done == 24);
+    for (unsigned i = 0; i < 16; i++) { // at every moment nearly the same number of each
+        for (int k = 0; k < 12; k++) {
+            n_a += hd_id_equal(&seen.started[i], &a[k]);
+            n_b += hd_id_equal(&seen.started[i], &b[k]);
+        }
+        assert_true(n_a <= n_b + 3 && n_b <= n_a + 3);
+    }
+}
+
+static void long_answers_count_more(void **state)
+{
+    (void)state;
+    struct hd_id id;
+    unsigned n_short = 0;
+    start(0);
+    config.max_sessions = 1;
+    use("one");
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(ask(1, "", 100, &id), HEARTH_OK);
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(ask(2, "", 10, &id), HEARTH_OK); // ids 9 to 28
+    WAIT_FOR(seen.n_done == 28);
+    for (unsigned i = 0; i < 12; i++)
+        n_short += seen.started[i].b[0] > 8;
+    assert_true(n_short >= 8); // 110 tokens against 20: five of the one for one of the other
+}
+
+static void one_person_cannot_fill_the_queue(void **state)
+{
+    (void)state;
+    struct hd_id id;
+    start(0);
+    use("one");
+    atomic_store(&fake_hang, true);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(ask(1, "", 5, &id), HEARTH_OK);
+    WAIT_FOR(seen.n_started == 4);
+    for (int i = 0; i < HD_MAX_QUEUE_PERSON; i++)
+        assert_int_equal(ask(1, "", 5, &id), HEARTH_OK);
+    assert_int_equal(ask(1, "", 5, &id), HEARTH_BUSY);
+    assert_int_equal(ask(2, "", 5, &id), HEARTH_OK);
+    atomic_store(&fake_hang, false);
+    WAIT_FOR(seen.n_done == HD_MAX_QUEUE_PERSON + 5);
+}
+
+// ---- models
+
+static void two_models_that_fit_answer_side_by_side(void **state)
+{
+    (void)state;
+    struct hd_id a, b;
+    struct hd_worker_state now;
+    start(0);
+    use("one");
+    assert_int_equal(ask(1, "", 400, &a), HEARTH_OK);
+    WAIT_FOR(seen.n_started == 1);
+    assert_int_equal(ask(2, "two", 100, &b), HEARTH_OK); // is loaded while the first one answers
+    WAIT_FOR(seen.n_done == 2);
+    assert_true(hd_id_equal(&seen.done[0], &b));
+    assert_string_equal(seen.last_model, "two");
+    hd_worker_state(worker, &now);
+    assert_int_equal(now.n_models, 2);
+    assert_int_equal(fake_find('c', NULL, 0), -1); // nothing was unloaded
+    assert_true(now.held_bytes <= now.budget_bytes);
+    int opened = fake_find('o', "two", 0), from = fake_find('s', "two", 0);
+    assert_true(fake_find('s', "one", 0) < opened && fake_find('s', "one", (unsigned)opened) > opened);
+    for (int i = from; i < from + 20; i += 2) // one step each
+        assert_true(fake_log[i].kind == 's' && fake_log[i + 1].kind == 's' &&
+                    strcmp(fake_log[i].name, fake_log[i + 1].name) != 0);
+}
+
+static void what_does_not_fit_is_refused_before_anything_is_unloaded(void **state)
+{
+    (void)state;
+    struct hd_id id;
+    start(0);
+    use("one");
+    assert_int_equal(ask(1, "huge", 5, &id), HEARTH_OK);
+    WAIT_FOR(seen.n_failed == 1);
+    assert_int_equal(seen.last_error.code, HEARTH_UNSUPPORTED);
+    assert_non_null(strstr(seen.last_error.text, "105.0 MiB")); // 100 + 4 + 1
+    assert_non_null(strstr(seen.last_error.text, "100.0 MiB"));
+    assert_int_equal(fake_find('c', NULL, 0), -1);
+    assert_int_equal(ask(1, "", 5, &id), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 1);
+    assert_int_equal(ask(1, "absent", 5, &id), HEARTH_NOT_FOUND);
+    assert_int_equal(ask(1, "../one", 5, &id), HEARTH_INVALID);
+}
+
+static void an_idle_model_makes_room_and_comes_back(void **state)
+{
+    (void)state;
+    struct hd_id id;
+    struct hd_worker_state now;
+    config.memory_budget_mib = 60; // one of them
+    start(0);
+    use("one");
+    assert_int_equal(ask(1, "two", 5, &id), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 1);
+    assert_true(fake_find('c', "one", 0) >= 0 && fake_find('o', "two", 0) > fake_find('c', "one", 0));
+    hd_worker_state(worker, &now);
+    assert_true(now.loaded); // the one in use answers again as soon as somebody asks it
+    assert_string_equal(now.path, path_of("one"));
+    assert_int_equal(ask(1, "", 5, &id), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 2);
+    assert_string_equal(seen.last_model, "one");
+}
+
+static void running_answers_end_before_their_model_goes(void **state)
+{
+    (void)state;
+    struct hd_id a, b;
+    config.memory_budget_mib = 60;
+    start(1);
+    use("one");
+    assert_int_equal(ask(1, "", 300, &a), HEARTH_OK);
+    WAIT_FOR(seen.n_started == 1);
+    assert_int_equal(ask(2, "two", 5, &b), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 2);
+    assert_true(hd_id_equal(&seen.done[0], &a));
+    assert_int_equal(seen.n_failed, 0);
+}
+
+static void who_waits_for_another_model_does_not_starve(void **state)
+{
+    (void)state;
+    struct hd_id id, other;
+    config.memory_budget_mib = 60;
+    start(50);
+    use("one");
+    for (int i = 0; i < 30; i++) // 30 answers of some 40 ms each, four at a time
+        assert_int_equal(ask(1, "", 100, &id), HEARTH_OK);
+    WAIT_FOR(seen.n_started >= 1);
+    assert_int_equal(ask(2, "two", 5, &other), HEARTH_OK);
+    WAIT_FOR(place_in(seen.done, seen.n_done, &other) >= 0);
+    assert_true(seen.n_done < 20); // its turn came long before the queue was empty
+    WAIT_FOR(seen.n_done == 31);   // and then the others' came back
+    assert_int_equal(seen.n_failed, 0);
+}
+
+static void a_choice_that_fails_leaves_the_present_model(void **state)
+{
+    (void)state;
+    struct hd_id id;
+    struct hd_worker_state now;
+    write_model("bad", "no such architecture");
+    write_model("breaks", "ok llama broken 4096 1048576 1024 1048576");
+    start(0);
+    use("one");
+    assert_int_equal(seen.load_error.code, HEARTH_OK);
+    assert_int_equal(seen.load_tag, 5);
+    use("bad");
+    assert_int_equal(seen.load_error.code, HEARTH_FORMAT);
+    assert_string_equal(seen.load_error.text, "no such architecture");
+    use("breaks");
+    assert_int_equal(seen.load_error.code, HEARTH_FORMAT);
+    hd_worker_state(worker, &now);
+    assert_true(now.loaded && !now.loading);
+    assert_string_equal(now.path, path_of("one"));
+    assert_int_equal(ask(1, "", 5, &id), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 1);
+}
+
+static void a_changed_file_is_checked_again(void **state)
+{
+    (void)state;
+    struct hd_id id;
+    start(0);
+    use("one");
+    write_model("one", "somebody else's file, which is longer");
+    use("one");
+    assert_int_equal(seen.load_error.code, HEARTH_FORMAT);
+    write_model("one", "ok llama Q8_0 4096 20971520 1024 1048576 ");
+    use("one");
+    assert_int_equal(seen.load_error.code, HEARTH_FORMAT); // a blank too many is no answer of the child's
+    write_model("one", "ok llama Q8_0 4096 20971520 1024 1048576");
+    use("one");
+    assert_int_equal(seen.load_error.code, HEARTH_OK);
+    assert_true(fake_find('c', "one", 0) >= 0); // what had been loaded of the old file went
+    assert_int_equal(ask(1, "one", 5, &id), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 1);
+}
+
+static void a_lost_engine_ends_its_answers(void **state)
+{
+    (void)state;
+    struct hd_id a, b;
+    struct hd_worker_state now;
+    start(0);
+    use("one");
+    assert_int_equal(ask(1, "two", 5, &b), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 1);
+    assert_int_equal(ask(1, "", 1000, &a), HEARTH_OK);
+    WAIT_FOR(seen.n_started == 2);
+    atomic_store(&fake_lost, true);
+    WAIT_FOR(seen.n_failed == 1);
+    hd_worker_state(worker, &now);
+    assert_false(now.loaded);
+    assert_string_equal(now.problem, "the fake device is lost");
+    assert_int_equal(ask(1, "", 5, &a), HEARTH_UNSUPPORTED);
+    assert_int_equal(ask(1, "two", 5, &b), HEARTH_OK); // the other one goes on
+    WAIT_FOR(seen.n_done == 2);
+}
+
+// ---- the model check's child
+
+static void crashes_of_the_check_are_error_lines(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *line, *says;
+    } deaths[] = {
+        {"segv", "ended in signal 11"}, {"abort", "ended in signal 6"},
+        {"kill", "was killed"},         {"hang", "more than 1 s"},
+        {"flood", "was killed"},        {"exit", "ended with code 3"},
+        {"ok ", "ended with code"},     {"ok llama Q4_1 1 2 3", "ended with"},
+        {"a cause", "a cause"},
+    };
+    struct hd_id id;
+    start(0);
+    use("one");
+    for (size_t i = 0; i < sizeof deaths / sizeof deaths[0]; i++) {
+        write_model("victim", deaths[i].line);
+        assert_int_equal(ask(1, "victim", 5, &id), HEARTH_OK);
+        WAIT_FOR(seen.n_failed == i + 1);
+        assert_int_equal(seen.last_error.code, HEARTH_FORMAT);
+        if (!strstr(seen.last_error.text, deaths[i].says))
+            fail_msg("%s: '%s'", deaths[i].line, seen.last_error.text);
+    }
+    assert_int_equal(ask(1, "", 5, &id), HEARTH_OK); // nobody else noticed
+    WAIT_FOR(seen.n_done == 1);
+}
+
+static void stopping_does_not_wait_for_a_hanging_check(void **state)
+{
+    (void)state;
+    struct hd_id id;
+    write_model("victim", "hang");
+    const struct hd_worker_params params = {.config = &config, .wake = wake, .check_ms = 60000};
+    assert_int_equal(hd_worker_start(&worker, &params, &err), HEARTH_OK);
+    assert_int_equal(ask(1, "victim", 5, &id), HEARTH_OK);
+    usleep(100000);
+    int64_t from_ms = now_ms();
+    hd_worker_stop(&worker);
+    assert_true(now_ms() - from_ms < 5000);
+}
+
+// ---- the watchdog
+
+static void a_hanging_step_is_seen(void **state)
+{
+    (void)state;
+    struct hd_id id;
+    struct hd_worker_state now;
+    start(0);
+    use("one");
+    hd_worker_state(worker, &now);
+    assert_false(now.stalled);
+    atomic_store(&fake_hang, true);
+    assert_int_equal(ask(1, "", 5, &id), HEARTH_OK);
+    WAIT_FOR((hd_worker_state(worker, &now), now.stalled));
+    atomic_store(&fake_hang, false);
+    WAIT_FOR(seen.n_done == 1);
+    hd_worker_state(worker, &now);
+    assert_false(now.stalled); // it goes on
+    usleep(1200000);
+    hd_worker_state(worker, &now);
+    assert_false(now.stalled); // and idling is no hanging
+}
+
+// ---- caches
+
+static void caches_are_exported_when_idle_and_on_demand(void **state)
+{
+    (void)state;
+    struct hd_id id;
+    start(0);
+    use("one");
+    assert_int_equal(ask(1, "", 5, &id), HEARTH_OK);
+    WAIT_FOR(seen.n_prefixes == 1); // idle for 50 ms
+    usleep(200000);
+    drain();
+    assert_int_equal(seen.n_prefixes, 1); // once
+    assert_int_equal(ask(1, "", 5, &id), HEARTH_OK);
+    assert_int_equal(ask(2, "", 5, &id), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 3);
+    hd_worker_export_all(worker);
+    WAIT_FOR(seen.n_exported == 1);
+    assert_int_equal(seen.n_prefixes, 3);
+    assert_true(fake_log[fake_find('a', NULL, 0)].owner != 0);
+}
+
+static void forgetting_reaches_the_engine_and_voids_exports(void **state)
+{
+    (void)state;
+    struct hd_id id, person = id_of(1);
+    start(0);
+    use("one");
+    assert_int_equal(ask(1, "", 5, &id), HEARTH_OK);
+    WAIT_FOR(seen.n_prefixes == 1);
+    uint64_t owner = fake_log[fake_find('a', NULL, 0)].owner;
+    assert_int_equal(seen.prefix_tag, hd_worker_forget_seq(worker));
+    hd_worker_forget(worker, NULL, &person);
+    assert_int_not_equal(seen.prefix_tag, hd_worker_forget_seq(worker)); // the export is worth nothing now
+    WAIT_FOR(fake_find('f', "one", 0) >= 0);
+    assert_true(fake_log[fake_find('f', "one", 0)].owner == owner);
+    hd_worker_export_all(worker);
+    WAIT_FOR(seen.n_exported == 1);
+    assert_int_equal(seen.n_prefixes, 1); // nothing is left to export
+}
+
+static void a_cache_from_disk_goes_to_its_model_only(void **state)
+{
+    (void)state;
+    struct hd_id id, person = id_of(1);
+    start(0);
+    use("one");
+    hd_worker_import(worker, &person, path_of("two"), calloc(1, 8), 8); // is not loaded
+    hd_worker_import(worker, &person, path_of("one"), calloc(1, 8), 8);
+    assert_int_equal(ask(1, "", 5, &id), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 1);
+    int at = fake_find('i', "one", 0), answer = fake_find('a', "one", 0);
+    assert_true(at >= 0 && at < answer); // before the question that came after it
+    assert_true(fake_log[at].owner == fake_log[answer].owner);
+    assert_int_equal(fake_find('i', "two", 0), -1);
+}
+
+static void a_question_that_stands_alone_leaves_no_export(void **state)
+{
+    (void)state;
+    struct hd_id person = id_of(1);
+    start(0);
+    use("one");
+    struct hd_job *job = calloc(1, sizeof *job);
+    job->prompt = strdup("once upon a time");
+    job->prompt_len_bytes = strlen(job->prompt);
+    job->person = person;
+    job->response = id_of(90);
+    job->max_tokens = 3;
+    assert_int_equal(hd_worker_submit(worker, job, &err), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 1);
+    hd_worker_export_all(worker);
+    WAIT_FOR(seen.n_exported == 1);
+    assert_int_equal(seen.n_prefixes, 0);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 2 && strcmp(argv[1], "--check-model") == 0) // as the worker calls its own program
+        return fake_child(argv[2]);
+    const struct CMUnitTest tests[] = {
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+        T(a_flood_does_not_keep_another_waiting),
+        T(two_who_wait_take_turns),
+        T(long_answers_count_more),
+        T(one_person_cannot_fill_the_queue),
+        T(two_models_that_fit_answer_side_by_side),
+        T(what_does_not_fit_is_refused_before_anything_is_unloaded),
+        T(an_idle_model_makes_room_and_comes_back),
+        T(running_answers_end_before_their_model_goes),
+        T(who_waits_for_another_model_does_not_starve),
+        T(a_choice_that_fails_leaves_the_present_model),
+        T(a_changed_file_is_checked_again),
+        T(a_lost_engine_ends_its_answers),
+        T(crashes_of_the_check_are_error_lines),
+        T(stopping_does_not_wait_for_a_hanging_check),
+        T(a_hanging_step_is_seen),
+        T(caches_are_exported_when_idle_and_on_demand),
+        T(forgetting_reaches_the_engine_and_voids_exports),
+        T(a_cache_from_disk_goes_to_its_model_only),
+        T(a_question_that_stands_alone_leaves_no_export),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
