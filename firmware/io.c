@@ -2,6 +2,7 @@
 // The system's side of the file hooks, and what is built on them. Server loop thread.
 #include "firmware/io.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -101,6 +102,20 @@ static int system_exists(void *user, const char *path)
     return errno == ENOENT ? 0 : -errno;
 }
 
+static int system_list(void *user, const char *path, void (*each)(void *arg, const char *name), void *arg)
+{
+    (void)user;
+    DIR *dir = opendir(path);
+    if (!dir)
+        return -errno;
+    for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            each(arg, entry->d_name);
+    }
+    closedir(dir);
+    return 0;
+}
+
 static int system_fsync_dir(void *user, const char *dir)
 {
     int fd = system_open(user, dir, O_RDONLY | O_DIRECTORY, 0);
@@ -123,6 +138,7 @@ static const struct hd_io system_io = {
     .rename = system_rename,
     .unlink = system_unlink,
     .exists = system_exists,
+    .list = system_list,
     .fsync_dir = system_fsync_dir,
 };
 static const struct hd_io *io_in_use = &system_io;

@@ -24,6 +24,8 @@ struct hd_io {
     int (*rename)(void *user, const char *from, const char *to);
     int (*unlink)(void *user, const char *path);
     int (*exists)(void *user, const char *path);   // 1, 0 or -errno
+    // Calls `each` with the name of every file in the folder, in any order; names may be removed meanwhile.
+    int (*list)(void *user, const char *dir, void (*each)(void *arg, const char *name), void *arg);
     int (*fsync_dir)(void *user, const char *dir); // makes names created, renamed or removed in `dir` durable
     void *user;
 };

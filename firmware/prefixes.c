@@ -7,7 +7,6 @@
 //   and its number. It is written beside its name, fsynced and renamed: a power cut leaves the one before or this one.
 #include "firmware/prefixes.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -434,37 +433,25 @@ void hd_prefixes_forget(struct hd_prefixes *p, const struct hd_id *person)
     }
 }
 
-// Every file of the folder is opened with its key, or goes.
-static void scan(struct hd_prefixes *p)
+// A file of the folder is opened with its key, or goes.
+static void look_at(void *arg, const char *name)
 {
-    DIR *dir = opendir(p->dir);
-    struct dirent *entry;
-    while (dir && (entry = readdir(dir)) != NULL) {
-        struct transfer t = {.fd = -1};
-        struct hd_id id;
-        char path[HD_PATH_BYTES + 300];
-        if (entry->d_name[0] == '.')
-            continue;
-        bool good =
-            hd_unhex(id.b, HD_ID_BYTES, entry->d_name) && p->n_files < MAX_FILES && begin_reading(p, &t, &id);
-        struct kept *same = good ? find_same(p, &t.file) : NULL;
-        if (t.fd >= 0)
-            (void)hd_io()->close(hd_io()->user, t.fd);
-        if (same &&
-            same->head.created_ms <= t.file.head.created_ms) // a power cut came between rename and unlink
-            drop(p, (size_t)(same - p->files));
-        else if (same)
-            good = false;
-        if (good) {
-            p->files[p->n_files++] = t.file;
-            continue;
-        }
-        snprintf(path, sizeof path, "%s/%s", p->dir, entry->d_name);
+    struct hd_prefixes *p = arg;
+    struct transfer t = {.fd = -1};
+    struct hd_id id;
+    char path[sizeof p->dir + 300];
+    bool good = hd_unhex(id.b, HD_ID_BYTES, name) && p->n_files < MAX_FILES && begin_reading(p, &t, &id);
+    struct kept *same = good ? find_same(p, &t.file) : NULL;
+    if (t.fd >= 0)
+        (void)hd_io()->close(hd_io()->user, t.fd);
+    if (same && same->head.created_ms <= t.file.head.created_ms) // a power cut came after a rename
+        drop(p, (size_t)(same - p->files));
+    else if (same)
+        good = false;
+    if (good)
+        p->files[p->n_files++] = t.file;
+    else if (snprintf(path, sizeof path, "%s/%s", p->dir, name) < (int)sizeof path)
         (void)hd_io()->unlink(hd_io()->user, path);
-    }
-    if (dir)
-        closedir(dir);
-    keep_budget(p, 0);
 }
 
 struct hd_prefixes *hd_prefixes_open(const struct hd_prefixes_params *params)
@@ -482,7 +469,8 @@ struct hd_prefixes *hd_prefixes_open(const struct hd_prefixes_params *params)
         free(p);
         return NULL;
     }
-    scan(p);
+    (void)hd_io()->list(hd_io()->user, p->dir, look_at, p);
+    keep_budget(p, 0);
     return p;
 }
 

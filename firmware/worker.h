@@ -69,9 +69,10 @@ struct hd_job {
 enum { HD_JOB_DRAFT = 7 };
 void hd_job_free(struct hd_job *job); // NULL allowed
 
-// Takes the job over when OK. BUSY: HD_MAX_QUEUE jobs wait, or HD_MAX_QUEUE_PERSON of this person. UNSUPPORTED: no
-// model; the text says why. NOT_FOUND: no model of that name. A model that is not loaded is loaded when it fits in the memory budget; when it
-// does not, or cannot be read, the job ends in HD_NOTE_FAILED, as does a grammar that is wrong (INVALID).
+// Takes the job over when OK. BUSY: HD_MAX_QUEUE jobs wait, or HD_MAX_QUEUE_PERSON of this person.
+// UNSUPPORTED: no model; the text says why. NOT_FOUND: no model of that name.
+// A model that is not loaded is loaded when it fits in the memory budget; when it does not, or cannot be read, the
+// job ends in HD_NOTE_FAILED, as does a grammar that is wrong (INVALID).
 enum hearth_status hd_worker_submit(struct hd_worker *worker, struct hd_job *job, struct hearth_error *err);
 // What hd_worker_submit would say now, before anything is stored. *path (NULL allowed) = the model's file.
 enum hearth_status hd_worker_may_submit(struct hd_worker *worker, const struct hd_id *person,

@@ -376,6 +376,19 @@ static int sim_unlink(void *user, const char *path)
     return 0;
 }
 
+static int sim_list(void *user, const char *dir, void (*each)(void *arg, const char *name), void *arg)
+{
+    struct simdisk *disk = user;
+    struct names names = disk->now; // `each` may remove some
+    size_t len = strlen(dir);
+    for (int i = 0; i < names.n && !disk->dead; i++) {
+        const char *path = names.list[i].path;
+        if (strncmp(path, dir, len) == 0 && path[len] == '/' && strchr(path + len + 1, '/') == NULL)
+            each(arg, path + len + 1);
+    }
+    return disk->dead ? -EIO : 0;
+}
+
 static int sim_exists(void *user, const char *path)
 {
     struct simdisk *disk = user;
@@ -410,6 +423,7 @@ struct hd_io simdisk_io(struct simdisk *disk)
         .rename = sim_rename,
         .unlink = sim_unlink,
         .exists = sim_exists,
+        .list = sim_list,
         .fsync_dir = sim_fsync_dir,
         .user = disk,
     };
