@@ -8,6 +8,7 @@
 
 #include "tools/bandwidth.h"
 #include "tools/hearth.h"
+#include "tools/int8_peak.h"
 #include "tools/kernels.h"
 #include "tools/machine.h"
 #include "tools/models.h"
@@ -31,6 +32,7 @@ struct bench {
     bool kernels, second_turn;
     uint64_t random; // state of the id generator: the same ids in every run
     double first_token_ms, prefill, decode, clients, barrier_ns, first_turn_ms, second_turn_ms;
+    double vnni_gops, amx_gops;
 };
 
 struct outcome {
@@ -236,6 +238,8 @@ static int print_result(const struct bench *bench, bool as_json, unsigned n_thre
                bench->clients);
         printf("memory reads   %10.1f GiB/s\n", copy);
         printf("barrier        %10.0f ns\n", bench->barrier_ns);
+        if (bench->vnni_gops > 0)
+            printf("int8 peak      %10.0f Gop/s (VNNI), %.0f Gop/s (AMX)\n", bench->vnni_gops, bench->amx_gops);
         printf("first token    %10.1f ms after the start of the process\n", bench->first_token_ms);
         if (bench->second_turn)
             printf("second turn    %10.1f ms to the first token (first turn of %d tokens: %.1f ms)\n",
@@ -251,7 +255,9 @@ static int print_result(const struct bench *bench, bool as_json, unsigned n_thre
                   "first_token_ms", bench->first_token_ms, "peak_rss_mib", peak_rss_mib, "barrier_ns",
                   bench->barrier_ns, "threads", (int)n_threads, "device", bench->info.device, "cpu", cpu);
     if (!object ||
-        json_object_set_new(object, "weight_mib", json_real((double)bench->info.weight_bytes / MIB)))
+        json_object_set_new(object, "weight_mib", json_real((double)bench->info.weight_bytes / MIB)) ||
+        json_object_set_new(object, "int8_peak_gops", json_real(bench->vnni_gops)) ||
+        json_object_set_new(object, "int8_amx_peak_gops", json_real(bench->amx_gops)))
         return cli_fail(CLI_OSERR, "out of memory");
     if (bench->second_turn) {
         json_object_set_new(object, "first_turn_ms", json_real(bench->first_turn_ms));
@@ -283,6 +289,8 @@ static int run(const struct cli *cli, struct model_options *options, struct benc
     struct hearth_error err = {0};
     if (hearth_measure_barrier(n_threads, &bench->barrier_ns, &err))
         return cli_fail_status(&err);
+    bench->vnni_gops = int8_peak_gops(INT8_VNNI, n_threads);
+    bench->amx_gops = int8_peak_gops(INT8_AMX, n_threads);
     double copy =
         bandwidth_read_gib_per_second((size_t)bench->info.weight_bytes, n_threads, (unsigned)bench->n_repeat);
     return print_result(bench, cli->json, n_threads, peak_rss_mib, copy);
@@ -306,6 +314,8 @@ int cmd_bench(int argc, char **argv)
          1 << 24, NULL},
         {"kv", 0, CLI_TEXT, "TYPE", "KV cache: f16, q8 or f32", &options.kv, 0, 0, NULL},
         {"exact", 0, CLI_FLAG, NULL, "float32 activations and KV", &options.exact, 0, 0, NULL},
+        {"cpu-isa", 0, CLI_TEXT, "NAME", "CPU path: ref, avx2, avx512vnni, amx, neon … (default: the best)",
+         &options.cpu_isa, 0, 0, NULL},
         {"second-turn", 0, CLI_FLAG, NULL, "also the first token of a second turn after a long first one",
          &bench.second_turn, 0, 0, NULL},
         {"kernels", 0, CLI_FLAG, NULL, "without a model: GB/s of the matrix product of every format",

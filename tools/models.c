@@ -115,6 +115,7 @@ int models_open(struct hearth_engine **engine, const struct cli *cli, const stru
         .n_ctx = (unsigned)options->n_ctx,
         .max_sessions = (unsigned)options->max_sessions,
         .exact = options->exact,
+        .cpu_isa = options->cpu_isa,
         .vocab_only = options->vocab_only,
         .chat_template = options->chat_template,
         .progress = on_load,

@@ -43,6 +43,7 @@ char *models_chosen(void);
 struct model_options {
     const char *model; // NULL = the chosen or default model
     const char *kv, *chat_template;
+    const char *cpu_isa; // NULL = the best
     uint64_t n_ctx, max_sessions;
     bool exact, vocab_only;
 };

@@ -20,7 +20,7 @@ static enum hearth_status pick_isa(const char *name, enum ht_isa *isa, struct he
             return HEARTH_OK;
         }
     return ht_fail(err, HEARTH_INVALID, "unknown instruction set '%.40s': use %s", name,
-                   "ref, avx2, avx512vnni, neon, dotprod or i8mm");
+                   "ref, avx2, avx512vnni, amx, neon, dotprod or i8mm");
 }
 
 static enum hearth_status cpu_open(struct ht_device **out, const struct ht_device_params *params,
@@ -47,6 +47,8 @@ static enum hearth_status cpu_open(struct ht_device **out, const struct ht_devic
         ht_kernels_avx2(&device->kernels);
     if (isa >= HT_ISA_AVX512VNNI)
         ht_kernels_avx512vnni(&device->kernels);
+    if (isa >= HT_ISA_AMX)
+        ht_kernels_amx(&device->kernels);
 #elif defined(__aarch64__)
     if (isa >= HT_ISA_NEON)
         ht_kernels_neon(&device->kernels);

@@ -7,6 +7,7 @@
 
 // The paths of engine/cpu. Plain C, then those of x86-64, then those of aarch64, each family in ascending order of
 // preference; within a family each includes what the ones before need.
+//   amx      AVX-512 VNNI, and int8 tiles that the system lets this process use (Sapphire Rapids and later)
 //   neon     what every aarch64 CPU has (Cortex-A53, A57, A72)
 //   dotprod  sdot: 4 products and their sum (Cortex-A55, A76 and later)
 //   i8mm     smmla: 2 x 2 sums of 8 products (Neoverse V1 and N2, Cortex-A510, A710, X2, Apple M2 and later)
@@ -14,6 +15,7 @@ enum ht_isa {
     HT_ISA_REF,
     HT_ISA_AVX2,
     HT_ISA_AVX512VNNI,
+    HT_ISA_AMX,
     HT_ISA_NEON,
     HT_ISA_DOTPROD,
     HT_ISA_I8MM,

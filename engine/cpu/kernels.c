@@ -57,6 +57,14 @@ static void values(const struct ht_kv_geometry *g, const unsigned char *v_page, 
                 acc[i][d] = fmaf(e[i * stride + j], ht_kv_get_v(g, v_page - g->v_at, j, d), acc[i][d]);
 }
 
+static void put(const float *value, const float *bias, bool add, uint32_t n, float *y)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        float t = bias ? value[i] + bias[i] : value[i];
+        y[i] = add ? y[i] + t : t;
+    }
+}
+
 static void block_max(const float *x, uint32_t n, float *out)
 {
     for (uint32_t b = 0; b < n; b += HT_SAMPLE_BLOCK) {
@@ -73,6 +81,7 @@ void ht_kernels_ref(struct ht_kernels *kernels)
     *kernels = (struct ht_kernels){
         .quantise = ht_contract_quantise,
         .dot_f = dot_f,
+        .put = put,
         .widen_f16 = widen_f16,
         .widen_bf16 = widen_bf16,
         .narrow_f16 = narrow_f16,

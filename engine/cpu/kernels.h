@@ -23,6 +23,13 @@ struct ht_xtile {
     int32_t sum[2][HT_COLS];
 };
 
+// The same for 12 rows, each row's q as it is, for matrix registers (the unused lanes hold anything).
+enum { HT_TALL = 12 };
+struct ht_xtall {
+    int8_t q[HT_TALL][32];
+    float d[16], ds[16], sum[2][16];
+};
+
 // 32 rows of a weight, unpacked: per 32 values of k the codes as bytes (16 rows of group 0, then of group 1),
 // then the scales, 32 rows each: d · [m | dmin] · scales · mins.
 struct ht_panel {
@@ -57,6 +64,13 @@ struct ht_kernels {
     // panel (32, k), x tiles (k / 32) -> out (HT_COLS, 32)
     void (*tile[HT_N_TYPES])(const unsigned char *panel, const struct ht_xtile *x, uint32_t k, float *out);
     bool word_pairs; // the order of q that `tile` reads
+    // The same products for 12 rows of x at a time, NULL where there is nothing faster: out (HT_TALL, 32). A thread
+    // calls tall_begin before those of one weight and tall_end after them.
+    void (*tall[HT_N_TYPES])(const unsigned char *panel, const struct ht_xtall *x, uint32_t k, float *out);
+    void (*tall_begin)(enum ht_type type);
+    void (*tall_end)(void);
+    // t = value + bias (NULL: value); y = y + t if `add`, else t
+    void (*put)(const float *value, const float *bias, bool add, uint32_t n, float *y);
     // Contract F: w (k, 16) f32, x: n_cols <= 8 rows -> out (n_cols, 16)
     void (*dot_f)(const float *w, uint32_t k, const float *const *x, unsigned n_cols, float *out);
     // f16 or bf16 to f32, n a multiple of 16
@@ -91,6 +105,7 @@ enum { HT_SAMPLE_BLOCK = 256 };
 void ht_kernels_ref(struct ht_kernels *kernels);        // engine/cpu/kernels.c
 void ht_kernels_avx2(struct ht_kernels *kernels);       // engine/cpu/overlay_avx2.c
 void ht_kernels_avx512vnni(struct ht_kernels *kernels); // engine/cpu/overlay_avx512vnni.c
+void ht_kernels_amx(struct ht_kernels *kernels);        // engine/cpu/panel_amx.c
 void ht_kernels_neon(struct ht_kernels *kernels);       // engine/cpu/overlay_neon.c
 void ht_kernels_dotprod(struct ht_kernels *kernels);    // engine/cpu/matmul_dotprod.c
 void ht_kernels_i8mm(struct ht_kernels *kernels);       // engine/cpu/matmul_i8mm.c

@@ -4,6 +4,7 @@
 // a submit.
 //   matvec   up to 8 rows: one group after another, streamed once from memory
 //   panels   more rows: 32 rows of W unpacked into scratch, then a register tile of 32 x 6 per 6 rows of x
+//   tall     the same with matrix registers, 12 rows of x at a time
 //   plain    types or CPUs without these: the contract itself
 //   float    contract F and float weights: a group as f32 (k, 16), one chain per output
 #include <string.h>
@@ -22,6 +23,7 @@ struct job { // one thread's view of a call
     unsigned char *scratch;        // this thread's, beyond normalised and quantised rows
     unsigned char *xrows;          // x quantised, as rows (xrow_at) ...
     const struct ht_xtile *xtiles; // ... or as tiles
+    const struct ht_xtall *xtalls; // ... of either kind
 };
 
 static bool is_float(const struct ht_device *device, const struct ht_weight *w)
@@ -64,19 +66,37 @@ static void put_in_tile(const struct ht_xrow *x, uint32_t k, bool pairs, struct 
     }
 }
 
+static size_t xtall_bytes(uint32_t k)
+{
+    return k / 32 * sizeof(struct ht_xtall);
+}
+
+static void put_in_tall(const struct ht_xrow *x, uint32_t k, struct ht_xtall *tiles, unsigned c)
+{
+    for (uint32_t b = 0; b < k / 32; b++) {
+        memcpy(tiles[b].q[c], x->q + 32 * b, 32);
+        tiles[b].d[c] = x->d[b];
+        tiles[b].ds[c] = x->ds[b];
+        tiles[b].sum[0][c] = (float)x->sum[2 * b];
+        tiles[b].sum[1][c] = (float)x->sum[2 * b + 1];
+    }
+}
+
 static uint32_t max_rows(const struct ht_plan *plan, const struct ht_matmul *p)
 {
     return p->rows == HT_ROWS_OUT ? plan->head.shape.outs : plan->head.shape.rows;
 }
 
-// Shared: rows as xrows (up to 8, or all for the plain path), or as tiles of 6.
+// Shared: rows as xrows (up to 8, or all for the plain path), or as tiles of 6 or 12.
 size_t ht_matmul_shared_bytes(const struct ht_plan *plan, const struct ht_matmul *p)
 {
     size_t rows = max_rows(plan, p);
     if (rows <= HT_FEW || p->k % 32)
         return 0;
     size_t as_rows = rows * xrow_bytes(p->k), as_tiles = (rows + HT_COLS - 1) / HT_COLS * xtile_bytes(p->k);
-    return as_rows > as_tiles ? as_rows : as_tiles;
+    size_t most = as_rows > as_tiles ? as_rows : as_tiles;
+    size_t as_talls = (rows + HT_TALL - 1) / HT_TALL * xtall_bytes(p->k);
+    return plan->device->kernels.tall_begin && as_talls > most ? as_talls : most;
 }
 
 // Per thread: few rows normalised and quantised, one more quantised row; a panel, an f32 group or a row of
@@ -93,15 +113,12 @@ size_t ht_matmul_thread_bytes(const struct ht_plan *plan, const struct ht_matmul
 
 // ---- outputs
 
-static void put(const struct ht_matmul_part *part, uint32_t row, uint32_t first, uint32_t n,
+static void put(const struct job *job, const struct ht_matmul_part *part, uint32_t row, uint32_t first, uint32_t n,
                 const float *value)
 {
     float *y = ht_ref_floats(&part->y) + (size_t)row * part->y_stride + first;
     const float *bias = part->bias.buf ? ht_ref_floats(&part->bias) + first : NULL;
-    for (uint32_t i = 0; i < n; i++) {
-        float t = bias ? value[i] + bias[i] : value[i];
-        y[i] = part->add ? y[i] + t : t;
-    }
+    job->run->device->kernels.put(value, bias, part->add, n, y);
 }
 
 static uint32_t rows_left(const struct ht_weight *w, uint32_t group, uint32_t most)
@@ -150,7 +167,7 @@ static void run_float(const struct job *job, const struct ht_matmul_part *part)
                 x[c] = job->x + (size_t)(r + c) * job->x_stride;
             kernels->dot_f(f32, k, x, n, out);
             for (unsigned c = 0; c < n; c++)
-                put(part, r + c, g * HT_GROUP, rows_left(w, g, HT_GROUP), out + c * HT_GROUP);
+                put(job, part, r + c, g * HT_GROUP, rows_left(w, g, HT_GROUP), out + c * HT_GROUP);
         }
     }
 }
@@ -165,7 +182,7 @@ static void run_plain(const struct job *job, const struct ht_matmul_part *part)
         for (uint32_t r = 0; r < job->rows; r++) {
             struct ht_xrow x = xrow_at(job->xrows + xrow_bytes(job->p->k) * r, job->p->k);
             float t = ht_contract_dot_q(w->head.params.type, job->scratch, job->p->k, &x);
-            put(part, r, i, 1, &t);
+            put(job, part, r, i, 1, &t);
         }
     }
 }
@@ -182,7 +199,7 @@ static void run_matvec(const struct job *job, const struct ht_matmul_part *part)
         job->run->device->kernels.matvec[w->head.params.type](ht_weight_group(w, g), job->p->k, x, job->rows,
                                                               out);
         for (unsigned c = 0; c < job->rows; c++)
-            put(part, c, g * HT_GROUP, rows_left(w, g, HT_GROUP), out + c * HT_GROUP);
+            put(job, part, c, g * HT_GROUP, rows_left(w, g, HT_GROUP), out + c * HT_GROUP);
     }
 }
 
@@ -202,19 +219,42 @@ static void run_panels(const struct job *job, const struct ht_matmul_part *part)
         for (uint32_t r = 0; r < job->rows; r += HT_COLS) {
             kernels->tile[type](job->scratch, job->xtiles + (size_t)(r / HT_COLS) * (k / 32), k, out);
             for (unsigned c = 0; c < HT_COLS && r + c < job->rows; c++)
-                put(part, r + c, g * HT_GROUP, n, out + c * TILE_ROWS);
+                put(job, part, r + c, g * HT_GROUP, n, out + c * TILE_ROWS);
         }
     }
 }
 
+static void run_tall(const struct job *job, const struct ht_matmul_part *part)
+{
+    const struct ht_weight *w = part->w;
+    const struct ht_kernels *kernels = &job->run->device->kernels;
+    enum ht_type type = w->head.params.type;
+    uint32_t k = job->p->k;
+    struct ht_range groups = group_share(job, w);
+    _Alignas(64) float out[HT_TALL * TILE_ROWS];
+    kernels->tall_begin(type);
+    for (uint32_t g = groups.from; g < groups.to; g += 2) {
+        unsigned n_halves = groups.to - g < 2 ? 1 : 2;
+        for (unsigned half = 0; half < n_halves; half++)
+            kernels->panel[type](ht_weight_group(w, g + half), k, half, job->scratch);
+        uint32_t n = rows_left(w, g, n_halves * HT_GROUP);
+        for (uint32_t r = 0; r < job->rows; r += HT_TALL) {
+            kernels->tall[type](job->scratch, job->xtalls + (size_t)(r / HT_TALL) * (k / 32), k, out);
+            for (unsigned c = 0; c < HT_TALL && r + c < job->rows; c++)
+                put(job, part, r + c, g * HT_GROUP, n, out + c * TILE_ROWS);
+        }
+    }
+    kernels->tall_end();
+}
+
 // ---- a call: x is prepared in the one form that all its quantised parts read
 
-enum path { PATH_FLOAT, PATH_PLAIN, PATH_MATVEC, PATH_PANELS };
+enum path { PATH_FLOAT, PATH_PLAIN, PATH_MATVEC, PATH_PANELS, PATH_TALL };
 
 static enum path path_of(const struct job *job)
 {
     const struct ht_device *device = job->run->device;
-    bool any = false, matvec = job->rows <= HT_MAX_MATVEC, panels = job->rows > HT_FEW;
+    bool any = false, matvec = job->rows <= HT_MAX_MATVEC, panels = job->rows > HT_FEW, tall = panels;
     for (uint32_t i = 0; i < job->p->n_parts; i++) {
         const struct ht_weight *w = job->p->part[i].w;
         if (is_float(device, w))
@@ -222,8 +262,9 @@ static enum path path_of(const struct job *job)
         any = true;
         matvec = matvec && device->kernels.matvec[w->head.params.type];
         panels = panels && device->kernels.tile[w->head.params.type];
+        tall = tall && device->kernels.tall[w->head.params.type];
     }
-    return !any ? PATH_FLOAT : matvec ? PATH_MATVEC : panels ? PATH_PANELS : PATH_PLAIN;
+    return !any ? PATH_FLOAT : matvec ? PATH_MATVEC : tall ? PATH_TALL : panels ? PATH_PANELS : PATH_PLAIN;
 }
 
 // Normalised rows for this thread alone; thread 0 also writes them where later ops may read them.
@@ -264,11 +305,23 @@ static void quantise_tiles(const struct job *job, unsigned char *to)
         }
 }
 
+static void quantise_talls(const struct job *job, unsigned char *to)
+{
+    uint32_t k = job->p->k;
+    struct ht_range tiles = ht_share((job->rows + HT_TALL - 1) / HT_TALL, job->thread, job->run->n_threads);
+    struct ht_xrow x = xrow_at(job->scratch, k);
+    for (uint32_t t = tiles.from; t < tiles.to; t++)
+        for (uint32_t c = 0, r = t * HT_TALL; c < HT_TALL && r < job->rows; c++, r++) {
+            job->run->device->kernels.quantise(job->x + (size_t)r * job->x_stride, k, &x);
+            put_in_tall(&x, k, (struct ht_xtall *)(void *)(to + xtall_bytes(k) * t), c);
+        }
+}
+
 // With few rows each thread quantises for itself; else the rows are shared out and all wait.
 static void prepare(struct job *job, enum path path, unsigned char *own)
 {
     unsigned char *shared = job->run->plan->shared;
-    if (path != PATH_PANELS && job->rows <= HT_FEW) {
+    if (path != PATH_PANELS && path != PATH_TALL && job->rows <= HT_FEW) {
         job->xrows = own;
         quantise_rows(job, (struct ht_range){0, job->rows});
         return;
@@ -276,6 +329,9 @@ static void prepare(struct job *job, enum path path, unsigned char *own)
     if (path == PATH_PANELS) {
         quantise_tiles(job, shared);
         job->xtiles = (const struct ht_xtile *)(const void *)shared;
+    } else if (path == PATH_TALL) {
+        quantise_talls(job, shared);
+        job->xtalls = (const struct ht_xtall *)(const void *)shared;
     } else {
         job->xrows = shared;
         quantise_rows(job, ht_share(job->rows, job->thread, job->run->n_threads));
@@ -291,6 +347,8 @@ static void run_part(const struct job *job, const struct ht_matmul_part *part, e
         run_plain(job, part);
     else if (path == PATH_MATVEC)
         run_matvec(job, part);
+    else if (path == PATH_TALL)
+        run_tall(job, part);
     else
         run_panels(job, part);
 }
@@ -325,6 +383,7 @@ void ht_run_matmul(const struct ht_call *call, const struct ht_run *run, unsigne
                       ht_run_rows(run, p->rows),
                       thread,
                       scratch + norm_bytes + HT_FEW * xrow_bytes(p->k),
+                      NULL,
                       NULL,
                       NULL};
     if (!job.rows)

@@ -13,7 +13,7 @@
 
 struct hearth_error check_err;
 bool check_quiet;
-const char *const check_isas[] = {"ref",  "avx2",    "avx512vnni",
+const char *const check_isas[] = {"ref",  "avx2",    "avx512vnni", "amx",
                                   "neon", "dotprod", "i8mm",       NULL};
 const char *const check_input_names[CHECK_N_INPUTS] = {"normal",   "zeros",    "one-hot",   "limits",
                                                        "denormal", "outliers", "non-finite"};

@@ -89,7 +89,7 @@ static void check_engine(const char *what, struct hearth_engine *engine, const i
 
 static void check_model(const char *model, enum hearth_kv_type kv, bool exact)
 {
-    static const char *const isas[] = {"ref", "avx2", "avx512vnni", "neon", "dotprod", "i8mm", NULL};
+    static const char *const isas[] = {"ref", "avx2", "avx512vnni", "amx", "neon", "dotprod", "i8mm", NULL};
     int32_t ids[N_IDS];
     make_ids(ids, N_IDS, 1);
     struct hearth_engine *plain = engine_for(model, kv, exact, 1, "ref");

@@ -18,8 +18,8 @@ static unsigned failures_of(struct check_device *d)
 {
     static const struct matmul_case cases[] = {
         {.type = TYPE, .n = 33, .k = 96, .rows = 1, .pad = 3},
-        {.type = TYPE, .n = 33, .k = 96, .rows = 5},
-        {.type = TYPE, .n = 40, .k = 64, .rows = 13, .pad = 1},
+        {.type = TYPE, .n = 33, .k = 96, .rows = 5, .bias = true},
+        {.type = TYPE, .n = 40, .k = 64, .rows = 13, .pad = 1, .add = true},
         {.type = TYPE, .n = 31, .k = 64, .rows = 20, .input = CHECK_OUTLIERS},
         {.type = TYPE, .n = 16, .k = 64, .rows = 9, .input = CHECK_NONFINITE},
         {.type = TYPE, .n = 16, .k = 64, .rows = 2, .input = CHECK_LIMITS, .weights = CHECK_LIMITS},
@@ -66,6 +66,32 @@ static void missing_tail(const unsigned char *panel, const struct ht_xtile *x, u
     for (unsigned r = 0; r < 32; r++)
         out[(HT_COLS - 1) * 32 + r] = 0; // the last of six columns
 }
+static void shifted_tall(const unsigned char *panel, const struct ht_xtall *x, uint32_t k, float *out)
+{
+    float whole[HT_TALL * 32 + 1] = {0};
+    good.tall[TYPE](panel, x, k, whole);
+    memcpy(out, whole + 1, HT_TALL * 32 * sizeof *out);
+}
+static void missing_last(const unsigned char *panel, const struct ht_xtall *x, uint32_t k, float *out)
+{
+    good.tall[TYPE](panel, x, k, out);
+    for (unsigned r = 0; r < 32; r++)
+        out[(HT_TALL - 1) * 32 + r] = 0; // the last of twelve rows
+}
+static void stale_block(const unsigned char *panel, const struct ht_xtall *x, uint32_t k, float *out)
+{
+    good.tall[TYPE](panel, x, k - 32, out); // the last block is still under way
+}
+static void forgotten_bias(const float *value, const float *bias, bool add, uint32_t n, float *y)
+{
+    (void)bias;
+    good.put(value, NULL, add, n, y);
+}
+static void lost_sum(const float *value, const float *bias, bool add, uint32_t n, float *y)
+{
+    (void)add;
+    good.put(value, bias, false, n, y);
+}
 static void other_rounding(const float *x, uint32_t k, const struct ht_xrow *out)
 {
     good.quantise(x, k, out);
@@ -108,6 +134,14 @@ static void broken_kernels_are_caught(void **state)
         BROKEN(matvec[TYPE], dropped_term)
         BROKEN(matvec[TYPE], stale_column)
         BROKEN(panel[TYPE], stale_panel)
+        if (k->tall[TYPE]) { // takes the work of the tiles, which are judged without it below
+            BROKEN(tall[TYPE], shifted_tall)
+            BROKEN(tall[TYPE], missing_last)
+            BROKEN(tall[TYPE], stale_block)
+        }
+        BROKEN(put, forgotten_bias)
+        BROKEN(put, lost_sum)
+        good.tall[TYPE] = k->tall[TYPE] = NULL;
         BROKEN(tile[TYPE], shifted_tile)
         BROKEN(tile[TYPE], missing_tail)
         BROKEN(quantise, other_rounding)
