@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0
+// JSON schemas: which texts hold, byte by byte; what is refused, and with which words; schemas made to hurt.
+#include "tests/unit/grammar_check.h"
+
+#include <time.h>
+
+struct schema_case {
+    const char *schema, *accepted[10], *refused[10];
+};
+
+static void texts_of_schemas(void **state)
+{
+    (void)state;
+    static const struct schema_case cases[] = {
+        {"",
+         {"1", "{\"a\":[true,null,-1.5e3]}", "\"x\"", "[]", "{}"},
+         {"", "01", "[1,]", "{a:1}", " 1", "1 "}},
+        {"{}", {"null", "[ 1, {\"a\": 2} ]", "{\n\"a\":\n1\n}"}, {"[  1]", "nul", "\"\t\"", "{\"a\":1,}"}},
+        {"true", {"false"}, {"x"}},
+        {"{\"type\":\"boolean\",\"title\":\"t\",\"description\":\"d\"}", {"true", "false"}, {"1", "null"}},
+        {"{\"type\":[\"null\",\"boolean\"]}", {"null", "true"}, {"0"}},
+        {"{\"type\":\"string\"}",
+         {"\"\"", "\"é€😀\"", "\"\\n\\\"\\\\\\/\\u00e9\\uD83D\\uDE00\""},
+         {"\"", "\"\\u0000\"", "\"\\ud800\"", "\"\\udc00\"", "\"\n\"", "\"\\x\"", "\"\\ud83d\\u0041\""}},
+        {"{\"type\":\"string\",\"minLength\":1,\"maxLength\":2}",
+         {"\"a\"", "\"é€\"", "\"\\uD83D\\uDE00a\""},
+         {"\"\"", "\"abc\""}},
+        {"{\"minLength\":3}", {"\"abcd\""}, {"\"ab\"", "1"}},
+        {"{\"type\":\"string\",\"pattern\":\"^a[bc]+$\"}",
+         {"\"ab\"", "\"acb\""},
+         {"\"a\"", "\"xab\"", "\"abx\""}},
+        {"{\"type\":\"string\",\"pattern\":\"a\\\\d|^b\"}",
+         {"\"xa1y\"", "\"bz\"", "\"a0\""},
+         {"\"xb\"", "\"a\""}},
+        {"{\"type\":\"string\",\"pattern\":\"^.\\\\s\\\\w\\\\W\\\\D\\\\S$\"}",
+         {"\"\\\" a-x!\""},
+         {"\"a  -x!\"", "\"\\n a-x!\""}},
+        {"{\"type\":\"string\",\"pattern\":\"^(?:x|y{2,3}?)*\\\\.[^\\\\n\\\\]a-]{0,2}\\\\u0041$\"}",
+         {"\".A\"", "\"xyyyyx.bcA\""},
+         {"\"y.A\"", "\".aA\"", "\".]A\""}},
+        {"{\"type\":\"string\",\"pattern\":\"^\\\"\\\\t$\"}", {"\"\\\"\\t\""}, {"\"\"\t\"", "\"\\\"\""}},
+        {"{\"type\":\"string\",\"format\":\"date\"}",
+         {"\"2024-02-29\"", "\"2000-02-29\"", "\"1999-12-31\""},
+         {"\"2023-02-29\"", "\"1900-02-29\"", "\"2024-04-31\"", "\"2024-13-01\"", "\"2024-1-1\""}},
+        {"{\"type\":\"string\",\"format\":\"time\"}",
+         {"\"23:59:59Z\"", "\"00:00:00.5+01:30\""},
+         {"\"24:00:00Z\"", "\"12:00\"", "\"12:60:00Z\""}},
+        {"{\"format\":\"date-time\"}", {"\"2024-05-06T07:08:09.123Z\""}, {"\"2024-05-06 07:08:09Z\""}},
+        {"{\"format\":\"uuid\"}", {"\"123e4567-e89b-12d3-a456-426614174000\""}, {"\"123e4567\""}},
+        {"{\"type\":\"integer\"}",
+         {"0", "-12", "9999999999999999", "1000000000000000"},
+         {"1.0", "01", "-0", "10000000000000000"}},
+        {"{\"type\":\"integer\",\"minimum\":-7,\"maximum\":123}",
+         {"-7", "-1", "0", "9", "10", "99", "100", "119", "123"},
+         {"-8", "124", "200", "1000", "-10", "-0", "05"}},
+        {"{\"type\":\"integer\",\"exclusiveMinimum\":99,\"exclusiveMaximum\":1001}",
+         {"100", "999", "1000"},
+         {"99", "1001", "-100"}},
+        {"{\"type\":\"integer\",\"minimum\":9223372036854775800}",
+         {"9223372036854775807", "9223372036854775800"},
+         {"9223372036854775808", "9223372036854775799"}},
+        {"{\"type\":\"integer\",\"maximum\":-9223372036854775807}",
+         {"-9223372036854775807", "-9223372036854775808"},
+         {"-9223372036854775809", "-9223372036854775806"}},
+        {"{\"type\":\"integer\",\"minimum\":1.5,\"exclusiveMaximum\":3.0}", {"2"}, {"1", "3"}},
+        {"{\"type\":\"integer\",\"minimum\":5}", {"5", "10", "9999999999999999"}, {"4", "-5"}},
+        {"{\"type\":\"number\"}",
+         {"0", "-1.25", "1e5", "3E-07", "1.5e+10"},
+         {"1.", ".5", "1e", "1e100", "+1", "00"}},
+        {"{\"type\":\"number\",\"minimum\":0,\"maximum\":1}",
+         {"0", "1", "0.5", "0.0", "1.0", "0.999"},
+         {"1.1", "-0.1", "2", "1.01"}},
+        {"{\"type\":\"number\",\"exclusiveMinimum\":0,\"exclusiveMaximum\":1}",
+         {"0.1", "0.01"},
+         {"0", "1", "0.0", "1.0"}},
+        {"{\"type\":\"number\",\"minimum\":-1.25,\"maximum\":2.5}",
+         {"-1.25", "-1.2", "-0.5", "2.5", "2.49", "1.999"},
+         {"-1.26", "2.51", "-1.3", "-2", "3"}},
+        {"{\"type\":\"number\",\"minimum\":0.1,\"exclusiveMaximum\":0.13}",
+         {"0.1", "0.10", "0.12", "0.1299"},
+         {"0.13", "0.09", "0", "0.2"}},
+        {"{\"type\":\"number\",\"exclusiveMinimum\":1.5}",
+         {"1.51", "2", "15.5", "1.6"},
+         {"1.5", "1.50", "1", "0"}},
+        {"{\"type\":\"number\",\"maximum\":-0.00001}", {"-0.00001", "-1", "-0.1"}, {"0", "-0.000001", "1"}},
+        {"{\"enum\":[\"a\",1,null,{\"x\":[1.5]},\"q\\\"\"]}",
+         {"\"a\"", "1", "null", "{\"x\":[1.5]}", "\"q\\\"\""},
+         {"\"b\"", "2"}},
+        {"{\"type\":\"integer\",\"enum\":[\"a\",1,2.5]}", {"1"}, {"\"a\"", "2.5"}},
+        {"{\"const\":0.1}", {"0.1"}, {"0.2"}},
+        {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{\"type\":\"null\"}},"
+         "\"required\":[\"a\"]}",
+         {"{\"a\":1}", "{\"a\":1,\"b\":null}", "{ \"a\": 1, \"b\": null }"},
+         {"{}", "{\"b\":null}", "{\"b\":null,\"a\":1}", "{\"a\":1,}", "{\"a\":1,\"c\":2}"}},
+        {"{\"type\":\"object\",\"properties\":{\"a\":{\"const\":1},\"b\":{\"const\":2},\"c\":{\"const\":3}}}",
+         {"{}", "{ }", "{\"a\":1}", "{\"b\":2}", "{\"c\":3}", "{\"a\":1,\"c\":3}",
+          "{\"a\":1,\"b\":2,\"c\":3}"},
+         {"{,}", "{\"a\":1 \"b\":2}", "{\"c\":3,\"a\":1}", "{  }"}},
+        {"{\"properties\":{\"a\":{\"const\":1},\"b\":{\"const\":2}},\"required\":[\"b\"]}",
+         {"{\"b\":2}", "{\"a\":1,\"b\":2}"},
+         {"{}", "{\"a\":1}"}},
+        {"{\"type\":\"object\"}", {"{}", "{\"a\":{\"b\":[]}}"}, {"[]"}},
+        {"{\"type\":\"object\",\"additionalProperties\":false}", {"{}", "{\n}"}, {"{\"a\":1}"}},
+        {"{\"type\":\"object\",\"additionalProperties\":{\"type\":\"integer\"}}",
+         {"{}", "{\"a\":1,\"b\":2}"},
+         {"{\"a\":\"x\"}"}},
+        {"{\"properties\":{\"ab\":{\"const\":1},\"é\":{\"const\":2}},\"additionalProperties\":{\"type\":"
+         "\"null\"}}",
+         {"{}", "{\"ab\":1,\"a\":null}", "{\"abc\":null,\"\":null}", "{\"ab\":1,\"é\":2,\"x\":null}",
+          "{\"ê\":null}"},
+         {"{\"ab\":null}", "{\"x\":null,\"ab\":1}", "{\"é\":null}", "{\"\\u0061b\":null}"}},
+        {"{\"required\":[\"z\"],\"properties\":{\"a\":{\"const\":1}}}",
+         {"{\"z\":[]}", "{\"a\":1,\"z\":2}"},
+         {"{\"a\":1}"}},
+        {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"}}",
+         {"[]", "[1]", "[1, 2]", "[ 1\n]"},
+         {"[\"a\"]", "[1,]", "[  ]"}},
+        {"{\"items\":{\"const\":1},\"minItems\":2,\"maxItems\":3}",
+         {"[1,1]", "[1,1,1]"},
+         {"[]", "[1]", "[1,1,1,1]"}},
+        {"{\"items\":{\"const\":1},\"maxItems\":0}", {"[]"}, {"[1]"}},
+        {"{\"prefixItems\":[{\"const\":1},{\"const\":2}]}", {"[]", "[1]", "[1,2]"}, {"[2]", "[1,2,3]"}},
+        {"{\"prefixItems\":[{\"const\":1},{\"const\":2}],\"items\":{\"const\":3},\"minItems\":1,\"maxItems\":"
+         "4}",
+         {"[1]", "[1,2]", "[1,2,3,3]"},
+         {"[]", "[1,3]", "[1,2,3,3,3]"}},
+        {"{\"items\":[{\"const\":1}],\"additionalItems\":{\"const\":2}}", {"[1,2,2]"}, {"[2]"}},
+        {"{\"anyOf\":[{\"const\":1},{\"type\":\"string\"}]}", {"1", "\"x\""}, {"2"}},
+        {"{\"oneOf\":[{\"type\":\"integer\"},{\"type\":\"string\"}]}", {"1", "\"x\""}, {"null"}},
+        {"{\"oneOf\":[{\"properties\":{\"t\":{\"const\":\"a\"}},\"required\":[\"t\"]},"
+         "{\"properties\":{\"t\":{\"enum\":[\"b\",\"c\"]},\"n\":{\"const\":1}},\"required\":[\"t\"]}]}",
+         {"{\"t\":\"a\"}", "{\"t\":\"c\",\"n\":1}"},
+         {"{\"t\":\"a\",\"n\":1}"}},
+        {"{\"type\":\"object\",\"properties\":{\"a\":{\"const\":1}},\"anyOf\":[{\"required\":[\"a\"]},{"
+         "\"properties\":{\"b\":{\"const\":2}}}]}",
+         {"{\"a\":1}", "{}", "{\"b\":2}"},
+         {"{\"c\":2}"}},
+        {"{\"allOf\":[{\"properties\":{\"a\":{\"type\":\"integer\"}},\"required\":[\"a\"]},"
+         "{\"properties\":{\"a\":{\"minimum\":5},\"b\":{\"const\":1}},\"required\":[\"b\"]}]}",
+         {"{\"a\":5,\"b\":1}"},
+         {"{\"a\":4,\"b\":1}", "{\"a\":5}"}},
+        {"{\"allOf\":[{\"type\":[\"integer\",\"string\"]},{\"type\":[\"number\",\"null\"]},{\"maximum\":3}],"
+         "\"minimum\":2}",
+         {"2", "3"},
+         {"1", "4", "\"a\""}},
+        {"{\"$ref\":\"#/$defs/"
+         "n\",\"$defs\":{\"n\":{\"type\":\"object\",\"properties\":{\"v\":{\"type\":\"integer\"},"
+         "\"next\":{\"anyOf\":[{\"$ref\":\"#/$defs/"
+         "n\"},{\"type\":\"null\"}]}},\"required\":[\"v\",\"next\"]}}}",
+         {"{\"v\":1,\"next\":null}", "{\"v\":1,\"next\":{\"v\":2,\"next\":null}}"},
+         {"{\"v\":1}", "{\"v\":1,\"next\":{}}"}},
+        {"{\"properties\":{\"c\":{\"type\":\"array\",\"items\":{\"$ref\":\"#\"}}}}",
+         {"{}", "{\"c\":[{},{\"c\":[]}]}"},
+         {"{\"c\":[1]}"}},
+        {"{\"$ref\":\"#/definitions/a~1b~0c\",\"definitions\":{\"a/"
+         "b~c\":{\"const\":7}},\"type\":\"integer\"}",
+         {"7"},
+         {"8"}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int kind = 0; kind < 2; kind++)
+            for (int k = 0; k < 10 && (kind ? cases[i].refused[k] : cases[i].accepted[k]); k++) {
+                const char *text = kind ? cases[i].refused[k] : cases[i].accepted[k];
+                struct hearth_error err;
+                struct ht_matcher *m = grammar_open(cases[i].schema, strlen(cases[i].schema), true, &err);
+                if (!m)
+                    fail_msg("%s: %s", cases[i].schema, err.text);
+                bool complete;
+                size_t n = grammar_read(m, text, strlen(text), &complete);
+                if ((n == strlen(text) && complete) == kind)
+                    fail_msg("%s\n%s: read %zu bytes, %s", cases[i].schema, text, n,
+                             complete ? "complete" : "not complete");
+                ht_matcher_destroy(&m);
+            }
+}
+
+static void schemas_that_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *schema;
+        enum hearth_status status;
+        const char *words;
+    } cases[] = {
+        {"{\"type\":\"string\"", HEARTH_INVALID, "line 1, column 16: this is no valid JSON"},
+        {"{\"type\":\"integer\",\n\"type\":\"string\"}", HEARTH_INVALID, "line 2"},
+        {"[1]", HEARTH_INVALID, "neither an object nor true"},
+        {"false", HEARTH_INVALID, "never comes to an end"},
+        {"{\"type\":\"float\"}", HEARTH_INVALID, "unknown `type`"},
+        {"{\"type\":[]}", HEARTH_INVALID, "`type` lists none"},
+        {"{\"not\":{}}", HEARTH_UNSUPPORTED, "`not`"},
+        {"{\"properties\":{\"a\":{},\"secret\":{\"items\":{\"multipleOf\":3}}}}", HEARTH_UNSUPPORTED,
+         "at #/properties[1]/items: keyword `multipleOf` is not supported"},
+        {"{\"if\":{},\"then\":{}}", HEARTH_UNSUPPORTED, "`if`"},
+        {"{\"patternProperties\":{}}", HEARTH_UNSUPPORTED, "`patternProperties`"},
+        {"{\"mininum\":3}", HEARTH_UNSUPPORTED, "unknown keyword `mininum`"},
+        {"{\"a secret sentence\":3}", HEARTH_UNSUPPORTED, "an unknown keyword"},
+        {"{\"uniqueItems\":true,\"type\":\"array\"}", HEARTH_UNSUPPORTED, "`uniqueItems`"},
+        {"{\"format\":\"email\"}", HEARTH_UNSUPPORTED, "format \"email\""},
+        {"{\"format\":\"my own\"}", HEARTH_UNSUPPORTED, "this `format`"},
+        {"{\"pattern\":\"(?=a)\"}", HEARTH_UNSUPPORTED, "looking around"},
+        {"{\"pattern\":\"(a)\\\\1\"}", HEARTH_UNSUPPORTED, "this escape"},
+        {"{\"pattern\":\"a\\\\b\"}", HEARTH_UNSUPPORTED, "this escape"},
+        {"{\"pattern\":\"(^a)\"}", HEARTH_UNSUPPORTED, "at the ends only"},
+        {"{\"pattern\":\"(a\"}", HEARTH_INVALID, "no `)`"},
+        {"{\"pattern\":\"a)\"}", HEARTH_INVALID, "without its"},
+        {"{\"pattern\":\"[b-a]\"}", HEARTH_INVALID, "backwards"},
+        {"{\"pattern\":\"*\"}", HEARTH_INVALID, "cannot stand here"},
+        {"{\"pattern\":\"a\",\"maxLength\":3}", HEARTH_UNSUPPORTED, "only one of"},
+        {"{\"minLength\":3,\"maxLength\":2}", HEARTH_INVALID, "below"},
+        {"{\"type\":\"integer\",\"minimum\":3,\"maximum\":2}", HEARTH_INVALID, "no integer"},
+        {"{\"type\":\"number\",\"minimum\":3,\"exclusiveMaximum\":3}", HEARTH_INVALID, "no number"},
+        {"{\"type\":\"number\",\"minimum\":1e300}", HEARTH_UNSUPPORTED, "bounds"},
+        {"{\"type\":\"integer\",\"minimum\":\"3\"}", HEARTH_INVALID, "bound"},
+        {"{\"enum\":[]}", HEARTH_INVALID, "no value is allowed"},
+        {"{\"enum\":[1],\"minimum\":3}", HEARTH_UNSUPPORTED, "beside other"},
+        {"{\"oneOf\":[{\"type\":\"integer\"},{\"type\":\"number\"}]}", HEARTH_UNSUPPORTED,
+         "`oneOf` whose schemas 0 and 1"},
+        {"{\"anyOf\":[]}", HEARTH_INVALID, "`anyOf`"},
+        {"{\"allOf\":[{\"type\":\"integer\"},{\"type\":\"string\"}]}", HEARTH_INVALID, "no value holds"},
+        {"{\"allOf\":[{\"pattern\":\"a\"},{\"pattern\":\"b\"}]}", HEARTH_UNSUPPORTED, "two different values"},
+        {"{\"$ref\":\"#/nowhere\"}", HEARTH_INVALID, "points to nothing"},
+        {"{\"$ref\":\"http://example.org/x\"}", HEARTH_UNSUPPORTED, "only a `$ref`"},
+        {"{\"$ref\":\"#\"}", HEARTH_INVALID, "rule # never comes to an end"},
+        {"{\"$defs\":{\"a\":{\"$ref\":\"#/$defs/b\"},\"b\":{\"$ref\":\"#/$defs/a\"}},\"$ref\":\"#/$defs/"
+         "a\",\"type\":\"null\"}",
+         HEARTH_LIMIT, "lead on"},
+        {"{\"properties\":{\"a\":{\"$ref\":\"#\"}},\"required\":[\"a\"]}", HEARTH_INVALID,
+         "never comes to an end"},
+        {"{\"required\":[\"a\"],\"additionalProperties\":false}", HEARTH_INVALID, "not allowed"},
+        {"{\"minItems\":3,\"items\":false}", HEARTH_INVALID, "more items"},
+        {"{\"minItems\":-1}", HEARTH_INVALID, "`minItems` is no count"},
+        {"{\"minItems\":1e30}", HEARTH_LIMIT, "`minItems`"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct hearth_error err = {.text = ""};
+        struct ht_matcher *m = grammar_open(cases[i].schema, strlen(cases[i].schema), true, &err);
+        if (m || err.code != cases[i].status || !strstr(err.text, cases[i].words) ||
+            strstr(err.text, "secret"))
+            fail_msg("%s: %d %s", cases[i].schema, err.code, err.text);
+    }
+}
+
+static char *made[64];
+static unsigned n_made;
+
+static char *nested(const char *open, unsigned n, const char *middle, const char *close)
+{
+    size_t a = strlen(open), m = strlen(middle), z = strlen(close);
+    char *all = malloc(n * (a + z) + m + 1), *at = all;
+    assert_true(n_made < 64);
+    made[n_made++] = all;
+    for (unsigned i = 0; i < n; i++, at += a)
+        memcpy(at, open, a);
+    memcpy(at, middle, m);
+    at += m;
+    for (unsigned i = 0; i < n; i++, at += z)
+        memcpy(at, close, z);
+    *at = 0;
+    return all;
+}
+
+static void hostile_schemas_are_bounded(void **state)
+{
+    (void)state;
+    char *cases[] = {
+        nested("{\"items\":", 20000, "{}", "}"),
+        nested("[", 30000, "", "]"),
+        nested("{\"allOf\":[{\"$ref\":\"#\"},{\"$ref\":\"#\"}]", 1, "", "}"),
+        nested("{\"items\":{\"maxItems\":65536,\"items\":", 20, "{\"maxLength\":65536}",
+               "},\"maxItems\":65536}"),
+        nested("{\"anyOf\":[{\"minLength\":1},", 30, "{}", "]}"),
+        nested("{\"oneOf\":[", 1, "{},{},{},{},{},{},{},{},{},{},{},{}", "]}"),
+        nested("{\"enum\":[", 1, nested("\"aaaaaaaaaa\",", 15000, "1", ""), "]}"),
+        nested("{\"required\":[", 1, nested("\"a\",", 60000, "\"b\"", ""), "]}"),
+        nested("{\"pattern\":\"", 1, nested("(a|", 60, "b", ")*"), "\"}"),
+        nested("{\"pattern\":\"", 1, nested("(", 5000, "b", ")"), "\"}"),
+        nested("{\"type\":\"string\",\"pattern\":\"^(a?){60000}(a?){60000}a{60000}$", 1, "", "\"}"),
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct hearth_error err = {.text = ""};
+        struct timespec a, b;
+        clock_gettime(CLOCK_MONOTONIC, &a);
+        struct ht_matcher *m = grammar_open(cases[i], strlen(cases[i]), true, &err);
+        if (m) {
+            uint32_t mask[TINY_WORDS];
+            enum ht_allowed allowed;
+            if (ht_matcher_mask(m, NULL, 0, mask, &allowed, &err) == HEARTH_OK)
+                assert_int_not_equal(allowed, HT_ALLOWED_NOTHING);
+        } else {
+            assert_true(err.code == HEARTH_LIMIT || err.code == HEARTH_UNSUPPORTED ||
+                        err.code == HEARTH_INVALID);
+        }
+        ht_matcher_destroy(&m);
+        clock_gettime(CLOCK_MONOTONIC, &b);
+        if (getenv("HEARTH_TEST_VERBOSE"))
+            fprintf(stderr, "hostile %zu: %.3f s %s\n", i,
+                    (double)(b.tv_sec - a.tv_sec) + 1e-9 * (double)(b.tv_nsec - a.tv_nsec), err.text);
+        assert_true(b.tv_sec - a.tv_sec < 20);
+    }
+    while (n_made)
+        free(made[--n_made]);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    grammar_setup();
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    grammar_teardown();
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(texts_of_schemas),
+                                       cmocka_unit_test(schemas_that_are_refused),
+                                       cmocka_unit_test(hostile_schemas_are_bounded)};
+    return cmocka_run_group_tests_name("grammar_schema", tests, setup, teardown);
+}
