@@ -71,7 +71,17 @@ double ht_fair_least_other(const struct ht_fair *fair, uint32_t share)
 
 float ht_step_cost(uint32_t n_rows)
 {
-    static const float few[] = {0, 1, 1.05f, 1.45f, 1.45f, 1.8f, 2.1f, 2.35f, 2.6f};
-    enum { N_FEW = sizeof few / sizeof *few };
-    return n_rows < N_FEW ? few[n_rows] : few[N_FEW - 1] + HT_PROMPT_ROW_COST * (float)(n_rows - N_FEW + 1);
+    static const struct {
+        uint32_t rows;
+        float cost;
+    } known[] = {{0, 0}, {1, 1},     {2, 1.17f}, {3, 1.63f}, {4, 1.63f},  {5, 2.0f},
+                 {6, 2.3f}, {7, 2.65f}, {8, 2.77f}, {16, 5.5f}, {32, 9.7f}, {64, 12.5f}};
+    enum { N_KNOWN = sizeof known / sizeof *known };
+    uint32_t i = 1;
+    while (i < N_KNOWN - 1 && known[i].rows < n_rows)
+        i++;
+    if (n_rows > known[i].rows)
+        return known[i].cost + HT_PROMPT_ROW_COST * (float)(n_rows - known[i].rows);
+    float slope = (known[i].cost - known[i - 1].cost) / (float)(known[i].rows - known[i - 1].rows);
+    return known[i].cost - slope * (float)(known[i].rows - n_rows);
 }

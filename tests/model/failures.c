@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every allocation of open, session and request fails once: a clear error, nothing leaked, nothing broken. A step
-// allocates nothing at all. A request may end at any step. Mutated model files give an error or an answer, never a signal.
+// allocates nothing at all. A request may end at any step. Mutated model files give an error or an answer, never a
+// signal.
 #include "tests/model/model_test.h"
 
 #include <unistd.h>
