@@ -66,6 +66,7 @@ static void cpu_close(struct ht_device **device)
 {
     if (*device) {
         ht_pool_destroy(&(*device)->pool);
+        ht_free((*device)->staging);
         ht_free(*device);
     }
     *device = NULL;
@@ -284,6 +285,7 @@ const struct ht_device_ops ht_cpu_device_ops = {
     .buf_host = cpu_buf_host,
     .weight_create = ht_cpu_weight_create,
     .weight_write = ht_cpu_weight_write,
+    .weight_fill = ht_cpu_weight_fill,
     .weight_unpack_row = ht_cpu_weight_unpack_row,
     .weight_size = ht_cpu_weight_size,
     .weight_destroy = ht_cpu_weight_destroy,

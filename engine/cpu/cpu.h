@@ -21,6 +21,8 @@ struct ht_device {
     unsigned n_threads;
     struct ht_ops table;
     struct ht_weight_block *filling; // takes the next weight; NULL at first
+    unsigned char *staging;          // a part per thread: rows as they come from the file; NULL at first
+    size_t staging_bytes;            // of one part
 };
 
 struct ht_buf {
@@ -173,6 +175,9 @@ enum hearth_status ht_cpu_weight_create(struct ht_device *device, const struct h
                                         struct ht_weight **out, struct hearth_error *err);
 enum hearth_status ht_cpu_weight_write(struct ht_device *device, struct ht_weight *w, uint32_t first_row,
                                        uint32_t n_rows, const void *blocks, struct hearth_error *err);
+enum hearth_status ht_cpu_weight_fill(struct ht_device *device, struct ht_weight *w, uint32_t first_row,
+                                      uint32_t n_rows, const struct ht_weight_source *source,
+                                      struct hearth_error *err);
 enum hearth_status ht_cpu_weight_unpack_row(struct ht_device *device, const struct ht_weight *w, uint32_t row,
                                             void *blocks, struct hearth_error *err);
 size_t ht_cpu_weight_size(const struct ht_device *device, const struct ht_weight_params *params);

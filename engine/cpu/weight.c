@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Packed weights: create, fill row by row, read rows back. Engine thread; filling is shared out to the team.
+#include <stdatomic.h>
 #include <string.h>
 
 #include "engine/base/mem.h"
@@ -91,32 +92,127 @@ struct pack_job {
     uint32_t first, last; // rows
 };
 
+static void pack_rows(struct ht_weight *w, uint32_t first, uint32_t last, const unsigned char *blocks)
+{
+    for (uint32_t row = first; row < last; row++)
+        ht_layout_pack_row(w->layout, blocks + w->row_bytes * (row - first), w->head.params.k, row % HT_GROUP,
+                           ht_weight_group(w, row / HT_GROUP));
+}
+
+static uint32_t within(uint32_t row, uint32_t first, uint32_t last)
+{
+    return row < first ? first : row < last ? row : last;
+}
+
 static void pack_share(void *arg, unsigned thread, unsigned n_threads)
 {
     const struct pack_job *job = arg;
-    struct ht_weight *w = job->w;
     uint32_t first_group = job->first / HT_GROUP, n_groups = (job->last - 1) / HT_GROUP - first_group + 1;
     struct ht_range share = ht_share(n_groups, thread, n_threads);
-    for (uint32_t g = first_group + share.from; g < first_group + share.to; g++)
-        for (uint32_t r = 0; r < HT_GROUP; r++) {
-            uint32_t row = g * HT_GROUP + r;
-            if (row >= job->first && row < job->last)
-                ht_layout_pack_row(w->layout, job->blocks + w->row_bytes * (row - job->first),
-                                   w->head.params.k, r, ht_weight_group(w, g));
-        }
+    uint32_t from = within((first_group + share.from) * HT_GROUP, job->first, job->last),
+             to = within((first_group + share.to) * HT_GROUP, job->first, job->last);
+    pack_rows(job->w, from, to, job->blocks + job->w->row_bytes * (from - job->first));
+}
+
+static enum hearth_status check_rows(const struct ht_weight *w, uint32_t first_row, uint32_t n_rows,
+                                     struct hearth_error *err)
+{
+    if (first_row > w->head.params.n || n_rows > w->head.params.n - first_row)
+        return ht_fail(err, HEARTH_INVALID, "rows %u to %u of a weight of %u", first_row, first_row + n_rows,
+                       w->head.params.n);
+    return HEARTH_OK;
 }
 
 enum hearth_status ht_cpu_weight_write(struct ht_device *device, struct ht_weight *w, uint32_t first_row,
                                        uint32_t n_rows, const void *blocks, struct hearth_error *err)
 {
-    if (first_row > w->head.params.n || n_rows > w->head.params.n - first_row)
-        return ht_fail(err, HEARTH_INVALID, "rows %u to %u of a weight of %u", first_row, first_row + n_rows,
-                       w->head.params.n);
+    HT_TRY(check_rows(w, first_row, n_rows, err));
     if (!n_rows)
         return HEARTH_OK;
     struct pack_job job = {w, blocks, first_row, first_row + n_rows};
     ht_pool_run(device->pool, pack_share, &job);
     return HEARTH_OK;
+}
+
+// ---- from a source: every thread reads some groups into its own staging memory, which stays in its cache, and packs
+// them, while others read or wait for the disk. Groups are handed out as threads come.
+
+enum { STAGING_BYTES = 128 << 10 };
+
+struct fill_job {
+    struct ht_device *device;
+    struct ht_weight *w;
+    const struct ht_weight_source *source;
+    uint32_t first, last; // rows
+    uint32_t first_group, n_groups, groups_at_once;
+    atomic_uint next;   // group, counted from first_group
+    atomic_bool failed; // whoever sets it writes the two below
+    enum hearth_status status;
+    struct hearth_error error;
+};
+
+static void fill_share(void *arg, unsigned thread, unsigned n_threads)
+{
+    struct fill_job *job = arg;
+    struct ht_weight *w = job->w;
+    unsigned char *staging = job->device->staging + job->device->staging_bytes * thread;
+    struct hearth_error error;
+    (void)n_threads;
+    while (!atomic_load(&job->failed)) {
+        uint32_t g = atomic_fetch_add(&job->next, job->groups_at_once);
+        if (g >= job->n_groups)
+            return;
+        uint32_t n = job->n_groups - g < job->groups_at_once ? job->n_groups - g : job->groups_at_once;
+        uint32_t from = within((job->first_group + g) * HT_GROUP, job->first, job->last),
+                 to = within((job->first_group + g + n) * HT_GROUP, job->first, job->last);
+        enum hearth_status status = job->source->read(job->source->user, from, to - from, staging, &error);
+        if (status == HEARTH_OK) {
+            pack_rows(w, from, to, staging);
+        } else if (!atomic_exchange(&job->failed, true)) {
+            job->status = status;
+            job->error = error;
+        }
+    }
+}
+
+// Room for a group's rows of this weight, at least, for each thread.
+static bool have_staging(struct ht_device *device, const struct ht_weight *w)
+{
+    size_t bytes = ht_round64(w->row_bytes * HT_GROUP), all;
+    bytes = bytes > STAGING_BYTES ? bytes : STAGING_BYTES;
+    if (device->staging && device->staging_bytes >= bytes)
+        return true;
+    ht_free(device->staging);
+    device->staging = ht_mul(bytes, device->n_threads, &all) ? ht_calloc(1, all) : NULL;
+    device->staging_bytes = bytes;
+    return device->staging;
+}
+
+enum hearth_status ht_cpu_weight_fill(struct ht_device *device, struct ht_weight *w, uint32_t first_row,
+                                      uint32_t n_rows, const struct ht_weight_source *source,
+                                      struct hearth_error *err)
+{
+    HT_TRY(check_rows(w, first_row, n_rows, err));
+    if (!n_rows)
+        return HEARTH_OK;
+    if (!have_staging(device, w))
+        return ht_fail(err, HEARTH_NOMEM, "out of memory for reading a weight");
+    uint32_t first_group = first_row / HT_GROUP, n_groups = (first_row + n_rows - 1) / HT_GROUP - first_group + 1;
+    struct fill_job job = {
+        .device = device,
+        .w = w,
+        .source = source,
+        .first = first_row,
+        .last = first_row + n_rows,
+        .first_group = first_group,
+        .n_groups = n_groups,
+        .groups_at_once = (uint32_t)(device->staging_bytes / (w->row_bytes * HT_GROUP)),
+    };
+    // Not more at once than leaves something for everybody.
+    uint32_t share = n_groups / device->n_threads;
+    job.groups_at_once = job.groups_at_once > share ? share ? share : 1 : job.groups_at_once;
+    ht_pool_run(device->pool, fill_share, &job);
+    return atomic_load(&job.failed) ? ht_fail(err, job.status, "%s", job.error.text) : HEARTH_OK;
 }
 
 enum hearth_status ht_cpu_weight_unpack_row(struct ht_device *device, const struct ht_weight *w, uint32_t row,

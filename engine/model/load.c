@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From the file to the device: every tensor is checked against the family before the first byte is read, then
-// read in slices and packed. Peak memory is the packed weights and one slice.
+// From the file to the device: every tensor is checked against the family before the first byte is read. The device
+// then asks for rows while it packs others. Peak memory is the packed weights and what the device stages.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,7 +9,7 @@
 #include "engine/base/mem.h"
 #include "engine/model/model.h"
 
-enum { SLICE_BYTES = 4 << 20 };
+enum { STRETCH_BYTES = 32 << 20 }; // of a tensor between two reports of progress
 
 struct loader {
     struct ht_model *model;
@@ -17,8 +17,7 @@ struct loader {
     bool (*progress)(void *user, double done);
     void *user;
     struct hearth_error *err;
-    unsigned char *slice; // SLICE_BYTES or one row, whichever is larger
-    size_t slice_bytes;
+    unsigned char *vector; // the longest one, as the file has it
     uint64_t done_bytes, total_bytes;
     size_t vector_floats; // taken of model->vectors so far
 };
@@ -104,7 +103,7 @@ struct measure {
     struct ht_device *device;
     uint64_t weight_bytes, file_bytes, n_values;
     size_t vector_floats;
-    uint64_t longest_row;
+    uint64_t longest_vector; // bytes in the file
 };
 
 static enum hearth_status measure_tensor(void *arg, const struct ht_gguf_tensor *t, uint32_t n, uint32_t k,
@@ -121,11 +120,10 @@ static enum hearth_status measure_tensor(void *arg, const struct ht_gguf_tensor 
         m->weight_bytes += m->dev->weight_size(m->device, &params);
     } else {
         m->vector_floats += (k + 15) / 16 * 16;
+        m->longest_vector = t->size_bytes > m->longest_vector ? t->size_bytes : m->longest_vector;
     }
     m->file_bytes += t->size_bytes;
     m->n_values += t->n_values;
-    if (t->row_bytes > m->longest_row)
-        m->longest_row = t->row_bytes;
     return HEARTH_OK;
 }
 
@@ -151,17 +149,31 @@ static enum hearth_status tell(struct loader *l, uint64_t bytes)
     return HEARTH_OK;
 }
 
+struct rows_of { // a tensor as a source of rows, for any thread
+    const struct ht_gguf *gguf;
+    const struct ht_gguf_tensor *tensor;
+};
+
+static enum hearth_status read_rows(void *user, uint32_t first_row, uint32_t n_rows, void *blocks,
+                                    struct hearth_error *err)
+{
+    const struct rows_of *from = user;
+    uint64_t row_bytes = from->tensor->row_bytes;
+    return ht_gguf_read(from->gguf, from->tensor, first_row * row_bytes, (size_t)(n_rows * row_bytes), blocks, err);
+}
+
 static enum hearth_status read_matrix(struct loader *l, const struct ht_gguf_tensor *t, uint32_t n,
                                       uint32_t k, struct ht_weight **out)
 {
     const struct ht_model *m = l->model;
     struct ht_weight_params params = {.type = t->type, .n = n, .k = k};
     HT_TRY(m->dev->weight_create(m->device, &params, out, l->err));
-    uint32_t rows_at_once = (uint32_t)(l->slice_bytes / t->row_bytes);
+    struct rows_of from = {.gguf = l->gguf, .tensor = t};
+    const struct ht_weight_source source = {.read = read_rows, .user = &from};
+    uint64_t at_once = STRETCH_BYTES / t->row_bytes / 64 * 64;
     for (uint32_t row = 0; row < n;) {
-        uint32_t rows = n - row < rows_at_once ? n - row : rows_at_once;
-        HT_TRY(ht_gguf_read(l->gguf, t, row * t->row_bytes, rows * t->row_bytes, l->slice, l->err));
-        HT_TRY(m->dev->weight_write(m->device, *out, row, rows, l->slice, l->err));
+        uint32_t rows = at_once && n - row > at_once ? (uint32_t)at_once : at_once ? n - row : 1;
+        HT_TRY(m->dev->weight_fill(m->device, *out, row, rows, &source, l->err));
         HT_TRY(tell(l, rows * t->row_bytes));
         row += rows;
     }
@@ -176,8 +188,8 @@ static enum hearth_status read_vector(struct loader *l, const struct ht_gguf_ten
     if (!values)
         return ht_fail(l->err, HEARTH_NOMEM, "out of memory for tensor %s", t->name);
     enum hearth_status status = HEARTH_OK;
-    HT_TRY_TO(out, ht_gguf_read(l->gguf, t, 0, t->size_bytes, l->slice, l->err));
-    ht_dequant_row(t->type, l->slice, k, values);
+    HT_TRY_TO(out, ht_gguf_read(l->gguf, t, 0, t->size_bytes, l->vector, l->err));
+    ht_dequant_row(t->type, l->vector, k, values);
     *out = (struct ht_ref){.buf = m->vectors, .offset = l->vector_floats};
     l->vector_floats += (k + 15) / 16 * 16;
     HT_TRY_TO(out, m->dev->buf_write(m->device, m->vectors, out->offset * sizeof(float), values,
@@ -250,12 +262,11 @@ static enum hearth_status load(struct loader *l)
     HT_TRY(ht_gguf_refuse_unused_tensors(l->gguf, l->err));
 
     size_t vector_floats = sizes.vector_floats + 2 * ((m->hp.n_rot / 2 + 15) / 16 * 16);
-    l->slice_bytes = sizes.longest_row > SLICE_BYTES ? sizes.longest_row : SLICE_BYTES;
-    l->slice = ht_calloc(1, l->slice_bytes);
+    l->vector = ht_calloc(1, (size_t)sizes.longest_vector);
     m->layers = ht_calloc(m->hp.n_layers, sizeof *m->layers);
-    if (!l->slice || !m->layers)
-        return ht_fail(l->err, HEARTH_NOMEM, "%s: out of memory for reading %zu bytes at a time",
-                       ht_gguf_shown(l->gguf), l->slice_bytes);
+    if (!l->vector || !m->layers)
+        return ht_fail(l->err, HEARTH_NOMEM, "%s: out of memory for %u layers", ht_gguf_shown(l->gguf),
+                       m->hp.n_layers);
     HT_TRY(m->dev->buf_create(m->device, vector_floats * sizeof(float), &m->vectors, l->err));
     l->total_bytes = sizes.file_bytes;
     HT_TRY(visit_all(l->gguf, &m->hp, m, read_tensor, l, l->err));
@@ -274,7 +285,7 @@ enum hearth_status ht_model_load(struct ht_model *model, const struct ht_hparams
     *model = (struct ht_model){.hp = *hp, .dev = dev, .device = device};
     struct loader l = {.model = model, .gguf = gguf, .progress = progress, .user = user, .err = err};
     enum hearth_status status = load(&l);
-    ht_free(l.slice);
+    ht_free(l.vector);
     if (status != HEARTH_OK)
         ht_model_unload(model);
     return status;

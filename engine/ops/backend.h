@@ -28,6 +28,13 @@ struct ht_weight_params {
     uint32_t n, k; // rows (outputs), columns (inputs)
 };
 
+// Where rows of a weight come from: GGUF blocks of any rows, asked for by several threads at once.
+struct ht_weight_source {
+    enum hearth_status (*read)(void *user, uint32_t first_row, uint32_t n_rows, void *blocks,
+                               struct hearth_error *err);
+    void *user;
+};
+
 struct ht_kv_params {
     uint32_t layers, kv_heads, k_dim, v_dim, n_pages;
     enum ht_kv_type { HT_KV_F32 = 1, HT_KV_F16 = 2, HT_KV_Q8 = 3 } type;
@@ -58,6 +65,10 @@ struct ht_device_ops {
                                         struct ht_weight **out, struct hearth_error *err);
     enum hearth_status (*weight_write)(struct ht_device *device, struct ht_weight *w, uint32_t first_row,
                                        uint32_t n_rows, const void *blocks, struct hearth_error *err);
+    // The same from a source: rows are read while others are packed. The first failure ends it.
+    enum hearth_status (*weight_fill)(struct ht_device *device, struct ht_weight *w, uint32_t first_row,
+                                      uint32_t n_rows, const struct ht_weight_source *source,
+                                      struct hearth_error *err);
     // Row `row` again as its GGUF bytes (bit-equal to what was written).
     enum hearth_status (*weight_unpack_row)(struct ht_device *device, const struct ht_weight *w, uint32_t row,
                                             void *blocks, struct hearth_error *err);

@@ -137,6 +137,8 @@ static bool equals(struct ht_text t, const char *s)
 
 static bool in_list(struct ht_text t, const char *const *list)
 {
+    if (t.bytes[0] != '<' && t.bytes[0] != '[') // as all marks begin: most tokens are seen at a glance
+        return false;
     for (; *list; list++)
         if (equals(t, *list))
             return true;
@@ -401,8 +403,11 @@ static enum hearth_status rank_scores(struct ht_vocab *v, const struct ht_vocab_
     }
     memcpy(sorted, s->scores, v->n_tokens * sizeof *sorted);
     qsort(sorted, v->n_tokens, sizeof *sorted, compare_scores);
-    for (uint32_t id = 0; id < v->n_tokens; id++) {
-        v->rank[id] = rank_of(sorted, v->n_tokens, s->scores[id]);
+    for (uint32_t id = 0, next = 0; id < v->n_tokens; id++) {
+        // Most files list tokens by score: the next one's place is the next place.
+        bool here = next && next < v->n_tokens && sorted[next] == s->scores[id] && sorted[next - 1] > s->scores[id];
+        v->rank[id] = here ? next : rank_of(sorted, v->n_tokens, s->scores[id]);
+        next = v->rank[id] + 1;
         if (v->type[id] != HT_TOKEN_CONTROL && v->type[id] != HT_TOKEN_BYTE)
             note_inner_spaces(v, id);
     }
