@@ -4,8 +4,8 @@
 #   make [build]  hearth, hearthd, libhearth      make run      from nothing to an answer
 #   make test | test-long | test-peers | bench    make install PREFIX=/usr/local
 #   make asan | ubsan | tsan | fuzz | tidy | format | clean
-#   make CROSS=aarch64 build | test-c    the same for another machine, into build-aarch64 (tools/setup cross first);
-#                                        the tests run under qemu-user
+#   make CROSS=aarch64 build | test     the same for another machine, into build-aarch64, with the cross compiler that
+#                                       `tools/setup cross` installs; the tests run under qemu-user
 BUILD  ?= build$(if $(CROSS),-$(CROSS))
 PREFIX ?= /usr/local
 CC     ?= cc

@@ -10,12 +10,16 @@ run fails, and so does a run in which nothing was executed. A C test that skips 
   tests/run.py --only-c                  C programs alone (sanitizer builds)
   tests/run.py --long                    C programs and the pytest tests marked "long"
   tests/run.py --peers                   tests/peers alone, against the other programs
+  tests/run.py --emulator COMMAND...     programs of another machine: the C programs and some of pytest's under the
+                                         first command, what depends on the instruction set under each further one
 """
 
 import argparse
 import fnmatch
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,11 +32,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("unit", "ops", "model", "wire", "fuzz")
 PROGRAM_TIMEOUT_S = 300  # --only-c, which sanitizer builds use, has four times that
-PYTEST_TIMEOUT_S = {"test": 1500, "peers": 3600, "long": 4 * 3600}
+PYTEST_TIMEOUT_S = {"test": 1500, "emulated": 600, "peers": 3600, "long": 4 * 3600}
 MODELS = {
     "HEARTH_TEST_SMOLLM2": "SmolLM2-135M-Instruct-Q4_1.gguf",
     "HEARTH_TEST_GEMMA3": "gemma-3-270m-Q4_K_M.gguf",
 }
+# Left out under an emulator, and why. None of it depends on the instruction set.
+EMULATED_OUT = {
+    "model/failures": "takes minutes there",
+    "model/speculation": "takes minutes there",
+    "wire/memory": "takes minutes there",
+    "wire/store_power": "takes minutes there",
+    "wire/worker": "four questions must arrive before the first step of a thread",
+}
+# What a further emulated CPU is for: the choice of instruction set, and each set's numbers.
+EMULATED_AGAIN = ("ops/*", "model/logits_bits")
+EMULATED_PYTEST = tuple(f"tests/e2e/test_{x}.py" for x in ("cli", "run", "daemon", "wire"))
 
 
 class Tally:
@@ -93,13 +108,33 @@ def end_group(process):
         pass
 
 
-def run_program(path, name, env, timeout_s):
+def under(emulator, build, program):
+    """The command that runs a program of another machine, and its environment: tests/emulated/spawn.c."""
+    words = shlex.split(emulator)
+    words[0] = shutil.which(words[0]) or words[0]
+    env = {"HEARTH_EMULATOR": " ".join(words), "HEARTH_EMULATED": str(program)}
+    return [*words, "-E", f"LD_PRELOAD={build}/tests/emulated/spawn.so", str(program)], env
+
+
+def emulated_programs(build, emulator):
+    """A folder with hearth and hearthd as scripts that run them under the emulator."""
+    folder = build / "emulated"
+    folder.mkdir(exist_ok=True)
+    for name in ("hearth", "hearthd"):
+        command, env = under(emulator, build, build / name)
+        assignments = [f"{k}={shlex.quote(v)}" for k, v in env.items()]
+        (folder / name).write_text(f'#!/bin/sh\n{" ".join(assignments)} exec {shlex.join(command)} "$@"\n')
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def run_program(command, name, env, timeout_s):
     """Runs one C test program: its tally, the complaint about the program itself, its output, its seconds."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hearth-test-") as folder:
         own = dict(env, TMPDIR=folder)
         process = subprocess.Popen(
-            [str(path)],
+            command,
             cwd=ROOT,
             env=own,
             stdin=subprocess.DEVNULL,
@@ -129,15 +164,26 @@ def run_program(path, name, env, timeout_s):
     return tally, complaint, output, time.monotonic() - start
 
 
-def run_c(build, env, timeout_s):
+def run_c(build, env, timeout_s, emulator="", wanted=("*",)):
     total = Tally()
     programs = []
     for folder in FOLDERS:
         for source in sorted((ROOT / "tests" / folder).glob("*.c")):
-            programs.append((build / "tests" / folder / source.stem, f"{folder}/{source.stem}"))
+            name = f"{folder}/{source.stem}"
+            if not any(fnmatch.fnmatch(name, x) for x in wanted):
+                continue
+            if emulator and name in EMULATED_OUT:
+                total.skips.append((name, f"under an emulator: {EMULATED_OUT[name]}"))
+                continue
+            programs.append((build / "tests" / name, name))
+
+    def run_one(path, name, env, timeout_s):
+        command, more = under(emulator, build, path) if emulator else ([str(path)], {})
+        return run_program(command, name, dict(env, **more), timeout_s)
+
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 4)) as pool:
         jobs = [
-            (name, path, pool.submit(run_program, path, name, env, timeout_s) if path.exists() else None)
+            (name, path, pool.submit(run_one, path, name, env, timeout_s) if path.exists() else None)
             for path, name in programs
         ]
         for name, path, job in jobs:
@@ -185,6 +231,8 @@ def run_pytest(mode, env):
     python = venv_python("peers" if mode == "peers" else "test")
     where = ["tests/peers"] if mode == "peers" else ["tests", "--ignore=tests/peers"]
     marks = "long" if mode == "long" else "not long"
+    if mode == "emulated":
+        where, marks = EMULATED_PYTEST, "not long"
     with tempfile.TemporaryDirectory(prefix="hearth-pytest-") as folder:
         report = Path(folder, "report.xml")
         command = [
@@ -250,13 +298,20 @@ def main():
     mode.add_argument("--only-c", action="store_true")
     mode.add_argument("--long", action="store_true")
     mode.add_argument("--peers", action="store_true")
+    mode.add_argument("--emulator", action="append", metavar="COMMAND", default=[])
     args = parser.parse_args()
     build = (ROOT / args.build).resolve()
     env = environment(build)
     total = Tally()
-    if not args.peers:
+    for number, emulator in enumerate(args.emulator):
+        print(f"== {emulator}", flush=True)
+        total.add(run_c(build, env, PROGRAM_TIMEOUT_S, emulator, EMULATED_AGAIN if number else ("*",)))
+        if not number:
+            own = dict(env, HEARTH_TEST_EMULATED="1", HEARTH_TEST_BUILD=str(emulated_programs(build, emulator)))
+            total.add(run_pytest("emulated", own))
+    if not (args.peers or args.emulator):
         total.add(run_c(build, env, PROGRAM_TIMEOUT_S * (4 if args.only_c else 1)))
-    if not args.only_c:
+    if not (args.only_c or args.emulator):
         total.add(run_pytest("peers" if args.peers else "long" if args.long else "test", env))
     unlisted = judge_skips(total.skips)
     if total.passed + total.failed == 0:

@@ -422,6 +422,7 @@ def test_a_broken_model_costs_one_line(tmp_path, content):
         assert "broken.gguf" in box.admin("status")["model_error"]
 
 
+@pytest.mark.native("it takes no system call filter")
 def test_the_model_check_gives_its_rights_away():
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
@@ -565,6 +566,7 @@ def test_hardening():
         assert int(re.search(r"SigIgn:\s+(\w+)", status)[1], 16) >> (signal.SIGPIPE - 1) & 1
 
 
+@pytest.mark.native("hearthd is a script there, which tells nothing of libsystemd")
 def test_sd_notify(tmp_path):
     if b"sd_notify" not in (BUILD / "hearthd").read_bytes():
         pytest.skip("hearthd was built without libsystemd")

@@ -486,6 +486,7 @@ def test_use_model_at_the_admin_socket_is_remembered(tiny):
 # ---- many at once
 
 
+@pytest.mark.native("questions must come faster than tiny answers end")
 def test_the_queue_is_bounded(tiny):
     with Box(TINY, args=["--template", "chatml", "--sessions", "1"]) as box, box.paired() as client:
         ids = [client.send("chat", text=f"question {i}", sampling=sampling(max_tokens=8)) for i in range(120)]
