@@ -49,9 +49,10 @@ void hd_exchange_cut(struct hd_exchange *x)
     lws_set_timeout(x->wsi, PENDING_TIMEOUT_CLOSE_SEND, LWS_TO_KILL_ASYNC);
 }
 
+// The timer is never cancelled: one that fires with nothing to send is ignored.
 static void restart_timer(struct hd_exchange *x, unsigned seconds)
 {
-    lws_set_timer_usecs(x->wsi, seconds ? (lws_usec_t)seconds * LWS_US_PER_SEC : LWS_SET_TIMER_USEC_CANCEL);
+    lws_set_timer_usecs(x->wsi, (lws_usec_t)seconds * LWS_US_PER_SEC);
 }
 
 // Room for `need` more bytes; false when the reader is too far behind or memory is out: then it is cut.
@@ -223,7 +224,8 @@ int hd_exchange_writable(struct hd_exchange *x)
         return 0;
     }
     x->out_len = x->out_sent = 0;
-    restart_timer(x, 0);
+    if (!x->taken) // it was told to go on with the body
+        restart_timer(x, HD_BODY_S);
     return x->ended ? -1 : 0; // what the socket did not take yet, libwebsockets sends before it hangs up
 }
 
@@ -232,7 +234,6 @@ int hd_exchange_writable(struct hd_exchange *x)
 static void run(struct hd_exchange *x)
 {
     x->taken = true;
-    restart_timer(x, 0);
     if (x->refused)
         hd_exchange_error(x, x->refused, x->refused_code, NULL, x->refused_text);
     else
@@ -279,7 +280,7 @@ int hd_exchange_begin(struct lws *wsi, const struct hd_route *route, const char 
     x->expected = body_len > 0 ? (size_t)body_len : 0;
     if (!x->refused && route->post && body_len < 0)
         refuse(x, 411, "length_required", "a body needs a Content-Length");
-    if (x->expected > HD_MAX_BODY_BYTES)
+    if (!x->refused && x->expected > HD_MAX_BODY_BYTES)
         refuse(x, 413, "too_large", "a body may have 2 MiB");
     if (x->expected > HD_MAX_DRAIN_BYTES) // else it is read and dropped, so that the answer is not lost
         x->expected = 0;

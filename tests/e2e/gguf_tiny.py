@@ -30,13 +30,13 @@ def byte_letters():
     return [letters[b] for b in range(256)]
 
 
-def tiny_model(seed=1):
+def tiny_model(seed=1, context=128):
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] + byte_letters() + ["he", "ll"]
     keys = [
         key("general.architecture", STRING, text("llama")),
         key("general.name", STRING, text("tiny")),
         key("llama.block_count", U32, struct.pack("<I", 1)),
-        key("llama.context_length", U32, struct.pack("<I", 128)),
+        key("llama.context_length", U32, struct.pack("<I", context)),
         key("llama.embedding_length", U32, struct.pack("<I", N_EMBD)),
         key("llama.feed_forward_length", U32, struct.pack("<I", N_FF)),
         key("llama.attention.head_count", U32, struct.pack("<I", 16)),
