@@ -148,7 +148,7 @@ def test_completion_knows_commands_and_flags(home):
         COMP_WORDS=(hearth models ''); COMP_CWORD=2; _hearth; echo "${{COMPREPLY[@]}}"
     """
     done = subprocess.run(["bash", "-c", script], env=environment(home), capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["tokenize", "--temp --template", "list use rm"], done.stderr
+    assert done.stdout.splitlines() == ["token tokenize", "--temp --template", "list use rm"], done.stderr
 
 
 @pytest.mark.parametrize(
@@ -470,7 +470,8 @@ def test_bench_fields(home, tiny):
         list(told)
         == (
             "prefill_tokens_per_second decode_tokens_per_second clients_tokens_per_second "
-            "decode_gib_per_second copy_gib_per_second first_token_ms peak_rss_mib threads device cpu"
+            "decode_gib_per_second copy_gib_per_second first_token_ms peak_rss_mib barrier_ns threads device cpu "
+            "weight_mib int8_peak_gops int8_amx_peak_gops"
         ).split()
     )
     assert told["threads"] == 1 and told["device"].startswith("cpu") and told["cpu"]
