@@ -12,7 +12,7 @@ static bool is_ready(struct hd_server *server)
 {
     struct hd_worker_state state;
     hd_worker_state(server->worker, &state);
-    return state.loaded && !server->stopping;
+    return state.loaded && !state.stalled && !server->stopping;
 }
 
 static void reply(struct hd_exchange *x, bool good, const char *body)

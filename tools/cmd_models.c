@@ -53,6 +53,44 @@ static bool is_chosen(const char *chosen, const char *file)
     return !strcmp(chosen, file) || (strlen(file) == len + 5 && !strncmp(chosen, file, len));
 }
 
+// What a running hearthd knows of its models, or NULL.
+static json_t *told_by_box(const char *dir)
+{
+    int code = 0;
+    struct admin *admin = admin_connect();
+    json_t *answer = admin ? admin_call(admin, json_pack("{s:s}", "cmd", "status"), &code) : NULL;
+    bool same = answer && !strcmp(admin_text(answer, "models_dir"), dir);
+    json_decref(answer);
+    answer = same ? admin_call(admin, json_pack("{s:s}", "cmd", "models"), &code) : NULL;
+    if (admin)
+        admin_close(&admin);
+    return answer;
+}
+
+// The running box's line for this file, or NULL.
+static const json_t *told_of(const json_t *box, const char *path)
+{
+    const json_t *model;
+    size_t i;
+    json_array_foreach(json_object_get(box, "models"), i, model)
+    {
+        if (!strcmp(admin_text(model, "file"), path))
+            return model;
+    }
+    return NULL;
+}
+
+static const char *state_of(const json_t *told)
+{
+    if (!told)
+        return "";
+    if (admin_text(told, "problem")[0])
+        return "  cannot be served";
+    if (json_is_true(json_object_get(told, "loaded")))
+        return "  loaded";
+    return json_is_true(json_object_get(told, "loading")) ? "  loading" : "";
+}
+
 static int list(const struct cli *cli)
 {
     char dir[PATHS_MAX], path[PATHS_MAX], size[24], memory[24];
@@ -61,7 +99,7 @@ static int list(const struct cli *cli)
         return CLI_CONFIG;
     char *chosen = models_chosen();
     int n = scandir(dir, &entries, only_models, by_name);
-    json_t *array = json_array();
+    json_t *array = json_array(), *box = told_by_box(dir);
     for (int i = 0; i < n; i++) {
         const char *file = entries[i]->d_name;
         struct stat st;
@@ -69,14 +107,16 @@ static int list(const struct cli *cli)
             continue;
         uint64_t needed = memory_needed(cli, path);
         bool used = is_chosen(chosen ? chosen : catalogue[0].name, file);
+        const json_t *told = told_of(box, path);
         if (cli->json)
-            json_array_append_new(array,
-                                  json_pack("{s:s%, s:s, s:I, s:I, s:b}", "name", file, strlen(file) - 5,
-                                            "file", path, "size_bytes", (json_int_t)st.st_size,
-                                            "memory_bytes", (json_int_t)needed, "used", used));
+            json_array_append_new(array, json_pack("{s:s%, s:s, s:I, s:I, s:b, s:O?}", "name", file,
+                                                   strlen(file) - 5, "file", path, "size_bytes",
+                                                   (json_int_t)st.st_size, "memory_bytes", (json_int_t)needed,
+                                                   "used", used, "box", told));
         else
-            printf("%c %-40.*s %10s  memory %10s\n", used ? '*' : ' ', (int)strlen(file) - 5, file,
-                   cli_size((uint64_t)st.st_size, size), needed ? cli_size(needed, memory) : "unknown");
+            printf("%c %-40.*s %10s  memory %10s%s\n", used ? '*' : ' ', (int)strlen(file) - 5, file,
+                   cli_size((uint64_t)st.st_size, size), needed ? cli_size(needed, memory) : "unknown",
+                   state_of(told));
     }
     if (cli->json) {
         json_dumpf(array, stdout, JSON_COMPACT);
@@ -89,16 +129,34 @@ static int list(const struct cli *cli)
     free(entries);
     free(chosen);
     json_decref(array);
+    json_decref(box);
+    return cli_finish(CLI_OK);
+}
+
+// What was done, as a line or as JSON.
+static int done(const struct cli *cli, const char *name, const char *what, const char *path)
+{
+    if (cli->json) {
+        json_t *answer = json_pack("{s:s, s:s}", what, name, "file", path);
+        json_dumpf(answer, stdout, JSON_COMPACT);
+        fputc('\n', stdout);
+        json_decref(answer);
+    } else if (!strcmp(what, "used")) {
+        printf("%s is used from now on\n", name);
+    } else {
+        printf("%s is removed\n", path);
+    }
     return cli_finish(CLI_OK);
 }
 
 // Remembers the choice for `run`; a running hearthd is told.
-static int use(const char *name)
+static int use(const struct cli *cli, const char *name)
 {
-    char path[PATHS_MAX], config[PATHS_MAX], text[PATHS_MAX + 1];
+    char path[PATHS_MAX], file[PATHS_MAX], config[PATHS_MAX], text[PATHS_MAX + 1];
     int code = models_find(path, name);
     if (code)
         return code;
+    memcpy(file, path, sizeof file);
     bool in_folder = catalogue_find(name) || !strchr(name, '/');
     char *whole = in_folder ? strdup(name) : realpath(path, NULL);
     if (!whole || !paths_get(config, PATHS_CONFIG, "model") || !paths_make_parent(config)) {
@@ -119,12 +177,10 @@ static int use(const char *name)
         json_decref(answer);
         admin_close(&admin);
     }
-    if (!code)
-        printf("%s is used from now on\n", name);
-    return code ? code : cli_finish(CLI_OK);
+    return code ? code : done(cli, name, "used", file);
 }
 
-static int remove_model(const char *name)
+static int remove_model(const struct cli *cli, const char *name)
 {
     char path[PATHS_MAX], dir[PATHS_MAX], config[PATHS_MAX];
     if (!catalogue_find(name) && !url_name_safe(name))
@@ -140,8 +196,7 @@ static int remove_model(const char *name)
     if (chosen && is_chosen(chosen, strrchr(path, '/') + 1) && paths_get(config, PATHS_CONFIG, "model"))
         unlink(config);
     free(chosen);
-    printf("%s is removed\n", path);
-    return cli_finish(CLI_OK);
+    return done(cli, name, "removed", path);
 }
 
 int cmd_models(int argc, char **argv)
@@ -167,5 +222,5 @@ int cmd_models(int argc, char **argv)
         return cli_wrong(&cli, "'%s' is none of list, use, rm", verb);
     if (!named)
         return cli_wrong(&cli, "'%s' wants a name", verb);
-    return verb[0] == 'u' ? use(cli.args[1]) : remove_model(cli.args[1]);
+    return verb[0] == 'u' ? use(&cli, cli.args[1]) : remove_model(&cli, cli.args[1]);
 }

@@ -134,9 +134,30 @@ int cmd_devices(int argc, char **argv)
     return carry_out(&cli, json_pack("{s:s, s:s}", "cmd", "devices.revoke", "id", cli.args[1]), "revoked");
 }
 
+// The models in memory.
+static void print_models(const json_t *answer)
+{
+    char needed[24];
+    const json_t *model;
+    size_t i;
+    json_array_foreach(json_object_get(answer, "models"), i, model)
+        printf("         %s: %s, %s, %lld answering, %lld waiting\n", admin_text(model, "name"),
+               admin_text(model, "state"), cli_size((uint64_t)admin_number(model, "needed_bytes"), needed),
+               (long long)admin_number(model, "active"), (long long)admin_number(model, "queued"));
+}
+
+static void print_memory(const json_t *answer)
+{
+    char rss[24], held[24], budget[24];
+    printf("memory   %s; models %s of %s\n", cli_size((uint64_t)admin_number(answer, "rss_bytes"), rss),
+           cli_size((uint64_t)admin_number(answer, "memory_held_bytes"), held),
+           cli_size((uint64_t)admin_number(answer, "memory_budget_bytes"), budget));
+    if (json_is_true(json_object_get(answer, "stalled")))
+        printf("         the engine hangs: no step has ended for a long time\n");
+}
+
 static void print_status(const json_t *answer)
 {
-    char rss[24];
     const json_t *model = json_object_get(answer, "model"), *url;
     size_t i;
     printf("hearthd %s, process %lld, up %lld s\n", admin_text(answer, "version"),
@@ -147,6 +168,7 @@ static void print_status(const json_t *answer)
                admin_text(answer, "device"));
     else
         printf("model    none: %s\n", admin_text(answer, "model_error"));
+    print_models(answer);
     printf("listens  %s, port %lld\n",
            !strcmp(admin_text(answer, "listen"), "all") ? "on all addresses" : "on loopback only",
            (long long)admin_number(answer, "port"));
@@ -158,8 +180,8 @@ static void print_status(const json_t *answer)
     printf("people   %lld, devices %lld, connected %lld\n", (long long)admin_number(answer, "n_people"),
            (long long)admin_number(answer, "n_devices"),
            (long long)admin_number(answer, "connected_devices"));
-    printf("memory   %s\nstate    %s\n", cli_size((uint64_t)admin_number(answer, "rss_bytes"), rss),
-           admin_text(answer, "state_dir"));
+    print_memory(answer);
+    printf("state    %s\n", admin_text(answer, "state_dir"));
 }
 
 int cmd_status(int argc, char **argv)
