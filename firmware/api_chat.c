@@ -604,11 +604,13 @@ void hd_api_chat(struct hd_client *client, const struct hd_id *request, const He
     }
     struct hd_job *job = calloc(1, sizeof *job);
     if (job && !may_ask(client, request, job, body->model, &chat.conversation)) {
+        hd_metrics_refused(server->metrics, HD_DOOR_WIRE);
         hd_job_free(job);
         return;
     }
     const char *wrong = job ? read_job(job, body, n_vocab(server, job)) : "out of memory";
     if (wrong) {
+        hd_metrics_refused(server->metrics, HD_DOOR_WIRE);
         hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_INVALID, wrong);
     } else if (hd_store_chat_begin(server->store, &chat, &ids, &error) != HEARTH_OK) {
         hd_api_fail(client, request, &error);

@@ -72,10 +72,15 @@ void hd_metrics_page(struct hd_exchange *x)
         .devices = (double)hd_clients_count(server, NULL),
         .model_loaded = state.loaded,
         .watchdog_age_s = (double)(now - server->turned_ms) / 1e3,
+        .stalled = state.stalled,
+        .models_held_bytes = (double)state.held_bytes,
+        .models_budget_bytes = (double)state.budget_bytes,
         .model = name,
         .device = state.loaded ? state.info.device : "",
         .version = HEARTH_VERSION,
     };
+    for (unsigned i = 0; i < state.n_models; i++)
+        gauges.models_loaded += state.models[i].loaded;
     size_t len = 0;
     char *text = hd_metrics_text(server->metrics, &gauges, &len);
     if (text)

@@ -174,6 +174,11 @@ static void write_gauges(FILE *out, const struct hd_gauges *g)
     gauge(out, "hearth_devices_connected", "Authenticated WebSockets.", g->devices);
     gauge(out, "hearth_loop_lag_seconds", "How long ago the server loop last turned on its own timer.",
           g->watchdog_age_s);
+    gauge(out, "hearth_engine_stalled", "1 while a step of the engine takes longer than stall_s.",
+          g->stalled);
+    gauge(out, "hearth_models_loaded", "Models in memory.", g->models_loaded);
+    gauge(out, "hearth_models_held_bytes", "Memory that the loaded models need.", g->models_held_bytes);
+    gauge(out, "hearth_models_budget_bytes", "Memory that models may have.", g->models_budget_bytes);
 }
 
 static void write_counters(FILE *out, const struct hd_metrics *m)

@@ -28,6 +28,8 @@ struct hd_gauges {
     double uptime_s, resident_bytes, weight_bytes, kv_bytes, context_tokens;
     double queued, active, sockets, devices, model_loaded;
     double watchdog_age_s; // since the loop last proved that it turns
+    double stalled;        // 1 while the engine hangs in a step
+    double models_loaded, models_held_bytes, models_budget_bytes;
     const char *model, *device, *version;
 };
 // malloc'ed text, NULL when out of memory.

@@ -134,22 +134,15 @@ static void refuse(struct hd_exchange *x, const struct hearth_error *error)
     }
 }
 
-// Why nothing can be asked now.
-static bool cannot_ask(struct hd_exchange *x, const struct hd_worker_state *state)
+// What the engine thread does not decide.
+static bool cannot_ask(struct hd_exchange *x)
 {
-    char text[HEARTH_ERROR_TEXT_BYTES + 64];
-    if (x->server->stopping) {
+    if (x->server->stopping)
         hd_exchange_error(x, 503, "stopping", NULL, "the box is stopping");
-    } else if (!state->loaded && !state->loading) {
-        snprintf(text, sizeof text, "no model is loaded: %s",
-                 state->problem[0] ? state->problem : "none was chosen");
-        hd_exchange_error(x, 503, "no_model", NULL, text);
-    } else if (state->queued >= HD_MAX_QUEUE ||
-               count_of(x->server, &x->device.id) >= HD_MAX_ASKS_PER_DEVICE) {
-        hd_exchange_error(x, 429, "busy", NULL, "too many questions are waiting: try again");
-    } else {
+    else if (count_of(x->server, &x->device.id) >= HD_MAX_ASKS_PER_DEVICE)
+        hd_exchange_error(x, 429, "busy", NULL, "too many questions of this token are waiting: try again");
+    else
         return false;
-    }
     return true;
 }
 
@@ -179,9 +172,7 @@ static void ask(struct hd_exchange *x, struct hd_openai_request *request)
 static void question(struct hd_exchange *x, bool chat)
 {
     struct hd_openai_request request;
-    struct hd_worker_state state;
     char mime[64] = "";
-    hd_worker_state(x->server->worker, &state);
     lws_hdr_copy(x->wsi, mime, sizeof mime, WSI_TOKEN_HTTP_CONTENT_TYPE);
     if (strncasecmp(mime, "application/json", 16) != 0) {
         hd_exchange_error(x, 415, "media_type", NULL, "the body is application/json");
@@ -189,7 +180,7 @@ static void question(struct hd_exchange *x, bool chat)
         hd_exchange_error(x, request.status, request.code, request.param[0] ? request.param : NULL,
                           request.text);
     } else if (!chat || hd_openai_default_system(&request, x->server->config->system_prompt)) {
-        if (!cannot_ask(x, &state))
+        if (!cannot_ask(x))
             ask(x, &request);
         hd_openai_release(&request);
     } else {
