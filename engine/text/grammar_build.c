@@ -169,6 +169,8 @@ ht_expr ht_expr_seq(struct ht_builder *b, ht_expr first, ht_expr then)
 {
     if (!first || !then)
         return first ? first : then;
+    if (ht_expr_is_nothing(b, first) || ht_expr_is_nothing(b, then)) // else an answer could run into it
+        return ht_expr_nothing(b);
     return add(b, HT_EXPR_SEQ, first, then, 0);
 }
 
@@ -183,7 +185,7 @@ ht_expr ht_expr_alt(struct ht_builder *b, ht_expr either, ht_expr or)
 
 ht_expr ht_expr_repeat(struct ht_builder *b, ht_expr body, uint32_t min, uint32_t max)
 {
-    if (!body || max == 0)
+    if (!body || max == 0 || (!min && ht_expr_is_nothing(b, body)))
         return 0;
     if (min == 1 && max == 1)
         return body;

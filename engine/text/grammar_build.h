@@ -64,7 +64,8 @@ ht_expr ht_expr_text(struct ht_builder *b, const char *text); // a literal, NUL-
 ht_expr ht_expr_chars(struct ht_builder *b, const struct ht_char_range *ranges, size_t n, bool negated);
 ht_expr ht_expr_seq(struct ht_builder *b, ht_expr first, ht_expr then);
 ht_expr ht_expr_alt(struct ht_builder *b, ht_expr either, ht_expr or);
-ht_expr ht_expr_nothing(struct ht_builder *b); // matches no text; in an alternative it disappears
+ht_expr ht_expr_nothing(
+    struct ht_builder *b); // matches no text; in an alternative it disappears, a sequence becomes it
 bool ht_expr_is_nothing(const struct ht_builder *b, ht_expr e);
 ht_expr ht_expr_repeat(struct ht_builder *b, ht_expr body, uint32_t min, uint32_t max);
 ht_expr ht_expr_optional(struct ht_builder *b, ht_expr body);

@@ -15,7 +15,7 @@ enum {
     HT_MATCH_VISITS = 1 << 15, // nodes passed on the way from one byte to the next
     HT_MATCH_STEPS = 1 << 19,  // entries of the table state × class
     HT_MATCH_MASKS = 32,       // masks kept
-    HT_MATCH_WORK = 40000000,  // nodes passed for one mask, at most: some tenths of a second
+    HT_MATCH_WORK = 8000000,  // nodes passed for one mask, at most: about a tenth of a second
 };
 // 0 = not yet known, or the tables are full
 enum { HT_STATE_DEAD = 1, HT_STATE_FIRST = 2 };

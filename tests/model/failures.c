@@ -67,7 +67,13 @@ static struct hearth_request small_request(int *n_done)
     return r;
 }
 
-// Open, session, messages, steps. Returns the first status that is not OK.
+// A schema whose reading takes every kind of memory that grammars take.
+static const char schema[] =
+    "{\"$defs\":{\"n\":{\"properties\":{\"v\":{\"pattern\":\"^[^a]x?\"},\"n\":{\"$ref\":\"#/$defs/n\"}},"
+    "\"additionalProperties\":{\"enum\":[1.5,\"x\"]}}},"
+    "\"allOf\":[{\"$ref\":\"#/$defs/n\"},{\"required\":[\"v\"]}]}";
+
+// Open, session, messages, steps; the same with a grammar. Returns the first status that is not OK.
 static enum hearth_status whole_life(struct hearth_error *err)
 {
     struct hearth_engine *engine;
@@ -81,15 +87,20 @@ static enum hearth_status whole_life(struct hearth_error *err)
     const struct hearth_message hello = {.role = HEARTH_ROLE_USER, .text = "the thing", .len_bytes = 9};
     request.messages = &hello;
     request.n_messages = 1;
-    if (status == HEARTH_OK)
-        status = hearth_session_submit(session, &request, err);
-    for (unsigned busy = 1; status == HEARTH_OK && busy;) {
-        long before = heap.count;
-        status = hearth_engine_step(engine, &busy, err);
-        assert_int_equal(heap.count, before); // a step allocates nothing
+    for (int round = 0; round < 2; round++) {
+        if (status == HEARTH_OK)
+            status = hearth_session_submit(session, &request, err);
+        for (unsigned busy = 1; status == HEARTH_OK && busy;) {
+            long before = heap.count;
+            status = hearth_engine_step(engine, &busy, err);
+            assert_int_equal(heap.count, before); // a step allocates nothing
+        }
+        if (status == HEARTH_OK)
+            assert_int_equal(n_done, round + 1);
+        request.grammar = schema;
+        request.grammar_len_bytes = strlen(schema);
+        request.grammar_type = HEARTH_GRAMMAR_JSON_SCHEMA;
     }
-    if (status == HEARTH_OK)
-        assert_int_equal(n_done, 1);
     hearth_session_destroy(&session);
     hearth_engine_close(&engine);
     assert_null(engine);

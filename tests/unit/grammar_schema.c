@@ -8,170 +8,197 @@ struct schema_case {
     const char *schema, *accepted[10], *refused[10];
 };
 
+static const struct schema_case texts[] = {
+    {"", {"1", "{\"a\":[true,null,-1.5e3]}", "\"x\"", "[]", "{}"}, {"", "01", "[1,]", "{a:1}", " 1", "1 "}},
+    {"{}", {"null", "[ 1, {\"a\": 2} ]", "{\n\"a\":\n1\n}"}, {"[  1]", "nul", "\"\t\"", "{\"a\":1,}"}},
+    {"true", {"false"}, {"x"}},
+    {"{\"type\":\"boolean\",\"title\":\"t\",\"description\":\"d\"}", {"true", "false"}, {"1", "null"}},
+    {"{\"type\":[\"null\",\"boolean\"]}", {"null", "true"}, {"0"}},
+    {"{\"type\":\"string\"}",
+     {"\"\"", "\"é€😀\"", "\"\\n\\\"\\\\\\/\\u00e9\\uD83D\\uDE00\""},
+     {"\"", "\"\\u0000\"", "\"\\ud800\"", "\"\\udc00\"", "\"\n\"", "\"\\x\"", "\"\\ud83d\\u0041\""}},
+    {"{\"type\":\"string\",\"minLength\":1,\"maxLength\":2}",
+     {"\"a\"", "\"é€\"", "\"\\uD83D\\uDE00a\""},
+     {"\"\"", "\"abc\""}},
+    {"{\"minLength\":3}", {"\"abcd\""}, {"\"ab\"", "1"}},
+    {"{\"type\":\"string\",\"pattern\":\"^a[bc]+$\"}",
+     {"\"ab\"", "\"acb\""},
+     {"\"a\"", "\"xab\"", "\"abx\""}},
+    {"{\"type\":\"string\",\"pattern\":\"a\\\\d|^b\"}",
+     {"\"xa1y\"", "\"bz\"", "\"a0\""},
+     {"\"xb\"", "\"a\""}},
+    {"{\"type\":\"string\",\"pattern\":\"^.\\\\s\\\\w\\\\W\\\\D\\\\S$\"}",
+     {"\"\\\" a-x!\""},
+     {"\"a  -x!\"", "\"\\n a-x!\""}},
+    {"{\"type\":\"string\",\"pattern\":\"^(?:x|y{2,3}?)*\\\\.[^\\\\n\\\\]a-]{0,2}\\\\u0041$\"}",
+     {"\".A\"", "\"xyyyyx.bcA\""},
+     {"\"y.A\"", "\".aA\"", "\".]A\""}},
+    {"{\"type\":\"string\",\"pattern\":\"^\\\"\\\\t$\"}", {"\"\\\"\\t\""}, {"\"\"\t\"", "\"\\\"\""}},
+    {"{\"type\":\"string\",\"format\":\"date\"}",
+     {"\"2024-02-29\"", "\"2000-02-29\"", "\"1999-12-31\""},
+     {"\"2023-02-29\"", "\"1900-02-29\"", "\"2024-04-31\"", "\"2024-13-01\"", "\"2024-1-1\""}},
+    {"{\"type\":\"string\",\"format\":\"time\"}",
+     {"\"23:59:59Z\"", "\"00:00:00.5+01:30\""},
+     {"\"24:00:00Z\"", "\"12:00\"", "\"12:60:00Z\""}},
+    {"{\"format\":\"date-time\"}", {"\"2024-05-06T07:08:09.123Z\""}, {"\"2024-05-06 07:08:09Z\""}},
+    {"{\"format\":\"uuid\"}", {"\"123e4567-e89b-12d3-a456-426614174000\""}, {"\"123e4567\""}},
+    {"{\"type\":\"integer\"}",
+     {"0", "-12", "9999999999999999", "1000000000000000"},
+     {"1.0", "01", "-0", "10000000000000000"}},
+    {"{\"type\":\"integer\",\"minimum\":-7,\"maximum\":123}",
+     {"-7", "-1", "0", "9", "10", "99", "100", "119", "123"},
+     {"-8", "124", "200", "1000", "-10", "-0", "05"}},
+    {"{\"type\":\"integer\",\"exclusiveMinimum\":99,\"exclusiveMaximum\":1001}",
+     {"100", "999", "1000"},
+     {"99", "1001", "-100"}},
+    {"{\"type\":\"integer\",\"minimum\":9223372036854775800}",
+     {"9223372036854775807", "9223372036854775800"},
+     {"9223372036854775808", "9223372036854775799"}},
+    {"{\"type\":\"integer\",\"maximum\":-9223372036854775807}",
+     {"-9223372036854775807", "-9223372036854775808"},
+     {"-9223372036854775809", "-9223372036854775806"}},
+    {"{\"type\":\"integer\",\"minimum\":1.5,\"exclusiveMaximum\":3.0}", {"2"}, {"1", "3"}},
+    {"{\"type\":\"integer\",\"minimum\":5}", {"5", "10", "9999999999999999"}, {"4", "-5"}},
+    {"{\"type\":\"number\"}",
+     {"0", "-1.25", "1e5", "3E-07", "1.5e+10"},
+     {"1.", ".5", "1e", "1e100", "+1", "00"}},
+    {"{\"type\":\"number\",\"minimum\":0,\"maximum\":1}",
+     {"0", "1", "0.5", "0.0", "1.0", "0.999"},
+     {"1.1", "-0.1", "2", "1.01"}},
+    {"{\"type\":\"number\",\"exclusiveMinimum\":0,\"exclusiveMaximum\":1}",
+     {"0.1", "0.01"},
+     {"0", "1", "0.0", "1.0"}},
+    {"{\"type\":\"number\",\"minimum\":-1.25,\"maximum\":2.5}",
+     {"-1.25", "-1.2", "-0.5", "2.5", "2.49", "1.999"},
+     {"-1.26", "2.51", "-1.3", "-2", "3"}},
+    {"{\"type\":\"number\",\"minimum\":0.1,\"exclusiveMaximum\":0.13}",
+     {"0.1", "0.10", "0.12", "0.1299"},
+     {"0.13", "0.09", "0", "0.2"}},
+    {"{\"type\":\"number\",\"exclusiveMinimum\":748.203,\"exclusiveMaximum\":748.204}",
+     {"748.2035", "748.20301"},
+     {"748.204", "748.203", "748.2030"}},
+    {"{\"type\":\"number\",\"exclusiveMinimum\":1.5}",
+     {"1.51", "2", "15.5", "1.6"},
+     {"1.5", "1.50", "1", "0"}},
+    {"{\"type\":\"number\",\"maximum\":-0.00001}", {"-0.00001", "-1", "-0.1"}, {"0", "-0.000001", "1"}},
+    {"{\"enum\":[\"a\",1,null,{\"x\":[1.5]},\"q\\\"\"]}",
+     {"\"a\"", "1", "null", "{\"x\":[1.5]}", "\"q\\\"\""},
+     {"\"b\"", "2"}},
+    {"{\"type\":\"integer\",\"enum\":[\"a\",1,2.5]}", {"1"}, {"\"a\"", "2.5"}},
+    {"{\"const\":0.1}", {"0.1"}, {"0.2"}},
+    {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{\"type\":\"null\"}},"
+     "\"required\":[\"a\"]}",
+     {"{\"a\":1}", "{\"a\":1,\"b\":null}", "{ \"a\": 1, \"b\": null }"},
+     {"{}", "{\"b\":null}", "{\"b\":null,\"a\":1}", "{\"a\":1,}", "{\"a\":1,\"c\":2}"}},
+    {"{\"type\":\"object\",\"properties\":{\"a\":{\"const\":1},\"b\":{\"const\":2},\"c\":{\"const\":3}}}",
+     {"{}", "{ }", "{\"a\":1}", "{\"b\":2}", "{\"c\":3}", "{\"a\":1,\"c\":3}", "{\"a\":1,\"b\":2,\"c\":3}"},
+     {"{,}", "{\"a\":1 \"b\":2}", "{\"c\":3,\"a\":1}", "{  }"}},
+    {"{\"properties\":{\"a\":{\"const\":1},\"b\":{\"const\":2}},\"required\":[\"b\"]}",
+     {"{\"b\":2}", "{\"a\":1,\"b\":2}"},
+     {"{}", "{\"a\":1}"}},
+    {"{\"type\":\"object\"}", {"{}", "{\"a\":{\"b\":[]}}"}, {"[]"}},
+    {"{\"type\":\"object\",\"additionalProperties\":false}", {"{}", "{\n}"}, {"{\"a\":1}"}},
+    {"{\"type\":\"object\",\"additionalProperties\":{\"type\":\"integer\"}}",
+     {"{}", "{\"a\":1,\"b\":2}"},
+     {"{\"a\":\"x\"}"}},
+    {"{\"properties\":{\"ab\":{\"const\":1},\"é\":{\"const\":2}},\"additionalProperties\":{\"type\":"
+     "\"null\"}}",
+     {"{}", "{\"ab\":1,\"a\":null}", "{\"abc\":null,\"\":null}", "{\"ab\":1,\"é\":2,\"x\":null}",
+      "{\"ê\":null}"},
+     {"{\"ab\":null}", "{\"x\":null,\"ab\":1}", "{\"é\":null}", "{\"\\u0061b\":null}"}},
+    {"{\"required\":[\"z\"],\"properties\":{\"a\":{\"const\":1}}}",
+     {"{\"z\":[]}", "{\"a\":1,\"z\":2}"},
+     {"{\"a\":1}"}},
+    {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"}}",
+     {"[]", "[1]", "[1, 2]", "[ 1\n]"},
+     {"[\"a\"]", "[1,]", "[  ]"}},
+    {"{\"items\":{\"const\":1},\"minItems\":2,\"maxItems\":3}",
+     {"[1,1]", "[1,1,1]"},
+     {"[]", "[1]", "[1,1,1,1]"}},
+    {"{\"items\":{\"const\":1},\"maxItems\":0}", {"[]"}, {"[1]"}},
+    {"{\"prefixItems\":[{\"const\":1},{\"const\":2}]}", {"[]", "[1]", "[1,2]"}, {"[2]", "[1,2,3]"}},
+    {"{\"prefixItems\":[{\"const\":1},{\"const\":2}],\"items\":{\"const\":3},\"minItems\":1,\"maxItems\":"
+     "4}",
+     {"[1]", "[1,2]", "[1,2,3,3]"},
+     {"[]", "[1,3]", "[1,2,3,3,3]"}},
+    {"{\"items\":[{\"const\":1}],\"additionalItems\":{\"const\":2}}", {"[1,2,2]"}, {"[2]"}},
+    {"{\"anyOf\":[{\"const\":1},{\"type\":\"string\"}]}", {"1", "\"x\""}, {"2"}},
+    {"{\"oneOf\":[{\"type\":\"integer\"},{\"type\":\"string\"}]}", {"1", "\"x\""}, {"null"}},
+    {"{\"oneOf\":[{\"properties\":{\"t\":{\"const\":\"a\"}},\"required\":[\"t\"]},"
+     "{\"properties\":{\"t\":{\"enum\":[\"b\",\"c\"]},\"n\":{\"const\":1}},\"required\":[\"t\"]}]}",
+     {"{\"t\":\"a\"}", "{\"t\":\"c\",\"n\":1}"},
+     {"{\"t\":\"a\",\"n\":1}"}},
+    {"{\"type\":\"object\",\"properties\":{\"a\":{\"const\":1}},\"anyOf\":[{\"required\":[\"a\"]},{"
+     "\"properties\":{\"b\":{\"const\":2}}}]}",
+     {"{\"a\":1}", "{}", "{\"b\":2}"},
+     {"{\"c\":2}"}},
+    {"{\"allOf\":[{\"properties\":{\"a\":{\"type\":\"integer\"}},\"required\":[\"a\"]},"
+     "{\"properties\":{\"a\":{\"minimum\":5},\"b\":{\"const\":1}},\"required\":[\"b\"]}]}",
+     {"{\"a\":5,\"b\":1}"},
+     {"{\"a\":4,\"b\":1}", "{\"a\":5}"}},
+    {"{\"allOf\":[{\"type\":[\"integer\",\"string\"]},{\"type\":[\"number\",\"null\"]},{\"maximum\":3}],"
+     "\"minimum\":2}",
+     {"2", "3"},
+     {"1", "4", "\"a\""}},
+    {"{\"$ref\":\"#/$defs/"
+     "n\",\"$defs\":{\"n\":{\"type\":\"object\",\"properties\":{\"v\":{\"type\":\"integer\"},"
+     "\"next\":{\"anyOf\":[{\"$ref\":\"#/$defs/"
+     "n\"},{\"type\":\"null\"}]}},\"required\":[\"v\",\"next\"]}}}",
+     {"{\"v\":1,\"next\":null}", "{\"v\":1,\"next\":{\"v\":2,\"next\":null}}"},
+     {"{\"v\":1}", "{\"v\":1,\"next\":{}}"}},
+    {"{\"properties\":{\"c\":{\"type\":\"array\",\"items\":{\"$ref\":\"#\"}}}}",
+     {"{}", "{\"c\":[{},{\"c\":[]}]}"},
+     {"{\"c\":[1]}"}},
+    {"{\"$ref\":\"#/definitions/a~1b~0c\",\"definitions\":{\"a/"
+     "b~c\":{\"const\":7}},\"type\":\"integer\"}",
+     {"7"},
+     {"8"}},
+};
+
 static void texts_of_schemas(void **state)
 {
     (void)state;
-    static const struct schema_case cases[] = {
-        {"",
-         {"1", "{\"a\":[true,null,-1.5e3]}", "\"x\"", "[]", "{}"},
-         {"", "01", "[1,]", "{a:1}", " 1", "1 "}},
-        {"{}", {"null", "[ 1, {\"a\": 2} ]", "{\n\"a\":\n1\n}"}, {"[  1]", "nul", "\"\t\"", "{\"a\":1,}"}},
-        {"true", {"false"}, {"x"}},
-        {"{\"type\":\"boolean\",\"title\":\"t\",\"description\":\"d\"}", {"true", "false"}, {"1", "null"}},
-        {"{\"type\":[\"null\",\"boolean\"]}", {"null", "true"}, {"0"}},
-        {"{\"type\":\"string\"}",
-         {"\"\"", "\"é€😀\"", "\"\\n\\\"\\\\\\/\\u00e9\\uD83D\\uDE00\""},
-         {"\"", "\"\\u0000\"", "\"\\ud800\"", "\"\\udc00\"", "\"\n\"", "\"\\x\"", "\"\\ud83d\\u0041\""}},
-        {"{\"type\":\"string\",\"minLength\":1,\"maxLength\":2}",
-         {"\"a\"", "\"é€\"", "\"\\uD83D\\uDE00a\""},
-         {"\"\"", "\"abc\""}},
-        {"{\"minLength\":3}", {"\"abcd\""}, {"\"ab\"", "1"}},
-        {"{\"type\":\"string\",\"pattern\":\"^a[bc]+$\"}",
-         {"\"ab\"", "\"acb\""},
-         {"\"a\"", "\"xab\"", "\"abx\""}},
-        {"{\"type\":\"string\",\"pattern\":\"a\\\\d|^b\"}",
-         {"\"xa1y\"", "\"bz\"", "\"a0\""},
-         {"\"xb\"", "\"a\""}},
-        {"{\"type\":\"string\",\"pattern\":\"^.\\\\s\\\\w\\\\W\\\\D\\\\S$\"}",
-         {"\"\\\" a-x!\""},
-         {"\"a  -x!\"", "\"\\n a-x!\""}},
-        {"{\"type\":\"string\",\"pattern\":\"^(?:x|y{2,3}?)*\\\\.[^\\\\n\\\\]a-]{0,2}\\\\u0041$\"}",
-         {"\".A\"", "\"xyyyyx.bcA\""},
-         {"\"y.A\"", "\".aA\"", "\".]A\""}},
-        {"{\"type\":\"string\",\"pattern\":\"^\\\"\\\\t$\"}", {"\"\\\"\\t\""}, {"\"\"\t\"", "\"\\\"\""}},
-        {"{\"type\":\"string\",\"format\":\"date\"}",
-         {"\"2024-02-29\"", "\"2000-02-29\"", "\"1999-12-31\""},
-         {"\"2023-02-29\"", "\"1900-02-29\"", "\"2024-04-31\"", "\"2024-13-01\"", "\"2024-1-1\""}},
-        {"{\"type\":\"string\",\"format\":\"time\"}",
-         {"\"23:59:59Z\"", "\"00:00:00.5+01:30\""},
-         {"\"24:00:00Z\"", "\"12:00\"", "\"12:60:00Z\""}},
-        {"{\"format\":\"date-time\"}", {"\"2024-05-06T07:08:09.123Z\""}, {"\"2024-05-06 07:08:09Z\""}},
-        {"{\"format\":\"uuid\"}", {"\"123e4567-e89b-12d3-a456-426614174000\""}, {"\"123e4567\""}},
-        {"{\"type\":\"integer\"}",
-         {"0", "-12", "9999999999999999", "1000000000000000"},
-         {"1.0", "01", "-0", "10000000000000000"}},
-        {"{\"type\":\"integer\",\"minimum\":-7,\"maximum\":123}",
-         {"-7", "-1", "0", "9", "10", "99", "100", "119", "123"},
-         {"-8", "124", "200", "1000", "-10", "-0", "05"}},
-        {"{\"type\":\"integer\",\"exclusiveMinimum\":99,\"exclusiveMaximum\":1001}",
-         {"100", "999", "1000"},
-         {"99", "1001", "-100"}},
-        {"{\"type\":\"integer\",\"minimum\":9223372036854775800}",
-         {"9223372036854775807", "9223372036854775800"},
-         {"9223372036854775808", "9223372036854775799"}},
-        {"{\"type\":\"integer\",\"maximum\":-9223372036854775807}",
-         {"-9223372036854775807", "-9223372036854775808"},
-         {"-9223372036854775809", "-9223372036854775806"}},
-        {"{\"type\":\"integer\",\"minimum\":1.5,\"exclusiveMaximum\":3.0}", {"2"}, {"1", "3"}},
-        {"{\"type\":\"integer\",\"minimum\":5}", {"5", "10", "9999999999999999"}, {"4", "-5"}},
-        {"{\"type\":\"number\"}",
-         {"0", "-1.25", "1e5", "3E-07", "1.5e+10"},
-         {"1.", ".5", "1e", "1e100", "+1", "00"}},
-        {"{\"type\":\"number\",\"minimum\":0,\"maximum\":1}",
-         {"0", "1", "0.5", "0.0", "1.0", "0.999"},
-         {"1.1", "-0.1", "2", "1.01"}},
-        {"{\"type\":\"number\",\"exclusiveMinimum\":0,\"exclusiveMaximum\":1}",
-         {"0.1", "0.01"},
-         {"0", "1", "0.0", "1.0"}},
-        {"{\"type\":\"number\",\"minimum\":-1.25,\"maximum\":2.5}",
-         {"-1.25", "-1.2", "-0.5", "2.5", "2.49", "1.999"},
-         {"-1.26", "2.51", "-1.3", "-2", "3"}},
-        {"{\"type\":\"number\",\"minimum\":0.1,\"exclusiveMaximum\":0.13}",
-         {"0.1", "0.10", "0.12", "0.1299"},
-         {"0.13", "0.09", "0", "0.2"}},
-        {"{\"type\":\"number\",\"exclusiveMinimum\":1.5}",
-         {"1.51", "2", "15.5", "1.6"},
-         {"1.5", "1.50", "1", "0"}},
-        {"{\"type\":\"number\",\"maximum\":-0.00001}", {"-0.00001", "-1", "-0.1"}, {"0", "-0.000001", "1"}},
-        {"{\"enum\":[\"a\",1,null,{\"x\":[1.5]},\"q\\\"\"]}",
-         {"\"a\"", "1", "null", "{\"x\":[1.5]}", "\"q\\\"\""},
-         {"\"b\"", "2"}},
-        {"{\"type\":\"integer\",\"enum\":[\"a\",1,2.5]}", {"1"}, {"\"a\"", "2.5"}},
-        {"{\"const\":0.1}", {"0.1"}, {"0.2"}},
-        {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{\"type\":\"null\"}},"
-         "\"required\":[\"a\"]}",
-         {"{\"a\":1}", "{\"a\":1,\"b\":null}", "{ \"a\": 1, \"b\": null }"},
-         {"{}", "{\"b\":null}", "{\"b\":null,\"a\":1}", "{\"a\":1,}", "{\"a\":1,\"c\":2}"}},
-        {"{\"type\":\"object\",\"properties\":{\"a\":{\"const\":1},\"b\":{\"const\":2},\"c\":{\"const\":3}}}",
-         {"{}", "{ }", "{\"a\":1}", "{\"b\":2}", "{\"c\":3}", "{\"a\":1,\"c\":3}",
-          "{\"a\":1,\"b\":2,\"c\":3}"},
-         {"{,}", "{\"a\":1 \"b\":2}", "{\"c\":3,\"a\":1}", "{  }"}},
-        {"{\"properties\":{\"a\":{\"const\":1},\"b\":{\"const\":2}},\"required\":[\"b\"]}",
-         {"{\"b\":2}", "{\"a\":1,\"b\":2}"},
-         {"{}", "{\"a\":1}"}},
-        {"{\"type\":\"object\"}", {"{}", "{\"a\":{\"b\":[]}}"}, {"[]"}},
-        {"{\"type\":\"object\",\"additionalProperties\":false}", {"{}", "{\n}"}, {"{\"a\":1}"}},
-        {"{\"type\":\"object\",\"additionalProperties\":{\"type\":\"integer\"}}",
-         {"{}", "{\"a\":1,\"b\":2}"},
-         {"{\"a\":\"x\"}"}},
-        {"{\"properties\":{\"ab\":{\"const\":1},\"é\":{\"const\":2}},\"additionalProperties\":{\"type\":"
-         "\"null\"}}",
-         {"{}", "{\"ab\":1,\"a\":null}", "{\"abc\":null,\"\":null}", "{\"ab\":1,\"é\":2,\"x\":null}",
-          "{\"ê\":null}"},
-         {"{\"ab\":null}", "{\"x\":null,\"ab\":1}", "{\"é\":null}", "{\"\\u0061b\":null}"}},
-        {"{\"required\":[\"z\"],\"properties\":{\"a\":{\"const\":1}}}",
-         {"{\"z\":[]}", "{\"a\":1,\"z\":2}"},
-         {"{\"a\":1}"}},
-        {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"}}",
-         {"[]", "[1]", "[1, 2]", "[ 1\n]"},
-         {"[\"a\"]", "[1,]", "[  ]"}},
-        {"{\"items\":{\"const\":1},\"minItems\":2,\"maxItems\":3}",
-         {"[1,1]", "[1,1,1]"},
-         {"[]", "[1]", "[1,1,1,1]"}},
-        {"{\"items\":{\"const\":1},\"maxItems\":0}", {"[]"}, {"[1]"}},
-        {"{\"prefixItems\":[{\"const\":1},{\"const\":2}]}", {"[]", "[1]", "[1,2]"}, {"[2]", "[1,2,3]"}},
-        {"{\"prefixItems\":[{\"const\":1},{\"const\":2}],\"items\":{\"const\":3},\"minItems\":1,\"maxItems\":"
-         "4}",
-         {"[1]", "[1,2]", "[1,2,3,3]"},
-         {"[]", "[1,3]", "[1,2,3,3,3]"}},
-        {"{\"items\":[{\"const\":1}],\"additionalItems\":{\"const\":2}}", {"[1,2,2]"}, {"[2]"}},
-        {"{\"anyOf\":[{\"const\":1},{\"type\":\"string\"}]}", {"1", "\"x\""}, {"2"}},
-        {"{\"oneOf\":[{\"type\":\"integer\"},{\"type\":\"string\"}]}", {"1", "\"x\""}, {"null"}},
-        {"{\"oneOf\":[{\"properties\":{\"t\":{\"const\":\"a\"}},\"required\":[\"t\"]},"
-         "{\"properties\":{\"t\":{\"enum\":[\"b\",\"c\"]},\"n\":{\"const\":1}},\"required\":[\"t\"]}]}",
-         {"{\"t\":\"a\"}", "{\"t\":\"c\",\"n\":1}"},
-         {"{\"t\":\"a\",\"n\":1}"}},
-        {"{\"type\":\"object\",\"properties\":{\"a\":{\"const\":1}},\"anyOf\":[{\"required\":[\"a\"]},{"
-         "\"properties\":{\"b\":{\"const\":2}}}]}",
-         {"{\"a\":1}", "{}", "{\"b\":2}"},
-         {"{\"c\":2}"}},
-        {"{\"allOf\":[{\"properties\":{\"a\":{\"type\":\"integer\"}},\"required\":[\"a\"]},"
-         "{\"properties\":{\"a\":{\"minimum\":5},\"b\":{\"const\":1}},\"required\":[\"b\"]}]}",
-         {"{\"a\":5,\"b\":1}"},
-         {"{\"a\":4,\"b\":1}", "{\"a\":5}"}},
-        {"{\"allOf\":[{\"type\":[\"integer\",\"string\"]},{\"type\":[\"number\",\"null\"]},{\"maximum\":3}],"
-         "\"minimum\":2}",
-         {"2", "3"},
-         {"1", "4", "\"a\""}},
-        {"{\"$ref\":\"#/$defs/"
-         "n\",\"$defs\":{\"n\":{\"type\":\"object\",\"properties\":{\"v\":{\"type\":\"integer\"},"
-         "\"next\":{\"anyOf\":[{\"$ref\":\"#/$defs/"
-         "n\"},{\"type\":\"null\"}]}},\"required\":[\"v\",\"next\"]}}}",
-         {"{\"v\":1,\"next\":null}", "{\"v\":1,\"next\":{\"v\":2,\"next\":null}}"},
-         {"{\"v\":1}", "{\"v\":1,\"next\":{}}"}},
-        {"{\"properties\":{\"c\":{\"type\":\"array\",\"items\":{\"$ref\":\"#\"}}}}",
-         {"{}", "{\"c\":[{},{\"c\":[]}]}"},
-         {"{\"c\":[1]}"}},
-        {"{\"$ref\":\"#/definitions/a~1b~0c\",\"definitions\":{\"a/"
-         "b~c\":{\"const\":7}},\"type\":\"integer\"}",
-         {"7"},
-         {"8"}},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         for (int kind = 0; kind < 2; kind++)
-            for (int k = 0; k < 10 && (kind ? cases[i].refused[k] : cases[i].accepted[k]); k++) {
-                const char *text = kind ? cases[i].refused[k] : cases[i].accepted[k];
+            for (int k = 0; k < 10 && (kind ? texts[i].refused[k] : texts[i].accepted[k]); k++) {
+                const char *text = kind ? texts[i].refused[k] : texts[i].accepted[k];
                 struct hearth_error err;
-                struct ht_matcher *m = grammar_open(cases[i].schema, strlen(cases[i].schema), true, &err);
+                struct ht_matcher *m = grammar_open(texts[i].schema, strlen(texts[i].schema), true, &err);
                 if (!m)
-                    fail_msg("%s: %s", cases[i].schema, err.text);
+                    fail_msg("%s: %s", texts[i].schema, err.text);
                 bool complete;
                 size_t n = grammar_read(m, text, strlen(text), &complete);
                 if ((n == strlen(text) && complete) == kind)
-                    fail_msg("%s\n%s: read %zu bytes, %s", cases[i].schema, text, n,
+                    fail_msg("%s\n%s: read %zu bytes, %s", texts[i].schema, text, n,
                              complete ? "complete" : "not complete");
                 ht_matcher_destroy(&m);
             }
+}
+
+// However an answer goes on, it can go on to an end.
+static void answers_never_run_into_a_dead_end(void **state)
+{
+    (void)state;
+    uint32_t random = 7, mask[TINY_WORDS];
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        for (int run = 0; run < 12; run++) {
+            struct hearth_error err;
+            struct ht_matcher *m = grammar_open(texts[i].schema, strlen(texts[i].schema), true, &err);
+            for (int n = 0; n < 60; n++) {
+                enum ht_allowed allowed;
+                assert_int_equal(ht_matcher_mask(m, NULL, 0, mask, &allowed, &err), HEARTH_OK);
+                if (allowed == HT_ALLOWED_NOTHING)
+                    fail_msg("%s: a dead end after %d tokens", texts[i].schema, n);
+                if (allowed == HT_ALLOWED_END)
+                    break;
+                random = random * 1664525 + 1013904223;
+                int32_t id = (int32_t)((random >> 8) % TINY_N_VOCAB);
+                while (!has(mask, id) || ht_tokenizer_is_end(tiny_tokenizer, id))
+                    id = (id + 1) % TINY_N_VOCAB;
+                assert_true(ht_matcher_take(m, id));
+            }
+            ht_matcher_destroy(&m);
+        }
 }
 
 static void schemas_that_are_refused(void **state)
@@ -318,8 +345,8 @@ static int teardown(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(texts_of_schemas),
-                                       cmocka_unit_test(schemas_that_are_refused),
-                                       cmocka_unit_test(hostile_schemas_are_bounded)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(texts_of_schemas), cmocka_unit_test(answers_never_run_into_a_dead_end),
+        cmocka_unit_test(schemas_that_are_refused), cmocka_unit_test(hostile_schemas_are_bounded)};
     return cmocka_run_group_tests_name("grammar_schema", tests, setup, teardown);
 }
