@@ -615,7 +615,8 @@ static enum hearth_status parse(const char *text, size_t len_bytes, json_t **roo
     size_t blank = 0;
     while (blank < len_bytes && strchr(" \t\r\n", text[blank]) && text[blank])
         blank++;
-    *root = blank == len_bytes ? json_object() : json_loadb(text, len_bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
+    *root = blank == len_bytes ? json_object()
+                                  : json_loadb(text, len_bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
     if (*root)
         return HEARTH_OK;
     if (blank == len_bytes || json_error_code(&error) == json_error_out_of_memory)
