@@ -31,7 +31,7 @@ function ModelChoice({ hearth, models, onChosen }) {
     };
     return html`<label class="labelled">Model that answers
         <select disabled=${busy} onChange=${choose}>
-            ${models.map((m) => html`<option value=${m.name} selected=${m.loaded}>${m.name}</option>`)}
+            ${models.map((m) => html`<option value=${m.name} selected=${m.inUse} disabled=${Boolean(m.problem)}>${m.name}</option>`)}
         </select>
     </label>`;
 }
