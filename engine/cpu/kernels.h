@@ -30,6 +30,13 @@ struct ht_xtall {
     float d[16], ds[16], sum[2][16];
 };
 
+// The same for up to 8 rows side by side, what a step of a few rows reads: per 32 values, column by column.
+struct ht_xfew {
+    int32_t q[HT_MAX_MATVEC][8]; // 4 q each, ascending k
+    float d[HT_MAX_MATVEC], ds[HT_MAX_MATVEC];
+    float sum[3][HT_MAX_MATVEC]; // of the first 16 q, of the others, of all 32: exact
+};
+
 // 32 rows of a weight, unpacked: per 32 values of k the codes as bytes (16 rows of group 0, then of group 1),
 // then the scales, 32 rows each: d · [m | dmin] · scales · mins.
 struct ht_panel {
@@ -59,6 +66,10 @@ struct ht_kernels {
     // tiles: one group of a weight (16, k); x: n_cols rows -> out (n_cols, 16)
     void (*matvec[HT_N_TYPES])(const unsigned char *tiles, uint32_t k, const struct ht_xrow *x,
                                unsigned n_cols, float *out);
+    // The same for 3 to 8 rows side by side (k / 32), the last of an odd count twice. `out` has room for an even count.
+    // NULL: matvec does.
+    void (*few[HT_N_TYPES])(const unsigned char *tiles, uint32_t k, const struct ht_xfew *x, unsigned n_cols,
+                            float *out);
     // one group -> half 0 or 1 of a panel
     void (*panel[HT_N_TYPES])(const unsigned char *tiles, uint32_t k, unsigned half, unsigned char *panel);
     // panel (32, k), x tiles (k / 32) -> out (HT_COLS, 32)

@@ -5,6 +5,7 @@
 #include "engine/cpu/kernels.h"
 
 void ht_matvec_avx512vnni(struct ht_kernels *kernels);
+void ht_few_avx512vnni(struct ht_kernels *kernels);
 void ht_panel_avx512vnni(struct ht_kernels *kernels);
 void ht_rows_avx512vnni(struct ht_kernels *kernels);
 void ht_attention_avx512vnni(struct ht_kernels *kernels);

@@ -3,6 +3,7 @@
 // outputs. Every thread computes a fixed range of 16-row groups of W for all rows of x. Team threads, inside
 // a submit.
 //   matvec   up to 8 rows: one group after another, streamed once from memory
+//   few      the same for more than HT_FEW rows, where the CPU has kernels that read x side by side
 //   panels   more rows: 32 rows of W unpacked into scratch, then a register tile of 32 x 6 per 6 rows of x
 //   tall     the same with matrix registers, 12 rows of x at a time
 //   plain    types or CPUs without these: the contract itself
@@ -23,7 +24,8 @@ struct job { // one thread's view of a call
     unsigned char *scratch;        // this thread's, beyond normalised and quantised rows
     unsigned char *xrows;          // x quantised, as rows (xrow_at) ...
     const struct ht_xtile *xtiles; // ... or as tiles
-    const struct ht_xtall *xtalls; // ... of either kind
+    const struct ht_xtall *xtalls; // ... of either kind ...
+    const struct ht_xfew *xfew;    // ... or side by side
 };
 
 static bool is_float(const struct ht_device *device, const struct ht_weight *w)
@@ -82,19 +84,33 @@ static void put_in_tall(const struct ht_xrow *x, uint32_t k, struct ht_xtall *ti
     }
 }
 
+static void put_in_few(const struct ht_xrow *x, uint32_t k, struct ht_xfew *few, unsigned c)
+{
+    for (uint32_t b = 0; b < k / 32; b++) {
+        int32_t s0 = x->sum[2 * b], s1 = x->sum[2 * b + 1];
+        memcpy(few[b].q[c], x->q + 32 * b, 32);
+        few[b].d[c] = x->d[b];
+        few[b].ds[c] = x->ds[b];
+        few[b].sum[0][c] = (float)s0;
+        few[b].sum[1][c] = (float)s1;
+        few[b].sum[2][c] = (float)(s0 + s1);
+    }
+}
+
 static uint32_t max_rows(const struct ht_plan *plan, const struct ht_matmul *p)
 {
     return p->rows == HT_ROWS_OUT ? plan->head.shape.outs : plan->head.shape.rows;
 }
 
-// Shared: rows as xrows (up to 8, or all for the plain path), or as tiles of 6 or 12.
+// Shared: rows as xrows (up to 8, or all for the plain path), as tiles of 6 or 12, or up to 8 side by side.
 size_t ht_matmul_shared_bytes(const struct ht_plan *plan, const struct ht_matmul *p)
 {
     size_t rows = max_rows(plan, p);
     if (rows <= HT_FEW || p->k % 32)
         return 0;
     size_t as_rows = rows * xrow_bytes(p->k), as_tiles = (rows + HT_COLS - 1) / HT_COLS * xtile_bytes(p->k);
-    size_t most = as_rows > as_tiles ? as_rows : as_tiles;
+    size_t most = as_rows > as_tiles ? as_rows : as_tiles, as_few = p->k / 32 * sizeof(struct ht_xfew);
+    most = most > as_few ? most : as_few;
     size_t as_talls = (rows + HT_TALL - 1) / HT_TALL * xtall_bytes(p->k);
     return plan->device->kernels.tall_begin && as_talls > most ? as_talls : most;
 }
@@ -191,13 +207,18 @@ static void run_matvec(const struct job *job, const struct ht_matmul_part *part)
 {
     const struct ht_weight *w = part->w;
     struct ht_range groups = group_share(job, w);
+    const struct ht_kernels *kernels = &job->run->device->kernels;
     struct ht_xrow x[HT_MAX_MATVEC];
-    float out[HT_MAX_MATVEC * HT_GROUP];
-    for (uint32_t r = 0; r < job->rows; r++)
+    _Alignas(64) float out[HT_MAX_MATVEC * HT_GROUP];
+    enum ht_type type = w->head.params.type;
+    for (uint32_t r = 0; r < job->rows && !job->xfew; r++)
         x[r] = xrow_at(job->xrows + xrow_bytes(job->p->k) * r, job->p->k);
     for (uint32_t g = groups.from; g < groups.to; g++) {
-        job->run->device->kernels.matvec[w->head.params.type](ht_weight_group(w, g), job->p->k, x, job->rows,
-                                                              out);
+        const unsigned char *tiles = ht_weight_group(w, g);
+        if (job->xfew)
+            kernels->few[type](tiles, job->p->k, job->xfew, job->rows, out);
+        else
+            kernels->matvec[type](tiles, job->p->k, x, job->rows, out);
         for (unsigned c = 0; c < job->rows; c++)
             put(job, part, c, g * HT_GROUP, rows_left(w, g, HT_GROUP), out + c * HT_GROUP);
     }
@@ -249,22 +270,25 @@ static void run_tall(const struct job *job, const struct ht_matmul_part *part)
 
 // ---- a call: x is prepared in the one form that all its quantised parts read
 
-enum path { PATH_FLOAT, PATH_PLAIN, PATH_MATVEC, PATH_PANELS, PATH_TALL };
+enum path { PATH_FLOAT, PATH_PLAIN, PATH_MATVEC, PATH_FEW, PATH_PANELS, PATH_TALL };
 
 static enum path path_of(const struct job *job)
 {
     const struct ht_device *device = job->run->device;
-    bool any = false, matvec = job->rows <= HT_MAX_MATVEC, panels = job->rows > HT_FEW, tall = panels;
+    bool any = false, matvec = job->rows <= HT_MAX_MATVEC, panels = job->rows > HT_FEW, tall = panels,
+         few = matvec && panels;
     for (uint32_t i = 0; i < job->p->n_parts; i++) {
         const struct ht_weight *w = job->p->part[i].w;
         if (is_float(device, w))
             continue;
         any = true;
         matvec = matvec && device->kernels.matvec[w->head.params.type];
+        few = few && device->kernels.few[w->head.params.type];
         panels = panels && device->kernels.tile[w->head.params.type];
         tall = tall && device->kernels.tall[w->head.params.type];
     }
-    return !any ? PATH_FLOAT : matvec ? PATH_MATVEC : tall ? PATH_TALL : panels ? PATH_PANELS : PATH_PLAIN;
+    enum path many = tall ? PATH_TALL : panels ? PATH_PANELS : PATH_PLAIN;
+    return !any ? PATH_FLOAT : few ? PATH_FEW : matvec ? PATH_MATVEC : many;
 }
 
 // Normalised rows for this thread alone; thread 0 also writes them where later ops may read them.
@@ -317,6 +341,21 @@ static void quantise_talls(const struct job *job, unsigned char *to)
         }
 }
 
+// Rows side by side; an odd count is rounded up by the last row once more. The team shares out blocks of k: rows
+// would lie in the same cache lines.
+static void quantise_few(const struct job *job, struct ht_xfew *to)
+{
+    struct ht_range blocks = ht_share(job->p->k / 32, job->thread, job->run->n_threads);
+    uint32_t k = 32 * (blocks.to - blocks.from);
+    struct ht_xrow x = xrow_at(job->scratch, k);
+    for (uint32_t r = 0; r < job->rows; r++) {
+        job->run->device->kernels.quantise(job->x + (size_t)r * job->x_stride + 32 * blocks.from, k, &x);
+        put_in_few(&x, k, to + blocks.from, r);
+        if (r + 1 == job->rows && job->rows % 2)
+            put_in_few(&x, k, to + blocks.from, r + 1);
+    }
+}
+
 // With few rows each thread quantises for itself; else the rows are shared out and all wait.
 static void prepare(struct job *job, enum path path, unsigned char *own)
 {
@@ -332,6 +371,9 @@ static void prepare(struct job *job, enum path path, unsigned char *own)
     } else if (path == PATH_TALL) {
         quantise_talls(job, shared);
         job->xtalls = (const struct ht_xtall *)(const void *)shared;
+    } else if (path == PATH_FEW) {
+        job->xfew = (const struct ht_xfew *)(const void *)shared;
+        quantise_few(job, (struct ht_xfew *)(void *)shared);
     } else {
         job->xrows = shared;
         quantise_rows(job, ht_share(job->rows, job->thread, job->run->n_threads));
@@ -345,7 +387,7 @@ static void run_part(const struct job *job, const struct ht_matmul_part *part, e
         run_float(job, part);
     else if (path == PATH_PLAIN)
         run_plain(job, part);
-    else if (path == PATH_MATVEC)
+    else if (path == PATH_MATVEC || path == PATH_FEW)
         run_matvec(job, part);
     else if (path == PATH_TALL)
         run_tall(job, part);
@@ -376,16 +418,13 @@ void ht_run_matmul(const struct ht_call *call, const struct ht_run *run, unsigne
     const struct ht_matmul *p = &call->p.matmul;
     unsigned char *scratch = ht_run_scratch(run, thread);
     size_t norm_bytes = HT_FEW * ht_round64(p->k * sizeof(float));
-    struct job job = {run,
-                      p,
-                      ht_ref_floats(&p->x),
-                      p->x_stride,
-                      ht_run_rows(run, p->rows),
-                      thread,
-                      scratch + norm_bytes + HT_FEW * xrow_bytes(p->k),
-                      NULL,
-                      NULL,
-                      NULL};
+    struct job job = {.run = run,
+                      .p = p,
+                      .x = ht_ref_floats(&p->x),
+                      .x_stride = p->x_stride,
+                      .rows = ht_run_rows(run, p->rows),
+                      .thread = thread,
+                      .scratch = scratch + norm_bytes + HT_FEW * xrow_bytes(p->k)};
     if (!job.rows)
         return;
     if (call->fused && run->n_rows <= HT_FEW)

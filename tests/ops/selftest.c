@@ -49,6 +49,25 @@ static void stale_column(const unsigned char *tiles, uint32_t k, const struct ht
 {
     good.matvec[TYPE](tiles, k, x, n > 1 ? n - 1 : n, out); // the last column keeps what was there
 }
+static void few_dropped_block(const unsigned char *tiles, uint32_t k, const struct ht_xfew *x, unsigned n,
+                              float *out)
+{
+    good.few[TYPE](tiles, k - 32, x, n, out);
+}
+static void few_columns_swapped(const unsigned char *tiles, uint32_t k, const struct ht_xfew *x, unsigned n,
+                                float *out)
+{
+    float whole[HT_MAX_MATVEC * HT_GROUP];
+    good.few[TYPE](tiles, k, x, n, whole);
+    for (unsigned c = 0; c < n; c++)
+        memcpy(out + c * HT_GROUP, whole + (c ^ 1) * HT_GROUP, HT_GROUP * sizeof *out);
+}
+static void few_last_missing(const unsigned char *tiles, uint32_t k, const struct ht_xfew *x, unsigned n,
+                             float *out)
+{
+    good.few[TYPE](tiles, k, x, n, out);
+    memset(out + (size_t)(n - 1) * HT_GROUP, 0, HT_GROUP * sizeof *out);
+}
 static void stale_panel(const unsigned char *tiles, uint32_t k, unsigned half, unsigned char *panel)
 {
     if (!half)
@@ -133,6 +152,11 @@ static void broken_kernels_are_caught(void **state)
         BROKEN(matvec[TYPE], dropped_block)
         BROKEN(matvec[TYPE], dropped_term)
         BROKEN(matvec[TYPE], stale_column)
+        if (good.few[TYPE]) {
+            BROKEN(few[TYPE], few_dropped_block)
+            BROKEN(few[TYPE], few_columns_swapped)
+            BROKEN(few[TYPE], few_last_missing)
+        }
         BROKEN(panel[TYPE], stale_panel)
         if (k->tall[TYPE]) { // takes the work of the tiles, which are judged without it below
             BROKEN(tall[TYPE], shifted_tall)
