@@ -177,7 +177,7 @@ ht_expr ht_schema_integer(struct ht_schema_reader *r, const json_t *schema)
 
 // ---- numbers with a fraction
 
-struct bound { // of a magnitude: whole.fraction, no zeros at the fraction's end
+struct bound { // of a magnitude: whole.fraction; %g leaves no zeros at its end
     uint64_t whole;
     char fraction[24];
     bool exclusive;
@@ -216,8 +216,6 @@ static bool split(double value, bool exclusive, struct bound *out)
     out->fraction[0] = 0;
     if (point)
         snprintf(out->fraction, sizeof out->fraction, "%.22s", point + 1);
-    for (size_t n = strlen(out->fraction); n && out->fraction[n - 1] == '0'; n--)
-        out->fraction[n - 1] = 0;
     return true;
 }
 

@@ -35,6 +35,10 @@ static void texts_of_rules(void **state)
 {
     (void)state;
     static const struct text_case cases[] = {
+        {"root ::= [\\u0800-\\u0841]",
+         {"\xE0\xA0\x81", "\xE0\xA0\xBF", "\xE0\xA1\x80", "\xE0\xA1\x81"},
+         {"\xE0\xA1\x82", "\xE0\xA1\xBF", "\xDF\xBF"}},
+        {"root ::= (\"a\"?){0,60000} \"b\"", {"b", "aab"}, {"a"}},
         {"root ::= \"ab\"", {"ab"}, {"", "a", "abc", "b"}},
         {"root ::= \"\"", {""}, {"a"}},
         {"root ::= ", {""}, {"a"}},
@@ -256,6 +260,9 @@ static void masks_say_what_tokens_do(void **state)
         "root ::= \"[\" (v (\",\" v)*)? \"]\"\nv ::= root | [ab]+ | \"<\" [ud]{1,2} \">\"",
         "root ::= x{1,3} \"\\n\"?\nx ::= \"ab\"? [cd] | \"aaaa\" x",
         "root ::= [^a]* [^b]{17} | \" \"+",
+        "root ::= [\\x20-\\x21\\x23-\\x5b\\x5d-\\x7e]* \"x\"", // all of ASCII, nothing else
+        "root ::= \"\\\"\" [^\"\\\\\\x00-\\x1f]{0,17} \"\\\"\"",
+        "root ::= \"\\\"\" [^\"\\\\\\x00-\\x1f]{0,40} \"\\\"\"",
     };
     for (size_t g = 0; g < sizeof grammars / sizeof *grammars; g++)
         for (int run = 0; run < 6; run++) {
@@ -334,6 +341,50 @@ static void long_answers_outlive_the_tables(void **state)
     ht_matcher_destroy(&m);
 }
 
+// The same where rules are left and entered, and with what is drafted: the tables fill up in the middle of both.
+static void forgetting_keeps_stacks_and_drafts(void **state)
+{
+    (void)state;
+    struct hearth_error err;
+    const char *grammar = "root ::= (p \"z\"){60000}\np ::= \"(\" q \")\"\nq ::= [a-y]{150} r \"!\"\n"
+                          "r ::= \"<\" [a-y]{90} \">\"";
+    struct ht_matcher *m = grammar_open(grammar, strlen(grammar), false, &err);
+    char text[512] = "(";
+    memset(text + 1, 'c', 150);
+    text[151] = '<';
+    memset(text + 152, 'd', 90);
+    memcpy(text + 242, ">!)z", 5);
+    size_t n = strlen(text);
+    for (size_t i = 0; i < 60 * n; i++) {
+        int32_t draft[13];
+        uint32_t mask[TINY_WORDS];
+        enum ht_allowed allowed;
+        for (size_t k = 0; k < 13; k++)
+            draft[k] = BYTE_0 + (unsigned char)text[(i + k) % n];
+        if (i % 5 == 0) {
+            assert_int_equal(ht_matcher_mask(m, draft, 12, mask, &allowed, &err), HEARTH_OK);
+            assert_true(has(mask, draft[12]));
+            assert_int_equal(has(mask, BYTE_0 + '>'), text[(i + 12) % n] == '>');
+            assert_int_equal(has(mask, BYTE_0 + ')'), text[(i + 12) % n] == ')');
+        }
+        assert_int_equal(ht_matcher_allowed(m, draft, 13), 13);
+        assert_true(ht_matcher_take(m, draft[0]));
+    }
+    ht_matcher_destroy(&m);
+}
+
+static void what_cannot_end_is_not_begun(void **state)
+{
+    (void)state;
+    struct hearth_error err;
+    const char *grammar = "root ::= \"a\" | \"b\" [^\\x00-\\U0010FFFF] | \"c\" [^\\x00-\\U0010FFFF]?";
+    struct ht_matcher *m = grammar_open(grammar, strlen(grammar), false, &err);
+    assert_false(ht_matcher_take(m, BYTE_0 + 'b'));
+    assert_true(ht_matcher_take(m, BYTE_0 + 'c'));
+    assert_true(ht_matcher_is_finished(m));
+    ht_matcher_destroy(&m);
+}
+
 static void deep_nesting_comes_to_a_bound(void **state)
 {
     (void)state;
@@ -368,6 +419,8 @@ int main(void)
                                        cmocka_unit_test(masks_say_what_tokens_do),
                                        cmocka_unit_test(control_tokens_are_never_allowed),
                                        cmocka_unit_test(long_answers_outlive_the_tables),
+                                       cmocka_unit_test(forgetting_keeps_stacks_and_drafts),
+                                       cmocka_unit_test(what_cannot_end_is_not_begun),
                                        cmocka_unit_test(deep_nesting_comes_to_a_bound)};
     return cmocka_run_group_tests_name("grammar_gbnf", tests, setup, teardown);
 }

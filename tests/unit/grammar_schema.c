@@ -9,6 +9,12 @@ struct schema_case {
 };
 
 static const struct schema_case texts[] = {
+    {"{\"allOf\":[{\"type\":\"integer\",\"minimum\":2},{\"minimum\":5,\"maximum\":9},{\"maximum\":7}]}",
+     {"5", "7"},
+     {"4", "8"}},
+    {"{\"properties\":{\"a\\n\":{},\"q\\\"\":{}},\"additionalProperties\":true}",
+     {"{\"a\":1}", "{\"a\\n\":1,\"q\":2}"},
+     {"{\"a\nb\":1}", "{\"q\"\":1}"}},
     {"", {"1", "{\"a\":[true,null,-1.5e3]}", "\"x\"", "[]", "{}"}, {"", "01", "[1,]", "{a:1}", " 1", "1 "}},
     {"{}", {"null", "[ 1, {\"a\": 2} ]", "{\n\"a\":\n1\n}"}, {"[  1]", "nul", "\"\t\"", "{\"a\":1,}"}},
     {"true", {"false"}, {"x"}},
