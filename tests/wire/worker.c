@@ -192,10 +192,14 @@ static void a_flood_does_not_keep_another_waiting(void **state)
     struct hd_id flood[30], other;
     start(0);
     use("one");
+    atomic_store(&fake_step_us, 5000);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(ask(1, "", 100, &flood[i]), HEARTH_OK);
+    WAIT_FOR(seen.n_started == 4); // all places, since nobody else is there
+    atomic_store(&fake_step_us, 200);
     atomic_store(&fake_hang, true); // until all have asked
-    for (int i = 0; i < 30; i++)
+    for (int i = 4; i < 30; i++)
         assert_int_equal(ask(1, "", 20, &flood[i]), HEARTH_OK);
-    WAIT_FOR(seen.n_started == 4); // all places, since nobody else was there
     assert_int_equal(ask(2, "", 20, &other), HEARTH_OK);
     atomic_store(&fake_hang, false);
     WAIT_FOR(seen.n_done == 31);
@@ -250,10 +254,12 @@ static void one_person_cannot_fill_the_queue(void **state)
     struct hd_id id;
     start(0);
     use("one");
-    atomic_store(&fake_hang, true);
+    atomic_store(&fake_step_us, 5000);
     for (int i = 0; i < 4; i++)
-        assert_int_equal(ask(1, "", 5, &id), HEARTH_OK);
+        assert_int_equal(ask(1, "", 100, &id), HEARTH_OK);
     WAIT_FOR(seen.n_started == 4);
+    atomic_store(&fake_step_us, 200);
+    atomic_store(&fake_hang, true);
     for (int i = 0; i < HD_MAX_QUEUE_PERSON; i++)
         assert_int_equal(ask(1, "", 5, &id), HEARTH_OK);
     assert_int_equal(ask(1, "", 5, &id), HEARTH_BUSY);
