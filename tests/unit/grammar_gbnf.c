@@ -260,7 +260,7 @@ static void masks_say_what_tokens_do(void **state)
         "root ::= \"[\" (v (\",\" v)*)? \"]\"\nv ::= root | [ab]+ | \"<\" [ud]{1,2} \">\"",
         "root ::= x{1,3} \"\\n\"?\nx ::= \"ab\"? [cd] | \"aaaa\" x",
         "root ::= [^a]* [^b]{17} | \" \"+",
-        "root ::= [\\x20-\\x21\\x23-\\x5b\\x5d-\\x7e]* \"x\"", // all of ASCII, nothing else
+        "root ::= [\\x20-\\x21\\x23-\\x5b\\x5d-\\x7e]* \"\\n\"", // all of ASCII, nothing else
         "root ::= \"\\\"\" [^\"\\\\\\x00-\\x1f]{0,17} \"\\\"\"",
         "root ::= \"\\\"\" [^\"\\\\\\x00-\\x1f]{0,40} \"\\\"\"",
     };
@@ -346,13 +346,16 @@ static void forgetting_keeps_stacks_and_drafts(void **state)
 {
     (void)state;
     struct hearth_error err;
-    const char *grammar = "root ::= (p \"z\"){60000}\np ::= \"(\" q \")\"\nq ::= [a-y]{150} r \"!\"\n"
-                          "r ::= \"<\" [a-y]{90} \">\"";
+    const char *grammar =
+        "root ::= (p \"z\"){60000}\np ::= \"(\" q \")\"\nq ::= (\"abcdefghijklmno\"){10} r \"!\"\n"
+        "r ::= \"<\" (\"pqrstu\"){15} \">\"";
     struct ht_matcher *m = grammar_open(grammar, strlen(grammar), false, &err);
     char text[512] = "(";
-    memset(text + 1, 'c', 150);
+    for (int i = 0; i < 150; i++)
+        text[1 + i] = (char)('a' + i % 15);
     text[151] = '<';
-    memset(text + 152, 'd', 90);
+    for (int i = 0; i < 90; i++)
+        text[152 + i] = (char)('p' + i % 6);
     memcpy(text + 242, ">!)z", 5);
     size_t n = strlen(text);
     for (size_t i = 0; i < 60 * n; i++) {
@@ -370,6 +373,30 @@ static void forgetting_keeps_stacks_and_drafts(void **state)
         assert_int_equal(ht_matcher_allowed(m, draft, 13), 13);
         assert_true(ht_matcher_take(m, draft[0]));
     }
+    ht_matcher_destroy(&m);
+}
+
+// Rules that are entered late and left after the tables were full several times.
+static void forgetting_keeps_what_is_left_much_later(void **state)
+{
+    (void)state;
+    struct hearth_error err;
+    const char *grammar =
+        "root ::= [a-y]{500} \"(\" a \")\"\na ::= b \">\"\nb ::= ([a-y]{200} \"z\"){100} \"!\"";
+    struct ht_matcher *m = grammar_open(grammar, strlen(grammar), false, &err);
+    for (int i = 0; i < 500; i++)
+        assert_true(ht_matcher_take(m, BYTE_0 + 'c'));
+    assert_true(ht_matcher_take(m, BYTE_0 + '('));
+    for (int i = 0; i < 100; i++) {
+        for (int k = 0; k < 200; k++)
+            assert_true(ht_matcher_take(m, BYTE_0 + 'c'));
+        assert_false(ht_matcher_take(m, BYTE_0 + 'c'));
+        assert_true(ht_matcher_take(m, BYTE_0 + 'z'));
+    }
+    bool complete;
+    assert_false(ht_matcher_take(m, BYTE_0 + 'c'));
+    assert_int_equal(grammar_read(m, "!>)", 3, &complete), 3);
+    assert_true(complete && ht_matcher_is_finished(m));
     ht_matcher_destroy(&m);
 }
 
@@ -420,6 +447,7 @@ int main(void)
                                        cmocka_unit_test(control_tokens_are_never_allowed),
                                        cmocka_unit_test(long_answers_outlive_the_tables),
                                        cmocka_unit_test(forgetting_keeps_stacks_and_drafts),
+                                       cmocka_unit_test(forgetting_keeps_what_is_left_much_later),
                                        cmocka_unit_test(what_cannot_end_is_not_begun),
                                        cmocka_unit_test(deep_nesting_comes_to_a_bound)};
     return cmocka_run_group_tests_name("grammar_gbnf", tests, setup, teardown);
