@@ -164,20 +164,70 @@ static uint32_t context_that_fits(const struct ht_hparams *hp, const struct ht_c
     return (uint32_t)n / HT_KV_PAGE * HT_KV_PAGE;
 }
 
-static enum hearth_status choose_context(struct hearth_engine *e, struct plan *plan, struct hearth_error *err)
+// Memory that is free, and what is taken of it before positions: asked before any of it is used.
+struct room {
+    uint64_t free_bytes, weight_bytes, scratch_bytes;
+    double per_position;
+    uint32_t n_ctx_fit;
+};
+
+static void measure_room(const struct ht_model *m, const struct plan *plan, uint64_t scratch_bytes, struct room *room)
 {
     struct ht_caps caps;
-    e->dev->caps(e->device, &caps);
+    m->dev->caps(m->device, &caps);
+    uint64_t work = ht_context_work_size(&m->hp, rows_of(&caps), plan->seqs > 16 ? plan->seqs : 16);
+    room->free_bytes = caps.free_bytes;
+    room->weight_bytes = m->weight_bytes;
+    room->per_position = kv_bytes_per_position(&m->hp, m->dev, m->device, plan->kv);
+    room->scratch_bytes = scratch_bytes ? scratch_bytes : work;
+    room->scratch_bytes += (uint64_t)(room->per_position * HT_KV_PAGE * (plan->seqs - 1)); // last pages, partly empty
+    room->n_ctx_fit =
+        context_that_fits(&m->hp, &caps, room->weight_bytes + room->scratch_bytes, room->per_position);
+}
+
+// Refuses what cannot fit, with the figures. Free memory that is not known (0) refuses nothing.
+static enum hearth_status check_room(const char *name, const struct room *room, uint32_t n_ctx,
+                                     struct hearth_error *err)
+{
+    const double mib = 1048576, kv_bytes = room->per_position * n_ctx;
+    double need = (double)room->weight_bytes + (double)room->scratch_bytes + kv_bytes;
+    if (!room->free_bytes || need <= (double)room->free_bytes)
+        return HEARTH_OK;
+    char fits[64] = "not even the weights fit";
+    if (room->n_ctx_fit)
+        snprintf(fits, sizeof fits, "%u positions would fit", room->n_ctx_fit);
+    return ht_fail(err, HEARTH_NOMEM,
+                   "%.60s needs %.0f MiB (weights %.0f, %u positions %.0f, scratch %.0f), %.0f MiB are free: %s", name,
+                   need / mib, (double)room->weight_bytes / mib, n_ctx, kv_bytes / mib,
+                   (double)room->scratch_bytes / mib, (double)room->free_bytes / mib, fits);
+}
+
+static enum hearth_status choose_context(const struct ht_model *m, const char *name, struct plan *plan,
+                                         struct hearth_error *err)
+{
+    struct room room;
+    measure_room(m, plan, 0, &room);
+    if (!plan->n_ctx)
+        plan->n_ctx = room.n_ctx_fit || m->hp.n_ctx_train >= HT_KV_PAGE ? room.n_ctx_fit : m->hp.n_ctx_train;
+    HT_TRY(check_room(name, &room, plan->n_ctx ? plan->n_ctx : HT_KV_PAGE, err));
     if (plan->n_ctx)
         return HEARTH_OK;
-    double per_position = kv_bytes_per_position(&e->model.hp, e->dev, e->device, plan->kv);
-    uint64_t work = ht_context_work_size(&e->model.hp, rows_of(&caps), plan->seqs > 16 ? plan->seqs : 16);
-    plan->n_ctx = context_that_fits(&e->model.hp, &caps, work, per_position);
-    if (plan->n_ctx == 0 && e->model.hp.n_ctx_train < HT_KV_PAGE)
-        plan->n_ctx = e->model.hp.n_ctx_train;
-    if (plan->n_ctx == 0)
-        return ht_fail(err, HEARTH_NOMEM, "%s: no memory is left for the KV cache: %.0f MiB are free",
-                       e->info.name, (double)caps.free_bytes / 1048576);
+    return ht_fail(err, HEARTH_NOMEM, "%s: no memory is left for the KV cache: %.0f MiB are free", name,
+                   (double)room.free_bytes / 1048576);
+}
+
+// The model and its context, not read yet: memory is promised, not used.
+static enum hearth_status make_room(const struct ht_hparams *hp, struct ht_gguf *gguf, const struct ht_device_ops *dev,
+                                    struct ht_device *device, const char *name, struct plan *plan,
+                                    struct ht_model *model, struct ht_context *ctx, struct room *room,
+                                    struct hearth_error *err)
+{
+    HT_TRY(ht_model_create(model, hp, gguf, dev, device, err));
+    HT_TRY(ht_decoder_check_ops(model, err));
+    HT_TRY(choose_context(model, name, plan, err));
+    const struct ht_context_params params = {.n_ctx = plan->n_ctx, .seqs = plan->seqs, .kv = plan->kv};
+    HT_TRY(ht_context_create(ctx, model, &params, err));
+    measure_room(model, plan, ctx->scratch_bytes, room);
     return HEARTH_OK;
 }
 
@@ -205,11 +255,10 @@ static enum hearth_status open_model(struct hearth_engine *e, const struct heart
         return ht_fail(err, HEARTH_FORMAT, "%s: %zu tokens, but token_embd.weight has %u rows",
                        ht_gguf_shown(gguf), ht_tokenizer_n_tokens(e->tokenizer), hp.n_vocab);
     HT_TRY(open_device(p, &e->dev, &e->device, err));
-    HT_TRY(ht_model_load(&e->model, &hp, gguf, e->dev, e->device, p->progress, p->progress_user, err));
-    HT_TRY(ht_decoder_check_ops(&e->model, err));
-    HT_TRY(choose_context(e, plan, err));
-    const struct ht_context_params ctx = {.n_ctx = plan->n_ctx, .seqs = plan->seqs, .kv = plan->kv};
-    HT_TRY(ht_context_create(&e->ctx, &e->model, &ctx, err));
+    struct room room;
+    HT_TRY(make_room(&hp, gguf, e->dev, e->device, e->info.name, plan, &e->model, &e->ctx, &room, err));
+    HT_TRY(check_room(e->info.name, &room, plan->n_ctx, err));
+    HT_TRY(ht_model_read(&e->model, gguf, p->progress, p->progress_user, err));
     HT_TRY(make_sessions(e, plan, err));
     struct ht_caps caps;
     e->dev->caps(e->device, &caps);
@@ -248,6 +297,7 @@ enum hearth_status hearth_engine_open(struct hearth_engine **engine,
     enum hearth_status status = e ? open_file(e, params, gguf, &plan, err)
                                   : ht_fail(err, HEARTH_NOMEM, "out of memory for an engine");
     ht_gguf_close(&gguf);
+    ht_mem_trim();
     *engine = e;
     if (status != HEARTH_OK)
         hearth_engine_close(engine);
@@ -283,24 +333,33 @@ void hearth_engine_get_info(const struct hearth_engine *engine, struct hearth_en
     *info = engine->info;
 }
 
-static enum hearth_status measure_fit(const struct hearth_engine_params *p, const struct plan *plan,
-                                      struct ht_gguf *gguf, const struct ht_device_ops *dev,
-                                      struct ht_device *device, struct hearth_fit *fit,
-                                      struct hearth_error *err)
+// A context that is not larger than what most models are trained for stands for all: scratch hardly grows with it.
+static enum hearth_status measure_fit(struct plan *plan, struct ht_gguf *gguf, const struct ht_device_ops *dev,
+                                      struct ht_device *device, struct hearth_fit *fit, struct hearth_error *err)
 {
+    enum { N_CTX = 2048 };
     struct ht_hparams hp;
-    struct ht_caps caps;
-    (void)p;
+    struct ht_model model = {0};
+    struct ht_context ctx = {0};
+    struct room room;
     HT_TRY(ht_hparams_read(&hp, gguf, err));
-    HT_TRY(ht_model_measure(&hp, gguf, dev, device, &fit->weight_bytes, err));
-    dev->caps(device, &caps);
-    double per_position = kv_bytes_per_position(&hp, dev, device, plan->kv);
-    fit->kv_bytes_per_position = (uint64_t)per_position;
-    fit->scratch_bytes = ht_context_work_size(&hp, rows_of(&caps), plan->seqs > 16 ? plan->seqs : 16);
-    fit->available_bytes = caps.free_bytes;
+    enum hearth_status status = HEARTH_OK;
+    HT_TRY_TO(out, ht_model_create(&model, &hp, gguf, dev, device, err));
+    HT_TRY_TO(out, ht_decoder_check_ops(&model, err));
+    const struct ht_context_params params = {
+        .n_ctx = plan->n_ctx ? plan->n_ctx : N_CTX, .seqs = plan->seqs, .kv = plan->kv};
+    HT_TRY_TO(out, ht_context_create(&ctx, &model, &params, err));
+    measure_room(&model, plan, ctx.scratch_bytes, &room);
+    fit->weight_bytes = room.weight_bytes;
+    fit->kv_bytes_per_position = (uint64_t)room.per_position;
+    fit->scratch_bytes = room.scratch_bytes;
+    fit->available_bytes = room.free_bytes;
     fit->n_ctx_train = hp.n_ctx_train;
-    fit->n_ctx_fit = context_that_fits(&hp, &caps, fit->weight_bytes + fit->scratch_bytes, per_position);
-    return HEARTH_OK;
+    fit->n_ctx_fit = room.n_ctx_fit;
+out:
+    ht_context_destroy(&ctx);
+    ht_model_unload(&model);
+    return status;
 }
 
 enum hearth_status hearth_engine_fit(const struct hearth_engine_params *params, struct hearth_fit *fit,
@@ -315,7 +374,7 @@ enum hearth_status hearth_engine_fit(const struct hearth_engine_params *params, 
     HT_TRY(ht_gguf_open(&gguf, params->model_path, err));
     enum hearth_status status = open_device(params, &dev, &device, err);
     if (status == HEARTH_OK) {
-        status = measure_fit(params, &plan, gguf, dev, device, fit, err);
+        status = measure_fit(&plan, gguf, dev, device, fit, err);
         dev->close(&device);
     }
     ht_gguf_close(&gguf);

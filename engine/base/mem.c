@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#ifdef __GLIBC__ // known once a header of libc is read
+#include <malloc.h>
+#endif
 
 static struct ht_mem_hook hook;
 
@@ -62,6 +65,13 @@ void ht_free(void *p)
         hook.free(hook.user, p);
     else
         free(p);
+}
+
+void ht_mem_trim(void)
+{
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
 }
 
 _Bool ht_grow(void **p, size_t old_count, size_t new_count, size_t size_bytes)

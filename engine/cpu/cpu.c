@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/base/free_memory.h"
 #include "engine/base/mem.h"
 #include "engine/cpu/cpu.h"
 
@@ -80,20 +81,10 @@ static void cpu_caps(const struct ht_device *device, struct ht_caps *caps)
              device->n_threads, device->n_threads == 1 ? "" : "s");
     snprintf(caps->numerics, sizeof caps->numerics, "cpu/1");
     memcpy(caps->row_buckets, buckets, sizeof buckets);
-    long page = sysconf(_SC_PAGESIZE), pages = sysconf(_SC_PHYS_PAGES),
-         free_pages = sysconf(_SC_AVPHYS_PAGES);
+    long page = sysconf(_SC_PAGESIZE), pages = sysconf(_SC_PHYS_PAGES);
     if (page > 0 && pages > 0)
         caps->memory_bytes = (uint64_t)page * (uint64_t)pages;
-    if (page > 0 && free_pages > 0)
-        caps->free_bytes = (uint64_t)page * (uint64_t)free_pages;
-    FILE *f = fopen("/proc/meminfo", "re"); // counts what the system can take back, which sysconf does not
-    char line[128];
-    unsigned long long kib;
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-            caps->free_bytes = (uint64_t)kib << 10;
-    if (f)
-        fclose(f);
+    caps->free_bytes = ht_memory_free();
 }
 
 static const struct ht_ops *cpu_ops(const struct ht_device *device)

@@ -66,6 +66,7 @@ static enum hearth_status make_kv(struct ht_context *ctx, struct hearth_error *e
     ht_context_kv_params(&m->hp, n_pages, ctx->params.kv, &kv);
     HT_TRY(m->dev->kv_create(m->device, &kv, &ctx->kv, err));
     ctx->kv_bytes = (uint64_t)m->dev->kv_page_size(m->device, &kv) * n_pages;
+    ctx->scratch_bytes += ht_pages_size(n_pages) + ht_prefix_size(n_pages);
     HT_TRY(ht_pages_init(&ctx->pages, n_pages, err));
     return ht_prefix_init(&ctx->prefix, &ctx->pages, err);
 }

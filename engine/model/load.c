@@ -19,7 +19,7 @@ struct loader {
     struct hearth_error *err;
     unsigned char *vector; // the longest one, as the file has it
     uint64_t done_bytes, total_bytes;
-    size_t vector_floats; // taken of model->vectors so far
+    size_t vector_floats; // taken of model->vectors so far, while room is made
 };
 
 static enum hearth_status missing(const struct ht_gguf *gguf, const char *name, struct hearth_error *err)
@@ -52,7 +52,7 @@ static void layer_name(char name[HT_MAX_GGUF_NAME_BYTES + 1], uint32_t layer,
     snprintf(name, HT_MAX_GGUF_NAME_BYTES + 1, "blk.%u.%s", layer, spec->suffix);
 }
 
-// ---- the list of tensors, walked three times: to measure, to find, to read
+// ---- the list of tensors, walked three times: to measure, to make room, to read
 
 typedef enum hearth_status visit_fn(void *arg, const struct ht_gguf_tensor *tensor, uint32_t n, uint32_t k,
                                     bool is_matrix, struct ht_weight **weight, struct ht_ref *vector,
@@ -127,17 +127,6 @@ static enum hearth_status measure_tensor(void *arg, const struct ht_gguf_tensor 
     return HEARTH_OK;
 }
 
-enum hearth_status ht_model_measure(const struct ht_hparams *hp, const struct ht_gguf *gguf,
-                                    const struct ht_device_ops *dev, struct ht_device *device,
-                                    uint64_t *weight_bytes, struct hearth_error *err)
-{
-    struct measure m = {.gguf = gguf, .dev = dev, .device = device};
-    *weight_bytes = 0;
-    HT_TRY(visit_all(gguf, hp, NULL, measure_tensor, &m, err));
-    *weight_bytes = m.weight_bytes + m.vector_floats * sizeof(float);
-    return HEARTH_OK;
-}
-
 // ---- reading
 
 static enum hearth_status tell(struct loader *l, uint64_t bytes)
@@ -163,17 +152,15 @@ static enum hearth_status read_rows(void *user, uint32_t first_row, uint32_t n_r
 }
 
 static enum hearth_status read_matrix(struct loader *l, const struct ht_gguf_tensor *t, uint32_t n,
-                                      uint32_t k, struct ht_weight **out)
+                                      struct ht_weight *weight)
 {
     const struct ht_model *m = l->model;
-    struct ht_weight_params params = {.type = t->type, .n = n, .k = k};
-    HT_TRY(m->dev->weight_create(m->device, &params, out, l->err));
     struct rows_of from = {.gguf = l->gguf, .tensor = t};
     const struct ht_weight_source source = {.read = read_rows, .user = &from};
     uint64_t at_once = STRETCH_BYTES / t->row_bytes / 64 * 64;
     for (uint32_t row = 0; row < n;) {
         uint32_t rows = at_once && n - row > at_once ? (uint32_t)at_once : at_once ? n - row : 1;
-        HT_TRY(m->dev->weight_fill(m->device, *out, row, rows, &source, l->err));
+        HT_TRY(m->dev->weight_fill(m->device, weight, row, rows, &source, l->err));
         HT_TRY(tell(l, rows * t->row_bytes));
         row += rows;
     }
@@ -181,7 +168,7 @@ static enum hearth_status read_matrix(struct loader *l, const struct ht_gguf_ten
 }
 
 static enum hearth_status read_vector(struct loader *l, const struct ht_gguf_tensor *t, uint32_t k,
-                                      struct ht_ref *out)
+                                      const struct ht_ref *to)
 {
     const struct ht_model *m = l->model;
     float *values = ht_calloc(k, sizeof *values);
@@ -190,10 +177,8 @@ static enum hearth_status read_vector(struct loader *l, const struct ht_gguf_ten
     enum hearth_status status = HEARTH_OK;
     HT_TRY_TO(out, ht_gguf_read(l->gguf, t, 0, t->size_bytes, l->vector, l->err));
     ht_dequant_row(t->type, l->vector, k, values);
-    *out = (struct ht_ref){.buf = m->vectors, .offset = l->vector_floats};
-    l->vector_floats += (k + 15) / 16 * 16;
-    HT_TRY_TO(out, m->dev->buf_write(m->device, m->vectors, out->offset * sizeof(float), values,
-                                     k * sizeof(float), l->err));
+    HT_TRY_TO(out, m->dev->buf_write(m->device, m->vectors, to->offset * sizeof(float), values, k * sizeof(float),
+                                     l->err));
     status = tell(l, t->size_bytes);
 out:
     ht_free(values);
@@ -205,7 +190,28 @@ static enum hearth_status read_tensor(void *arg, const struct ht_gguf_tensor *t,
                                       struct hearth_error *err)
 {
     (void)err;
-    return is_matrix ? read_matrix(arg, t, n, k, weight) : read_vector(arg, t, k, vector);
+    return is_matrix ? read_matrix(arg, t, n, *weight) : read_vector(arg, t, k, vector);
+}
+
+// ---- making room
+
+static struct ht_ref take_vector(struct loader *l, uint32_t k)
+{
+    struct ht_ref ref = {.buf = l->model->vectors, .offset = l->vector_floats};
+    l->vector_floats += (k + 15) / 16 * 16;
+    return ref;
+}
+
+static enum hearth_status make_tensor(void *arg, const struct ht_gguf_tensor *t, uint32_t n, uint32_t k,
+                                      bool is_matrix, struct ht_weight **weight, struct ht_ref *vector,
+                                      struct hearth_error *err)
+{
+    struct loader *l = arg;
+    struct ht_weight_params params = {.type = t->type, .n = n, .k = k};
+    if (is_matrix)
+        return l->model->dev->weight_create(l->model->device, &params, weight, err);
+    *vector = take_vector(l, k);
+    return HEARTH_OK;
 }
 
 // freq_i = base^(-2i/n_rot) / divisor / factors_i, in float32 as the original models compute it.
@@ -221,8 +227,7 @@ static enum hearth_status make_rope(struct loader *l, float base, float divisor,
         if (factors)
             freq[i] /= factors[i];
     }
-    *out = (struct ht_ref){.buf = m->vectors, .offset = l->vector_floats};
-    l->vector_floats += (half + 15) / 16 * 16;
+    *out = take_vector(l, half);
     return m->dev->buf_write(m->device, m->vectors, out->offset * sizeof(float), freq, half * sizeof(float),
                              l->err);
 }
@@ -252,7 +257,7 @@ static enum hearth_status make_ropes(struct loader *l)
     return HEARTH_OK;
 }
 
-static enum hearth_status load(struct loader *l)
+static enum hearth_status create(struct loader *l)
 {
     struct ht_model *m = l->model;
     struct measure sizes = {.gguf = l->gguf, .dev = m->dev, .device = m->device};
@@ -262,32 +267,48 @@ static enum hearth_status load(struct loader *l)
     HT_TRY(ht_gguf_refuse_unused_tensors(l->gguf, l->err));
 
     size_t vector_floats = sizes.vector_floats + 2 * ((m->hp.n_rot / 2 + 15) / 16 * 16);
-    l->vector = ht_calloc(1, (size_t)sizes.longest_vector);
     m->layers = ht_calloc(m->hp.n_layers, sizeof *m->layers);
-    if (!l->vector || !m->layers)
+    if (!m->layers)
         return ht_fail(l->err, HEARTH_NOMEM, "%s: out of memory for %u layers", ht_gguf_shown(l->gguf),
                        m->hp.n_layers);
     HT_TRY(m->dev->buf_create(m->device, vector_floats * sizeof(float), &m->vectors, l->err));
-    l->total_bytes = sizes.file_bytes;
-    HT_TRY(visit_all(l->gguf, &m->hp, m, read_tensor, l, l->err));
+    HT_TRY(visit_all(l->gguf, &m->hp, m, make_tensor, l, l->err));
     if (!m->output)
         m->output = m->token_embd;
     m->weight_bytes = sizes.weight_bytes + vector_floats * sizeof(float);
     m->n_params = sizes.n_values;
+    m->file_bytes = sizes.file_bytes;
+    m->longest_vector = sizes.longest_vector;
     return make_ropes(l);
 }
 
-enum hearth_status ht_model_load(struct ht_model *model, const struct ht_hparams *hp, struct ht_gguf *gguf,
-                                 const struct ht_device_ops *dev, struct ht_device *device,
-                                 bool (*progress)(void *user, double done), void *user,
-                                 struct hearth_error *err)
+enum hearth_status ht_model_create(struct ht_model *model, const struct ht_hparams *hp, struct ht_gguf *gguf,
+                                   const struct ht_device_ops *dev, struct ht_device *device,
+                                   struct hearth_error *err)
 {
     *model = (struct ht_model){.hp = *hp, .dev = dev, .device = device};
-    struct loader l = {.model = model, .gguf = gguf, .progress = progress, .user = user, .err = err};
-    enum hearth_status status = load(&l);
-    ht_free(l.vector);
+    struct loader l = {.model = model, .gguf = gguf, .err = err};
+    enum hearth_status status = create(&l);
     if (status != HEARTH_OK)
         ht_model_unload(model);
+    return status;
+}
+
+enum hearth_status ht_model_read(struct ht_model *model, struct ht_gguf *gguf,
+                                 bool (*progress)(void *user, double done), void *user, struct hearth_error *err)
+{
+    struct loader l = {.model = model,
+                       .gguf = gguf,
+                       .progress = progress,
+                       .user = user,
+                       .err = err,
+                       .total_bytes = model->file_bytes,
+                       .vector = ht_calloc(1, (size_t)model->longest_vector)};
+    if (!l.vector)
+        return ht_fail(err, HEARTH_NOMEM, "%s: out of memory for %llu bytes of a vector", ht_gguf_shown(gguf),
+                       (unsigned long long)model->longest_vector);
+    enum hearth_status status = visit_all(gguf, &model->hp, model, read_tensor, &l, err);
+    ht_free(l.vector);
     return status;
 }
 

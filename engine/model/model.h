@@ -40,17 +40,16 @@ struct ht_model {
     struct ht_buf *vectors;                // norms, biases, rope frequencies
     struct ht_ref output_norm, rope_freq, rope_freq_local;
     uint64_t weight_bytes, n_params;
+    uint64_t file_bytes, longest_vector; // of its tensors in the file
 };
 
-// What the weights take on the device, from the header alone.
-HT_MUST_USE enum hearth_status ht_model_measure(const struct ht_hparams *hp, const struct ht_gguf *gguf,
-                                                const struct ht_device_ops *dev, struct ht_device *device,
-                                                uint64_t *weight_bytes, struct hearth_error *err);
-// Checks every tensor against the family, then reads and packs them. A tensor that is not understood is
-// refused. progress may be NULL; it returns false to cancel.
-HT_MUST_USE enum hearth_status ht_model_load(struct ht_model *model, const struct ht_hparams *hp,
-                                             struct ht_gguf *gguf, const struct ht_device_ops *dev,
-                                             struct ht_device *device,
+// Checks every tensor against the family and makes room for the weights, which is not used yet: what the model takes is
+// known before the first byte of it is read. A tensor that is not understood is refused.
+HT_MUST_USE enum hearth_status ht_model_create(struct ht_model *model, const struct ht_hparams *hp,
+                                               struct ht_gguf *gguf, const struct ht_device_ops *dev,
+                                               struct ht_device *device, struct hearth_error *err);
+// Reads and packs them. progress may be NULL; it returns false to cancel.
+HT_MUST_USE enum hearth_status ht_model_read(struct ht_model *model, struct ht_gguf *gguf,
                                              bool (*progress)(void *user, double done), void *user,
                                              struct hearth_error *err);
 void ht_model_unload(struct ht_model *model); // a zeroed or half-loaded model too
