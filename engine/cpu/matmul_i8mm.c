@@ -5,7 +5,7 @@
 // A panel's codes: [row pair 16][eight of k 4][2 rows][8]. Few rows stay with sdot. Any thread.
 #include "engine/cpu/codes_neon.h"
 
-enum { PAIRS = HT_COLS / 2, AT_ONCE = 4 }; // column pairs; row pairs of a sweep over k
+enum { PAIRS = HT_COLS / 2, AT_ONCE = 2 }; // column pairs; row pairs of a sweep over k
 
 INLINE void panel(enum ht_type type, const unsigned char *tiles, uint32_t k, unsigned half, unsigned char *to)
 {
@@ -97,13 +97,15 @@ INLINE void tile(enum ht_kind kind, int zero, const unsigned char *panel, const 
         for (uint32_t b = 0; b < k / 32; b++, at += ht_panel_block_bytes(kind)) {
             const struct ht_panel *p = (const struct ht_panel *)(const void *)at;
             const int8_t *xq = (const int8_t *)x[b].q[0];
+            struct pair pair[PAIRS];
+            for (unsigned c = 0; c < PAIRS; c++)
+                pair[c] = pair_of(&x[b], c);
             UNROLL
-            for (unsigned c = 0; c < PAIRS; c++) {
-                struct pair pair = pair_of(&x[b], c);
+            for (unsigned i = 0; i < AT_ONCE; i++) {
                 UNROLL
-                for (unsigned i = 0; i < AT_ONCE; i++)
+                for (unsigned c = 0; c < PAIRS; c++)
                     acc[i][c] = step(kind, zero, (const int8_t *)p->code[0][0] + 64 * (r + i),
-                                     p->scale[0][0] + 2 * (r + i), xq + 16 * c, &pair, acc[i][c]);
+                                     p->scale[0][0] + 2 * (r + i), xq + 16 * c, &pair[c], acc[i][c]);
             }
         }
         for (unsigned i = 0; i < AT_ONCE; i++)

@@ -61,14 +61,14 @@ struct column {
 INLINE float32x4_t fold(enum ht_kind kind, int32x4_t isum, const struct scales *s, const struct column *x,
                         float32x4_t acc)
 {
-    float s0 = (float)x->sum[0], s1 = (float)x->sum[1];
+    float s0 = (float)x->sum[0], s1 = (float)x->sum[1], both = (float)(x->sum[0] + x->sum[1]);
     if (kind == HT_KIND_K32M)
         isum = vmulq_s32(isum, s->scale[0]);
     acc = vfmaq_f32(acc, vcvtq_f32_s32(isum), vmulq_n_f32(s->d, x->d));
     if (kind == HT_KIND_DM)
         acc = vfmaq_n_f32(acc, s->m, x->ds);
     if (kind == HT_KIND_K32M) // products and sums of small integers: exact
-        acc = vfmsq_f32(acc, vmulq_n_f32(s->min[0], s0 + s1), vmulq_n_f32(s->m, x->d));
+        acc = vfmsq_f32(acc, vmulq_n_f32(s->min[0], both), vmulq_n_f32(s->m, x->d));
     if (kind == HT_KIND_K16M)
         acc = vfmsq_f32(acc, vfmaq_n_f32(vmulq_n_f32(s->min[0], s0), s->min[1], s1), vmulq_n_f32(s->m, x->d));
     return acc;
@@ -115,13 +115,15 @@ INLINE void columns32(enum ht_type type, const unsigned char *tiles, uint32_t k,
                       unsigned n, float *out)
 {
     float32x4_t acc[4][4];
+    struct ht_xrow row[4]; // pointers in registers
+    memcpy(row, x, n * sizeof *row);
     for (unsigned v = 0; v < 4; v++)
         for (unsigned c = 0; c < n; c++)
             acc[v][c] = vdupq_n_f32(0);
     for (uint32_t b = 0; b < k / 32; b++, tiles += tile_bytes_of(type)) {
         UNROLL
         for (unsigned v = 0; v < 4; v++) {
-            quad(type, tiles, 0, v, x, b, n, acc[v]);
+            quad(type, tiles, 0, v, row, b, n, acc[v]);
             if (n > 2)
                 __asm__ volatile("" ::: "memory"); // see columns256
         }
@@ -136,6 +138,8 @@ INLINE void columns32(enum ht_type type, const unsigned char *tiles, uint32_t k,
 INLINE void columns256(enum ht_type type, const unsigned char *tiles, uint32_t k, const struct ht_xrow *x,
                        unsigned n, float *out)
 {
+    struct ht_xrow row[4]; // pointers in registers
+    memcpy(row, x, n * sizeof *row);
     memset(out, 0, n * HT_GROUP * sizeof *out);
     for (uint32_t b = 0; b < k / 32; b += 8, tiles += tile_bytes_of(type))
         for (unsigned v = 0; v < 4; v++) {
@@ -145,7 +149,7 @@ INLINE void columns256(enum ht_type type, const unsigned char *tiles, uint32_t k
             for (unsigned j0 = 0; j0 < 8; j0 += 4) {
                 UNROLL
                 for (unsigned j = j0; j < j0 + 4; j++) { // shifts repeat after 4
-                    quad(type, tiles, j, v, x, b, n, acc);
+                    quad(type, tiles, j, v, row, b, n, acc);
                     __asm__ volatile("" ::: "memory");
                 }
             }

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// Calls one kernel some times, for tests/emulated/counts.py, which counts the instructions it takes:
+//   kernels ISA matvec|panel|tile|scores|values TYPE COLUMNS TIMES
+// TYPE: a weight format, or f32, f16, q8 of the KV cache. COLUMNS: rows of x, or queries. Shapes are below.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/cpu/contract.h"
+#include "engine/cpu/kv.h"
+
+enum { K = 1024, DIM = 64, MOST = 12 };
+
+static _Alignas(64) unsigned char tiles[16 * K * 4],
+    panel_bytes[K / 32 * (1024 + 6 * 128)], page[2 * 32 * DIM * 4 + 4096];
+static struct ht_xtile xtiles[K / 32];
+static int8_t q[MOST][K];
+static float d[MOST][K / 32], ds[MOST][K / 32], out[MOST * 64], query[DIM * MOST], e[MOST * 32],
+    sums[MOST][DIM];
+static int32_t sum[MOST][K / 16];
+
+static enum ht_type type_of(const char *name)
+{
+    for (int t = 0; t < HT_N_TYPES; t++)
+        if (ht_layout_of((enum ht_type)t) && !strcmp(ht_type_info((enum ht_type)t)->name, name))
+            return (enum ht_type)t;
+    return HT_TYPE_F32;
+}
+
+struct job {
+    const struct ht_kernels *kernels;
+    enum ht_type type;
+    struct ht_kv_geometry g;
+    struct ht_xrow x[MOST];
+    float *acc[MOST];
+    unsigned columns;
+};
+static void matvec(struct job *j)
+{
+    j->kernels->matvec[j->type](tiles, K, j->x, j->columns, out);
+}
+static void panel(struct job *j)
+{
+    j->kernels->panel[j->type](tiles, K, 0, panel_bytes);
+}
+static void tile(struct job *j)
+{
+    j->kernels->tile[j->type](panel_bytes, xtiles, K, out);
+}
+static void scores(struct job *j)
+{
+    j->kernels->scores(&j->g, page, query, j->columns, e, 32);
+}
+static void values(struct job *j)
+{
+    j->kernels->values(&j->g, page + j->g.v_at, e, 32, j->columns, 0, 32, j->acc);
+}
+static const struct {
+    const char *name;
+    void (*call)(struct job *j);
+} ops[] = {{"matvec", matvec}, {"panel", panel}, {"tile", tile}, {"scores", scores}, {"values", values}};
+
+static void times(void (*call)(struct job *j), struct job *j, unsigned long n)
+{
+    for (; n; n--)
+        call(j);
+}
+
+int main(int argc, char **argv)
+{
+    struct ht_kernels kernels;
+    if (argc != 6)
+        return 64;
+    ht_kernels_ref(&kernels);
+    ht_kernels_neon(&kernels);
+    if (strcmp(argv[1], "neon"))
+        ht_kernels_dotprod(&kernels);
+    if (!strcmp(argv[1], "i8mm"))
+        ht_kernels_i8mm(&kernels);
+    struct job j = {
+        .kernels = &kernels, .type = type_of(argv[3]), .columns = (unsigned)strtoul(argv[4], NULL, 10)};
+    for (unsigned c = 0; c < MOST; c++) {
+        j.x[c] = (struct ht_xrow){q[c], d[c], ds[c], sum[c]};
+        j.acc[c] = sums[c];
+    }
+    struct ht_kv_params params = {.layers = 1, .kv_heads = 1, .k_dim = DIM, .v_dim = DIM, .n_pages = 1};
+    params.type = !strcmp(argv[3], "f16") ? HT_KV_F16 : !strcmp(argv[3], "q8") ? HT_KV_Q8 : HT_KV_F32;
+    ht_kv_geometry(&params, &j.g);
+    for (unsigned i = 0; i < sizeof ops / sizeof ops[0]; i++)
+        if (!strcmp(argv[2], ops[i].name))
+            times(ops[i].call, &j, strtoul(argv[5], NULL, 10));
+    return 0;
+}
