@@ -82,8 +82,8 @@ static void random_answers_follow_the_schema(void **state)
 {
     (void)state;
     static const char *const schemas[] = {
-        "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\",\"minimum\":-5,\"maximum\":20},"
-        "\"b\":{\"type\":\"string\",\"maxLength\":12}},\"required\":[\"a\",\"b\"]}",
+        ("{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\",\"minimum\":-5,\"maximum\":20},"
+         "\"b\":{\"type\":\"string\",\"maxLength\":12}},\"required\":[\"a\",\"b\"]}"),
         "{\"type\":\"array\",\"items\":{\"type\":\"boolean\"},\"minItems\":3,\"maxItems\":5}",
         "{\"enum\":[\"red\",\"green\",3,null]}",
         "{\"type\":\"number\"}",
