@@ -34,6 +34,8 @@ static const struct setting settings[] = {
     {"runtime", PATH, AT(runtime_dir), 0, 0, NULL, "DIR  where admin.sock lies"},
     {"model", TEXT, AT(model), 0, 0, NULL, "PATH|NAME  the model that answers"},
     {"port", NUMBER, AT(port), 1, 65535, NULL, "N  HTTPS and WebSocket port (8443)"},
+    {"http_port", NUMBER, AT(http_port), 0, 65535, NULL,
+     "N  the OpenAI door without TLS, for programs of this machine only (0 = none)"},
     {"listen", CHOICE, AT(listen), 0, 0, "auto|loopback|all",
      "auto|loopback|all  auto: all interfaces once somebody is invited"},
     {"names", TEXT, AT(names), 0, 0, NULL,

@@ -26,6 +26,7 @@ struct hd_config {
     char system_prompt[4096]; // for conversations without a system text; "" = the model's own
     enum hd_listen listen;
     unsigned port;
+    unsigned http_port; // plain HTTP for programs of this machine; 0 = none
     unsigned n_threads, n_ctx, max_sessions; // 0 = the engine's default, max_sessions 1..64
     enum hearth_kv_type kv;
     unsigned memory_budget_mib; // for all loaded models together; 0 = what is free, less an eighth

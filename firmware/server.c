@@ -269,6 +269,8 @@ static enum hearth_status set_up(struct hd_server *server, struct hearth_error *
     if (status == HEARTH_OK)
         status = start_listening(server, err);
     if (status == HEARTH_OK)
+        status = hd_listen_plain(server, err);
+    if (status == HEARTH_OK)
         status = watch_signals(server, err);
     if (status == HEARTH_OK)
         status = hd_admin_open(server, err);

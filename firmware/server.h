@@ -28,6 +28,7 @@ struct hd_connection {
     struct hd_server *server;
     struct hd_address address;
     bool closed; // libwebsockets has let go of it
+    bool plain;  // without TLS, from this machine: the OpenAI door only
     struct hd_exchange *exchange; // the computed request that it carries, or NULL
 };
 
@@ -79,9 +80,10 @@ struct hd_server {
 
     struct lws_context *lws;
     struct lws_vhost *base, *tls; // descriptors; connections
+    struct lws_vhost *plain;      // connections without TLS, NULL = none
     unsigned tls_number;
     struct hd_connection *adopting;
-    struct lws *listeners[4]; // [0..1] loopback, [2..3] all interfaces
+    struct lws *listeners[6]; // [0..1] loopback, [2..3] all interfaces, [4..5] loopback without TLS
     bool open_to_all;
     struct hd_client *clients;
     uint8_t *scratch; // one frame with libwebsockets' room before it
@@ -115,6 +117,8 @@ bool hd_server_url(const struct hd_server *server, size_t i, const char *secret,
 
 struct lws_vhost *hd_listen_base(struct hd_server *server); // the virtual host of descriptors
 enum hearth_status hd_listen_loopback(struct hd_server *server, struct hearth_error *err);
+// The port without TLS, if the settings have one: loopback, whatever else is open.
+enum hearth_status hd_listen_plain(struct hd_server *server, struct hearth_error *err);
 // Closes the loopback listeners and listens on all interfaces. Open connections stay.
 enum hearth_status hd_listen_all(struct hd_server *server, struct hearth_error *err);
 // The first invitation opens the port, if the settings allow it.

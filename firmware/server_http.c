@@ -19,6 +19,12 @@ static struct hd_server *server_of(struct lws *wsi)
     return lws_context_user(lws_get_context(wsi));
 }
 
+static bool is_plain(struct lws *wsi)
+{
+    const struct hd_connection *connection = lws_get_opaque_user_data(wsi);
+    return connection && connection->plain;
+}
+
 static bool header(struct lws *wsi, enum lws_token_indexes token, char value[VALUE_BYTES])
 {
     int n = lws_hdr_total_length(wsi, token);
@@ -134,7 +140,8 @@ static unsigned check_host(struct lws *wsi)
 {
     char host[VALUE_BYTES];
     struct hd_server *server = server_of(wsi);
-    if (!header(wsi, WSI_TOKEN_HOST, host) || !hd_host_allowed(&server->names, server->config->port, host))
+    unsigned port = is_plain(wsi) ? server->config->http_port : server->config->port;
+    if (!header(wsi, WSI_TOKEN_HOST, host) || !hd_host_allowed(&server->names, port, host))
         return HTTP_STATUS_MISDIRECTED;
     return 0;
 }
@@ -209,7 +216,7 @@ static int on_http(struct lws *wsi, struct page *page)
         refuse(wsi, HTTP_STATUS_METHOD_NOT_ALLOWED, "only GET and HEAD");
         return -1;
     }
-    if (long_path)
+    if (long_path || is_plain(wsi))
         return reply_text(wsi, page, HTTP_STATUS_NOT_FOUND, "not found\n");
     return get(wsi, page, name, method == HD_HEAD);
 }
@@ -219,7 +226,7 @@ static unsigned check_upgrade(struct lws *wsi)
 {
     struct hd_server *server = server_of(wsi);
     char value[VALUE_BYTES], path[16];
-    unsigned refused = check_host(wsi);
+    unsigned refused = is_plain(wsi) ? HTTP_STATUS_FORBIDDEN : check_host(wsi);
     if (refused)
         return refused;
     if (lws_hdr_copy(wsi, path, sizeof path, WSI_TOKEN_GET_URI) <= 0 || strcmp(path, "/ws") != 0)

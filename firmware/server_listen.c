@@ -35,6 +35,12 @@ static const struct lws_protocols tls_protocols[] = {
     LWS_PROTOCOL_LIST_TERM,
 };
 
+// Without TLS: no WebSocket, no page.
+static const struct lws_protocols plain_protocols[] = {
+    {.name = "hearth-door", .callback = hd_http_callback, .per_session_data_size = 64},
+    LWS_PROTOCOL_LIST_TERM,
+};
+
 struct lws_vhost *hd_listen_base(struct hd_server *server)
 {
     struct lws_context_creation_info info = {
@@ -56,12 +62,12 @@ struct lws *hd_listen_adopt_fd(struct hd_server *server, int fd, const char *pro
 }
 
 static enum hearth_status listen_on(struct hd_server *server, size_t place, const char *address,
-                                    bool optional, struct hearth_error *err)
+                                    unsigned port, bool optional, struct hearth_error *err)
 {
     struct hd_address at;
     hd_address_parse(&at, address);
-    struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons((uint16_t)server->config->port)};
-    struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)server->config->port)};
+    struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
     memcpy(&four.sin_addr, at.b, 4);
     memcpy(&six.sin6_addr, at.b, 16);
     bool is_six = at.len == 16;
@@ -81,7 +87,7 @@ static enum hearth_status listen_on(struct hd_server *server, size_t place, cons
         if (optional && code == EADDRNOTAVAIL) // no IPv6 here
             return HEARTH_OK;
         return hd_fail(err, code == EADDRINUSE ? HEARTH_BUSY : HEARTH_UNSUPPORTED,
-                       "cannot listen on %s port %u: %s", address, server->config->port, strerror(code));
+                       "cannot listen on %s port %u: %s", address, port, strerror(code));
     }
     server->listeners[place] = hd_listen_adopt_fd(server, fd, "hearth-listen", server);
     return server->listeners[place] ? HEARTH_OK
@@ -90,8 +96,25 @@ static enum hearth_status listen_on(struct hd_server *server, size_t place, cons
 
 enum hearth_status hd_listen_loopback(struct hd_server *server, struct hearth_error *err)
 {
-    enum hearth_status status = listen_on(server, 0, "127.0.0.1", false, err);
-    return status == HEARTH_OK ? listen_on(server, 1, "::1", true, err) : status;
+    enum hearth_status status = listen_on(server, 0, "127.0.0.1", server->config->port, false, err);
+    return status == HEARTH_OK ? listen_on(server, 1, "::1", server->config->port, true, err) : status;
+}
+
+enum hearth_status hd_listen_plain(struct hd_server *server, struct hearth_error *err)
+{
+    struct lws_context_creation_info info = {.port = CONTEXT_PORT_NO_LISTEN_SERVER,
+                                             .vhost_name = "hearth-plain",
+                                             .protocols = plain_protocols,
+                                             .keepalive_timeout = HD_HANDSHAKE_S,
+                                             .timeout_secs_ah_idle = HD_HANDSHAKE_S};
+    unsigned port = server->config->http_port;
+    if (!port)
+        return HEARTH_OK;
+    server->plain = lws_create_vhost(server->lws, &info);
+    if (!server->plain)
+        return hd_fail(err, HEARTH_NOMEM, "no memory for the port without TLS");
+    enum hearth_status status = listen_on(server, 4, "127.0.0.1", port, false, err);
+    return status == HEARTH_OK ? listen_on(server, 5, "::1", port, true, err) : status;
 }
 
 enum hearth_status hd_listen_all(struct hd_server *server, struct hearth_error *err)
@@ -103,9 +126,9 @@ enum hearth_status hd_listen_all(struct hd_server *server, struct hearth_error *
             server->listeners[i] = NULL;
         }
     }
-    enum hearth_status status = listen_on(server, 2, "0.0.0.0", false, err);
+    enum hearth_status status = listen_on(server, 2, "0.0.0.0", server->config->port, false, err);
     if (status == HEARTH_OK)
-        status = listen_on(server, 3, "::", true, err);
+        status = listen_on(server, 3, "::", server->config->port, true, err);
     server->open_to_all = status == HEARTH_OK;
     return status;
 }
@@ -125,7 +148,7 @@ void hd_listen_invited(struct hd_server *server)
         hd_log(HD_LOG_ERROR, "%s", error.text);
 }
 
-static void accept_one(struct hd_server *server, int fd, const struct sockaddr *from)
+static void accept_one(struct hd_server *server, int fd, const struct sockaddr *from, bool plain)
 {
     int on = 1;
     struct hd_address address;
@@ -142,10 +165,10 @@ static void accept_one(struct hd_server *server, int fd, const struct sockaddr *
         hd_guard_disconnect(server->guard, &address);
         return;
     }
-    *connection = (struct hd_connection){.server = server, .address = address};
+    *connection = (struct hd_connection){.server = server, .address = address, .plain = plain};
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    lws_adopt_desc_t adopt = {.vh = server->tls,
-                              .type = LWS_ADOPT_SOCKET | LWS_ADOPT_HTTP | LWS_ADOPT_ALLOW_SSL,
+    lws_adopt_desc_t adopt = {.vh = plain ? server->plain : server->tls,
+                              .type = LWS_ADOPT_SOCKET | LWS_ADOPT_HTTP | (plain ? 0 : LWS_ADOPT_ALLOW_SSL),
                               .fd = {.sockfd = fd},
                               .opaque = connection};
     server->adopting = connection; // on failure libwebsockets may or may not have told of the end
@@ -168,7 +191,8 @@ static void accept_some(struct hd_server *server, struct lws *wsi)
                 hd_log(HD_LOG_WARN, "no file descriptor for a new connection");
             return;
         }
-        accept_one(server, fd, (struct sockaddr *)&from);
+        accept_one(server, fd, (struct sockaddr *)&from,
+                   wsi == server->listeners[4] || wsi == server->listeners[5]);
     }
 }
 

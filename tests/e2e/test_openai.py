@@ -5,6 +5,7 @@
 import json
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import time
@@ -13,7 +14,7 @@ import httpx2 as httpx
 import openai
 import pytest
 from gguf_tiny import tiny_model
-from hearthbox import BUILD, MODEL_NAME, Box, model_path
+from hearthbox import BUILD, MODEL_NAME, Box, free_port, model_path
 from prometheus_client.parser import text_string_to_metric_families
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -492,6 +493,30 @@ def test_nothing_is_stored_or_logged(box, client):
     for path in box.home.rglob("*"):
         if path.is_file() and not path.is_symlink() and path.suffix != ".gguf":
             assert secret.encode() not in path.read_bytes(), path
+
+
+# ---- without TLS
+
+
+def test_a_port_without_tls_for_this_machine(tmp_path):
+    port = free_port()
+    file = tmp_path / "tiny.gguf"
+    file.write_bytes(tiny_model())
+    with Box(file, args=["--template", "chatml", "--http-port", str(port)]) as box:
+        client = openai.OpenAI(base_url=f"http://localhost:{port}/v1", api_key=new_token(box)["token"], max_retries=0)
+        messages = [{"role": "user", "content": "x"}]
+        answer = client.chat.completions.create(model="default", messages=messages, max_tokens=3)
+        assert answer.usage.completion_tokens == 3
+        with httpx.Client(base_url=f"http://localhost:{port}", trust_env=False) as http:
+            assert http.get("/health/ready").status_code == 200 and http.get("/metrics").status_code == 200
+            assert http.get("/v1/models").status_code == 401
+            assert http.get("/").status_code == 404 and http.get("/hearth-ca.crt").status_code == 404
+            assert http.get("/health", headers={"Host": f"evil.example:{port}"}).status_code == 421
+            assert http.get("/health", headers={"Host": f"localhost:{box.port}"}).status_code == 421
+            upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Protocol": "hearth.v1"}
+            assert http.get("/ws", headers=upgrade).status_code == 403
+        with pytest.raises(OSError):
+            socket.create_connection(("127.0.0.2", port), 5)
 
 
 # ---- health and metrics
