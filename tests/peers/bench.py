@@ -129,7 +129,7 @@ class Bench:
             name = kernel["format"]
             speed = [r["kernels"][i]["gb_per_second_by_columns"]["1"] for r in ours]
             read = [r["kernels"][i]["read_gb_per_second"] for r in ours]
-            peer = [r[name] for r in theirs if name in r]
+            peer = [r[name]["1"] for r in theirs if name in r]
             share = f"{100 * median(a / b for a, b in zip(speed, read)):.0f} % of the read bandwidth"
             self.row("product 4096x4096", name, median(speed), "GB/s", median(peer) if peer else None,
                      median(a / b for a, b in zip(speed, peer)) if peer else None,
