@@ -87,8 +87,9 @@ struct hearth_fit {
 enum hearth_status hearth_engine_fit(const struct hearth_engine_params *params, struct hearth_fit *fit,
                                      struct hearth_error *err);
 
-// Runs one scheduler step on the calling thread: up to a chunk of prompt tokens and one generated token for
-// every session that is answering; calls their `on_event`. *n_busy = requests that still want steps.
+// Runs one scheduler step on the calling thread: up to a chunk of prompt tokens and one generated token, with max_draft
+// several, for every session that is answering (of an owner with many answers beside another's few, some wait their
+// turn); calls their `on_event`. *n_busy = requests that still want steps.
 // A failing request ends with HEARTH_EVENT_FAILED; the step itself fails only if the engine is unusable
 // (DEVICE_LOST). Allocates nothing.
 enum hearth_status hearth_engine_step(struct hearth_engine *engine, unsigned *n_busy,

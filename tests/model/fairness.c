@@ -122,8 +122,8 @@ static void who_reads_goes_on_beside_a_flood(void **state)
         ask(engine, ANNA, N_LONG, 1);
     run_steps(engine, 109);
     assert_int_equal(reader->end_step, 110); // a token in every step
-    // The flood had its head start of 1,024 rows, and then as much work as the reader, who was charged what steps of one
-    // row cost; a chunk more at most.
+    // The flood had its head start of 1,024 rows, and then as much work as the reader, who was charged what steps of
+    // one row cost; a chunk more at most.
     double charged = 110 * (double)(ht_step_cost(1) / HT_PROMPT_ROW_COST);
     assert_true(rows_of(ANNA) > 1024);
     assert_true(rows_of(ANNA) <= 1024 + charged + 64 + N_SHORT);
