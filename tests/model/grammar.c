@@ -142,6 +142,44 @@ static void drafts_change_nothing(void **state)
     hearth_engine_close(&engine);
 }
 
+// Each output row has the mask of its own session, drafts and all.
+static void sessions_together_answer_as_alone(void **state)
+{
+    (void)state;
+    static const char *const grammars[] = {"root ::= (\"abc, \" | \"abd, \"){4,12} \".\"",
+                                           "root ::= [0-9]{30}", NULL, "root ::= ([a-c]{3} \"\\n\"){5,12}"};
+    static struct answer alone[4], together[4];
+    struct hearth_engine *engine = open_engine((struct hearth_engine_params){
+        .model_path = MODEL, .device = "cpu", .n_ctx = 1024, .max_sessions = 4});
+    struct hearth_session *sessions[4];
+    struct hearth_request requests[4];
+    struct hearth_error err;
+    for (unsigned i = 0; i < 4; i++) {
+        sessions[i] = new_session(engine);
+        requests[i] = request_with(grammars[i] ? grammars[i] : "", false, i);
+        if (!grammars[i])
+            requests[i].grammar = NULL;
+        requests[i].max_tokens = 40;
+        requests[i].max_draft = 7;
+        requests[i].sampling.temperature = 0.7f;
+        ask(engine, sessions[i], &requests[i]);
+        alone[i] = result;
+        together[i] = (struct answer){.n = 0};
+        requests[i].user = &together[i];
+    }
+    unsigned busy = 1;
+    for (unsigned i = 0; i < 4; i++)
+        must(hearth_session_submit(sessions[i], &requests[i], &err), &err);
+    while (busy)
+        must(hearth_engine_step(engine, &busy, &err), &err);
+    for (unsigned i = 0; i < 4; i++) {
+        assert_int_equal(together[i].n, alone[i].n);
+        assert_memory_equal(together[i].text, alone[i].text, alone[i].n);
+        assert_int_equal(together[i].usage.stop, alone[i].usage.stop);
+    }
+    hearth_engine_close(&engine);
+}
+
 static void ends_are_told_as_what_they_are(void **state)
 {
     (void)state;
@@ -335,6 +373,7 @@ int main(int argc, char **argv)
         return bench(argv[2]);
     const struct CMUnitTest tests[] = {cmocka_unit_test(random_answers_follow_the_schema),
                                        cmocka_unit_test(drafts_change_nothing),
+                                       cmocka_unit_test(sessions_together_answer_as_alone),
                                        cmocka_unit_test(ends_are_told_as_what_they_are),
                                        cmocka_unit_test(a_grammar_that_cannot_go_on_fails_the_request),
                                        cmocka_unit_test(refused_grammars_change_nothing)};
