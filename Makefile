@@ -3,7 +3,7 @@
 # code go to $(BUILD); sources are found by folder, so a new file needs no line here.
 #   make [build]  hearth, hearthd, libhearth      make run      from nothing to an answer
 #   make test | test-long | test-peers | bench    make install PREFIX=/usr/local
-#   make asan | ubsan | tsan | fuzz | tidy | format | clean
+#   make asan | ubsan | tsan | asan-box | tsan-box | fuzz | tidy | format | clean
 #   make CROSS=aarch64 build | test     the same for another machine, into build-aarch64, with the cross compiler that
 #                                       `tools/setup cross` installs; the tests run under qemu-user
 BUILD  ?= build$(if $(CROSS),-$(CROSS))
@@ -51,7 +51,8 @@ LWS_LIBS   = $(shell $(PKG) --libs libwebsockets) -lmbedtls -lmbedx509 -lmbedcry
 LWS_FLAGS  = -include firmware/old_tls.h
 endif
 # --wrap: firmware/reserve.h
-FIRMWARE_LIBS = -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc $(shell $(PKG) --libs $(FIRMWARE_PKGS)) $(SYSTEMD_LIBS) $(LWS_LIBS)
+WRAP = -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
+FIRMWARE_LIBS = $(WRAP) $(shell $(PKG) --libs $(FIRMWARE_PKGS)) $(SYSTEMD_LIBS) $(LWS_LIBS)
 TOOLS_LIBS    = $(shell $(PKG) --libs $(TOOLS_PKGS)) $(LWS_LIBS)
 
 # ---- sources; engine/cpu/*_ISA.c of another architecture are left out
@@ -68,8 +69,8 @@ ENGINE_OBJ   := $(call obj,$(ENGINE_SRC))
 PROTO_OBJ    := $(BUILD)/gen/hearth/v1/hearth.pb-c.o
 LIB          := $(BUILD)/libhearth.a
 
-.PHONY: all build lib setup run test test-long test-peers bench install uninstall asan ubsan tsan fuzz tidy \
-	format clean check-gpu deb
+.PHONY: all build lib setup run test test-long test-peers bench install uninstall asan ubsan tsan asan-box tsan-box \
+	fuzz tidy format clean check-gpu deb
 .DELETE_ON_ERROR:
 .SUFFIXES:
 all build: $(BUILD)/hearth $(BUILD)/hearthd $(BUILD)/libhearth.so.$(SOVERSION)
@@ -143,12 +144,19 @@ run:
 	@tools/run $(BUILD)
 
 # Warnings are the ordinary build's business: instrumented code gives gcc false ones.
+SAN_ASAN := WARN=-w BUILD=build-asan OPT='-O1 -g -fno-omit-frame-pointer' \
+	SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined'
+SAN_TSAN := WARN=-w BUILD=build-tsan OPT='-O1 -g' SAN='-fsanitize=thread'
 asan:
-	$(MAKE) WARN=-w BUILD=build-asan OPT='-O1 -g -fno-omit-frame-pointer' \
-		SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined' test-c
+	$(MAKE) $(SAN_ASAN) test-c
 ubsan: asan
 tsan:
-	$(MAKE) WARN=-w BUILD=build-tsan OPT='-O1 -g' SAN='-fsanitize=thread' test-tsan
+	$(MAKE) $(SAN_TSAN) test-c
+# the daemon's own tests, the daemon instrumented
+asan-box:
+	$(MAKE) $(SAN_ASAN) test-box
+tsan-box:
+	$(MAKE) $(SAN_TSAN) test-box
 
 install: build
 	@tools/install $(BUILD) '$(DESTDIR)$(PREFIX)' '$(PREFIX)' $(VERSION) $(SOVERSION)

@@ -9,6 +9,7 @@ run fails, and so does a run in which nothing was executed. A C test that skips 
   tests/run.py [--build DIR]             C programs and pytest
   tests/run.py --only-c                  C programs alone (sanitizer builds)
   tests/run.py --long                    C programs and the pytest tests marked "long"
+  tests/run.py --box                     the daemon's tests alone (sanitizer builds)
   tests/run.py --peers                   tests/peers alone, against the other programs
   tests/run.py --emulator COMMAND...     programs of another machine: the C programs and some of pytest's under the
                                          first command, what depends on the instruction set under each further one
@@ -32,7 +33,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("unit", "ops", "model", "wire", "fuzz")
 PROGRAM_TIMEOUT_S = 300  # --only-c, which sanitizer builds use, has four times that
-PYTEST_TIMEOUT_S = {"test": 1500, "emulated": 600, "peers": 3600, "long": 4 * 3600}
+PYTEST_TIMEOUT_S = {"test": 1500, "box": 3600, "emulated": 600, "peers": 3600, "long": 4 * 3600}
 MODELS = {
     "HEARTH_TEST_SMOLLM2": "SmolLM2-135M-Instruct-Q4_1.gguf",
     "HEARTH_TEST_GEMMA3": "gemma-3-270m-Q4_K_M.gguf",
@@ -47,6 +48,8 @@ EMULATED_OUT = {
 }
 # What a further emulated CPU is for: the choice of instruction set, and each set's numbers.
 EMULATED_AGAIN = ("ops/*", "model/logits_bits")
+# What drives a whole daemon. Left out: test_daemon, whose limits on memory and system calls no sanitizer bears.
+BOX_PYTEST = tuple(f"tests/e2e/test_{x}.py" for x in ("wire", "wire_limits", "openai", "http_limits"))
 EMULATED_PYTEST = tuple(f"tests/e2e/test_{x}.py" for x in ("cli", "run", "daemon", "wire"))
 
 
@@ -231,8 +234,8 @@ def run_pytest(mode, env):
     python = venv_python("peers" if mode == "peers" else "test")
     where = ["tests/peers"] if mode == "peers" else ["tests", "--ignore=tests/peers"]
     marks = "long" if mode == "long" else "not long"
-    if mode == "emulated":
-        where, marks = EMULATED_PYTEST, "not long"
+    if mode in ("emulated", "box"):
+        where, marks = EMULATED_PYTEST if mode == "emulated" else BOX_PYTEST, "not long"
     with tempfile.TemporaryDirectory(prefix="hearth-pytest-") as folder:
         report = Path(folder, "report.xml")
         command = [
@@ -297,6 +300,7 @@ def main():
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--only-c", action="store_true")
     mode.add_argument("--long", action="store_true")
+    mode.add_argument("--box", action="store_true")
     mode.add_argument("--peers", action="store_true")
     mode.add_argument("--emulator", action="append", metavar="COMMAND", default=[])
     args = parser.parse_args()
@@ -309,10 +313,10 @@ def main():
         if not number:
             own = dict(env, HEARTH_TEST_EMULATED="1", HEARTH_TEST_BUILD=str(emulated_programs(build, emulator)))
             total.add(run_pytest("emulated", own))
-    if not (args.peers or args.emulator):
+    if not (args.peers or args.box or args.emulator):
         total.add(run_c(build, env, PROGRAM_TIMEOUT_S * (4 if args.only_c else 1)))
     if not (args.only_c or args.emulator):
-        total.add(run_pytest("peers" if args.peers else "long" if args.long else "test", env))
+        total.add(run_pytest(next((m for m in ("peers", "box", "long") if getattr(args, m)), "test"), env))
     unlisted = judge_skips(total.skips)
     if total.passed + total.failed == 0:
         print("no test was executed")

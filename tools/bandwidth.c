@@ -21,8 +21,9 @@ struct reader {
     uint64_t sum;          // kept, so that the reads cannot be left out
 };
 
-// Wider loads need fewer instructions for the same bytes; gcc picks the widest that the CPU has at run time.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// Wider loads need fewer instructions for the same bytes; gcc picks the widest that the CPU has at run time
+// (before main: too early for ThreadSanitizer).
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__)
 #define WIDEST __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define WIDEST
