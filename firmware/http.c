@@ -161,7 +161,8 @@ static const char *type_of(unsigned status)
 void hd_exchange_error(struct hd_exchange *x, unsigned status, const char *code, const char *param,
                        const char *text)
 {
-    const char *extra = status == 429   ? "retry-after: 5\r\n"
+    const char *extra = status == 429
+                            ? (strcmp(code, "wrong_tokens") ? "retry-after: 5\r\n" : "retry-after: 60\r\n")
                         : status == 401 ? "www-authenticate: Bearer\r\n"
                         : status == 405 ? (x->route->post ? "allow: POST\r\n" : "allow: GET, HEAD\r\n")
                                         : NULL;
