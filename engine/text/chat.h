@@ -72,13 +72,13 @@ const char *const *ht_chat_stops(const struct ht_chat *chat);
 // Segments that n_messages can need at most, but for TOOLS, TOOL and CALLS: a render with capacity 0 counts those.
 size_t ht_chat_max_segments(size_t n_messages);
 
-// Renders the messages. With `generation` the text ends where the assistant speaks next, and the last message
-// must not be the assistant's; without it the last turn is closed (training). `turn` of a segment is the
-// message's index; of a default system text and of the text before any message 0, of the generation prompt
-// n_messages. Where TOOLS come first, the system text may be the second message. INVALID for no message, two system turns or one after the first message, and for what the
-// format cannot express: a system text where it has no place for one; assistant first or two turns of one
-// role in a row where turns must alternate. UNSUPPORTED in completion mode and for tools where the template has none;
-// LIMIT when `capacity` is too small (*n_segments is what is needed).
+// Renders the messages. With `generation` the text ends where the assistant speaks next, and the last message must
+// not be the assistant's; without it the last turn is closed (training). `turn` of a segment is the message's index;
+// of a default system text and of the text before any message 0, of the generation prompt n_messages. Where TOOLS
+// come first, the system text may be the second message. INVALID for no message, two system turns or one after the
+// first message, and for what the format cannot express: a system text where it has no place for one; assistant
+// first or two turns of one role in a row where turns must alternate. UNSUPPORTED in completion mode and for tools
+// where the template has none; LIMIT when `capacity` is too small (*n_segments is what is needed).
 HT_MUST_USE enum hearth_status ht_chat_render(const struct ht_chat *chat,
                                               const struct ht_chat_message *messages, size_t n_messages,
                                               bool generation, struct ht_segment *segments, size_t capacity,
