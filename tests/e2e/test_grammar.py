@@ -205,3 +205,13 @@ def test_the_default_model_fills_a_form():
     value = json.loads(done.stdout)
     jsonschema.validate(value, schema)
     assert "Paris" in value["city"] and "France" in value["country"], value
+
+
+def test_what_no_token_can_spell_fails(tmp_path):
+    """The default model's vocabulary has no token for some control characters."""
+    if "HEARTH_TEST_SMOLLM2" not in os.environ:
+        pytest.skip("the default model is not there")
+    file = tmp_path / "control.gbnf"
+    file.write_text('root ::= "a" [\\x04] "b"\n')
+    done = hearth("-m", os.environ["HEARTH_TEST_SMOLLM2"], "--raw", "-p", "x", "--grammar", file)
+    assert done.returncode != 0 and b"no token of the vocabulary goes on" in done.stderr, done

@@ -211,6 +211,12 @@ static void ends_are_told_as_what_they_are(void **state)
     ask(engine, session, &r);
     assert_int_equal(result.usage.stop, HEARTH_STOP_END);
     assert_true(strspn(result.text, "x") == result.n && result.n >= 1 && result.n <= 3);
+    assert_int_equal(result.usage.completion_tokens, result.n);
+
+    r = request_with("root ::= [a]{3}", false, 1); // complete with the last token that it may have
+    r.max_tokens = 3;
+    ask(engine, session, &r);
+    assert_int_equal(result.usage.stop, HEARTH_STOP_END);
 
     r = request_with("root ::= \"\"", false, 1); // nothing may follow from the first
     ask(engine, session, &r);
