@@ -311,7 +311,8 @@ static enum hearth_status check_turns(const struct ht_chat_format *f, const stru
             continue;
         if (role != due)
             return ht_fail(err, HEARTH_INVALID,
-                           "message %zu is the %s's: with the chat template %s it is the %s's turn", i, role_name(role), f->name, role_name(due));
+                           "message %zu is the %s's: with the chat template %s it is the %s's turn", i, role_name(role),
+                           f->name, role_name(due));
         due = due == HT_ROLE_USER ? HT_ROLE_ASSISTANT : HT_ROLE_USER;
     }
     return HEARTH_OK;
