@@ -82,6 +82,8 @@ struct ht_kernels {
     void (*tall_end)(void);
     // t = value + bias (NULL: value); y = y + t if `add`, else t
     void (*put)(const float *value, const float *bias, bool add, uint32_t n, float *y);
+    // One group of a block-quantised weight -> f32 (k, 16), as ht_dequant_row has it. NULL: row by row in plain C.
+    void (*dequant[HT_N_TYPES])(const unsigned char *tiles, uint32_t k, float *w);
     // Contract F: w (k, 16) f32, x: n_cols <= 8 rows -> out (n_cols, 16)
     void (*dot_f)(const float *w, uint32_t k, const float *const *x, unsigned n_cols, float *out);
     // f16 or bf16 to f32, n a multiple of 16

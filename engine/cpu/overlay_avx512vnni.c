@@ -6,6 +6,7 @@ void ht_kernels_avx512vnni(struct ht_kernels *kernels)
 {
     ht_matvec_avx512vnni(kernels);
     ht_few_avx512vnni(kernels);
+    ht_dequant_avx512vnni(kernels);
     ht_panel_avx512vnni(kernels);
     ht_rows_avx512vnni(kernels);
     ht_attention_avx512vnni(kernels);

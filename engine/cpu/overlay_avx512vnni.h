@@ -6,6 +6,7 @@
 
 void ht_matvec_avx512vnni(struct ht_kernels *kernels);
 void ht_few_avx512vnni(struct ht_kernels *kernels);
+void ht_dequant_avx512vnni(struct ht_kernels *kernels);
 void ht_panel_avx512vnni(struct ht_kernels *kernels);
 void ht_rows_avx512vnni(struct ht_kernels *kernels);
 void ht_attention_avx512vnni(struct ht_kernels *kernels);

@@ -169,6 +169,8 @@ static void run_float(const struct job *job, const struct ht_matmul_part *part)
             kernels->widen_f16((const uint16_t *)(const void *)tiles, (size_t)k * HT_GROUP, panel);
         else if (type == HT_TYPE_BF16)
             kernels->widen_bf16((const uint16_t *)(const void *)tiles, (size_t)k * HT_GROUP, panel);
+        else if (kernels->dequant[type])
+            kernels->dequant[type](tiles, k, panel);
         else
             for (unsigned r = 0; r < HT_GROUP; r++) {
                 ht_layout_unpack_row(w->layout, tiles, k, r, blocks);

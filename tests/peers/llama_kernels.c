@@ -119,8 +119,8 @@ int main(int argc, char **argv)
 {
     if (argc < 3 || strcmp(argv[1], "-t"))
         return 2;
-    int n_threads = atoi(argv[2]);
-    size_t total = (size_t)(argc > 3 ? atoi(argv[3]) : 256) << 20;
+    int n_threads = (int)strtol(argv[2], NULL, 10);
+    size_t total = (size_t)(argc > 3 ? strtol(argv[3], NULL, 10) : 256) << 20;
     ggml_log_set(quiet, NULL);
     ggml_backend_t backend = ggml_backend_cpu_init();
     ggml_backend_dev_t dev = ggml_backend_get_device(backend);
