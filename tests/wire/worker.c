@@ -157,13 +157,17 @@ static struct hd_id id_of(unsigned char value)
     return id;
 }
 
+static size_t ask_messages = 1; // of a question; the fake model's prompt has ten tokens for each
+
 // A question of a person; *id = its response.
 static enum hearth_status ask(unsigned char person, const char *model, unsigned n_tokens, struct hd_id *id)
 {
     struct hd_job *job = calloc(1, sizeof *job);
-    job->messages = calloc(1, sizeof *job->messages);
-    job->messages[0] = (struct hd_job_message){.role = HEARTH_ROLE_USER, .text = strdup("?"), .len_bytes = 1};
-    job->n_messages = 1;
+    job->messages = calloc(ask_messages, sizeof *job->messages);
+    job->n_messages = ask_messages;
+    for (size_t i = 0; i < ask_messages; i++)
+        job->messages[i] =
+            (struct hd_job_message){.role = HEARTH_ROLE_USER, .text = strdup("?"), .len_bytes = 1};
     job->person = id_of(person);
     *id = job->response = id_of(++next_id);
     job->conversation = id_of((unsigned char)(100 + next_id));
@@ -246,6 +250,48 @@ static void long_answers_count_more(void **state)
     for (unsigned i = 0; i < 12; i++)
         n_short += seen.started[i].b[0] > 8;
     assert_true(n_short >= 8); // 110 tokens against 20: five of the one for one of the other
+}
+
+static void who_comes_new_does_not_make_up_for_the_past(void **state)
+{
+    (void)state;
+    struct hd_id a, b;
+    unsigned n_b = 0;
+    config.max_sessions = 1;
+    start(0);
+    use("one");
+    assert_int_equal(ask(1, "", 500, &a), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 1);
+    atomic_store(&fake_hang, true);
+    for (int i = 0; i < 6; i++) // ids 2, 4, ... of the one, 3, 5, ... of the other
+        assert_true(ask(1, "", 20, &a) == HEARTH_OK && ask(2, "", 20, &b) == HEARTH_OK);
+    atomic_store(&fake_hang, false);
+    WAIT_FOR(seen.n_done == 13);
+    for (unsigned i = 1; i < 7; i++)
+        n_b += seen.started[i].b[0] % 2;
+    assert_in_range(n_b, 2, 4); // not all six of who had nothing before
+}
+
+static void nobody_runs_more_than_their_share_while_others_wait(void **state)
+{
+    (void)state;
+    struct hd_id a, b;
+    start(0);
+    use("one");
+    atomic_store(&fake_step_us, 5000);
+    assert_int_equal(ask(1, "", 200, &a), HEARTH_OK);
+    ask_messages = 60; // the other one's first question counts for much
+    assert_int_equal(ask(2, "", 200, &b), HEARTH_OK);
+    ask_messages = 1;
+    WAIT_FOR(seen.n_started == 2);
+    atomic_store(&fake_hang, true);
+    for (int i = 0; i < 6; i++)
+        assert_int_equal(ask(1, "", 20, &a), HEARTH_OK);
+    assert_int_equal(ask(2, "", 20, &b), HEARTH_OK);
+    atomic_store(&fake_hang, false);
+    WAIT_FOR(seen.n_started >= 4);
+    assert_int_equal(place_in(seen.started, seen.n_started, &b), 3); // two places of four are each one's
+    hd_worker_cancel_all(worker);
 }
 
 static void one_person_cannot_fill_the_queue(void **state)
@@ -578,6 +624,8 @@ int main(int argc, char **argv)
         T(a_flood_does_not_keep_another_waiting),
         T(two_who_wait_take_turns),
         T(long_answers_count_more),
+        T(who_comes_new_does_not_make_up_for_the_past),
+        T(nobody_runs_more_than_their_share_while_others_wait),
         T(one_person_cannot_fill_the_queue),
         T(two_models_that_fit_answer_side_by_side),
         T(what_does_not_fit_is_refused_before_anything_is_unloaded),
