@@ -416,6 +416,9 @@ void hd_server_free(struct hd_server **out)
         keep_prefixes(server);
     }
     hd_devices_on_revoked(server->store, NULL, NULL);
+    lws_sorted_usec_list_t *const timers[] = {&server->tick, &server->watchdog, &server->save, &server->prefix_work};
+    for (size_t i = 0; i < sizeof timers / sizeof timers[0]; i++)
+        lws_sul_cancel(timers[i]); // none of them does without the worker
     hd_worker_stop(&server->worker);
     for (struct hd_client *client = server->clients; client; client = client->next)
         hd_client_close(client, HD_CLOSE_GOING_AWAY, "the box is stopping");

@@ -264,6 +264,8 @@ enum hearth_status hd_worker_may_submit(struct hd_worker *worker, const struct h
 
 enum hearth_status hd_worker_submit(struct hd_worker *worker, struct hd_job *job, struct hearth_error *err)
 {
+    if (!worker)
+        return hd_fail(err, HEARTH_UNSUPPORTED, "the box is stopping");
     struct hd_waiting *waiting = calloc(1, sizeof *waiting);
     if (!waiting)
         return hd_fail(err, HEARTH_NOMEM, "no memory for the question");
@@ -283,6 +285,8 @@ enum hearth_status hd_worker_submit(struct hd_worker *worker, struct hd_job *job
 
 void hd_worker_cancel(struct hd_worker *worker, const struct hd_id *response)
 {
+    if (!worker)
+        return;
     pthread_mutex_lock(&worker->lock);
     bool known = false;
     for (size_t i = 0; i < worker->n_cancels; i++)
@@ -383,6 +387,9 @@ static void count_queued(struct hd_worker *worker, struct hd_worker_state *state
 
 void hd_worker_state(struct hd_worker *worker, struct hd_worker_state *state)
 {
+    memset(state, 0, sizeof *state);
+    if (!worker)
+        return;
     pthread_mutex_lock(&worker->lock);
     *state = worker->state;
     state->queued = worker->n_waiting;

@@ -22,6 +22,7 @@ enum hearth_status hd_worker_start(struct hd_worker **worker, const struct hd_wo
                                    struct hearth_error *err);
 // Drops what waits, cancels what runs and joins the thread. Notes not taken by then are lost. An engine that does not
 // come back within some seconds is left alone with its memory: the process is about to end.
+// Afterwards the pointer is NULL: state, cancel, may_submit and submit take that for a worker that has ended.
 void hd_worker_stop(struct hd_worker **worker);
 
 // ---- jobs
