@@ -39,6 +39,10 @@ enum {
     HT_MAX_GRAMMAR_REPEAT = 65536,  // m and n of {m,n}
     HT_MAX_GRAMMAR_DEPTH = 512,     // rules within rules while an answer is made
     HT_MAX_GRAMMAR_WAYS = 4096,     // ways at once in which an answer so far may be read
+    HT_MAX_DATA_RECORD_BYTES = 16 << 20, // one training record as its file spells it
+    HT_MAX_DATA_RECORDS = 1 << 22,       // kept by one set (duplicates are told apart among them)
+    HT_MAX_DATA_NESTING = 256,
+    HT_MAX_DATA_TEXT_BYTES = 32 << 10, // plain text comes in pieces of at most this
     HT_KV_PAGE = 32, // positions in a KV page (docs/design.md, KV)
 };
 

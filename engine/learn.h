@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+// libhearth, learning: training data. Public, installed as <hearth/learn.h>. Adapters and the trainer join here.
+//
+// A reader streams one file as records in one normal form; a set puts several files through duplicate removal, the
+// train/held-out split and the mixture, renders each record with the engine's chat template and says for every token
+// how much it is a target. Memory is bounded by the longest record and a fixed number of bytes per record kept.
+// Each object belongs to one thread at a time. The conventions of engine.h hold.
+#ifndef HEARTH_LEARN_H
+#define HEARTH_LEARN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine.h"
+#include "status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+// ---------------------------------------------------------------- records
+
+// Names are what a user writes after "FILE:".
+#define HEARTH_DATA_FORMAT_MAP(X)                \
+    X(AUTO, "auto")                              \
+    X(ALPACA, "alpaca")                          \
+    X(DOLLY, "dolly")                            \
+    X(SHAREGPT, "sharegpt")                      \
+    X(BAIZE, "baize")                            \
+    X(DAILY, "dailydialog")                      \
+    X(DAILY_DETOK, "dailydialog-detok")          \
+    X(MESSAGES, "messages")                      \
+    X(CHATGPT, "chatgpt")                        \
+    X(OASST, "oasst")                            \
+    X(PREFERENCE, "preference")                  \
+    X(EXPORT, "hearth")                          \
+    X(TEXT, "text")
+
+enum hearth_data_format {
+#define HEARTH_DATA_FORMAT_ENUM(name, text) HEARTH_DATA_##name,
+    HEARTH_DATA_FORMAT_MAP(HEARTH_DATA_FORMAT_ENUM)
+#undef HEARTH_DATA_FORMAT_ENUM
+        HEARTH_DATA_N_FORMATS
+};
+const char *hearth_data_format_name(enum hearth_data_format format); // never NULL
+// False for an unknown name.
+bool hearth_data_format_find(const char *name, enum hearth_data_format *format);
+
+// Why a record was left out.
+#define HEARTH_DATA_SKIP_MAP(X)                                                     \
+    X(NOT_JSON, "not valid JSON")                                                   \
+    X(NOT_UTF8, "not UTF-8")                                                        \
+    X(CUT_OFF, "half-written: the file ends inside it")                             \
+    X(TOO_LARGE, "more bytes than a record may have")                               \
+    X(TOO_DEEP, "nested too deeply")                                                \
+    X(NOT_OBJECT, "not an object")                                                  \
+    X(MISSING_FIELD, "a field is missing or of another kind")                       \
+    X(EMPTY, "question or answer is empty")                                         \
+    X(UNKNOWN_ROLE, "a role that is not known")                                     \
+    X(NO_ANSWER, "no answer to learn from")                                         \
+    X(TOO_FEW_TURNS, "at most one turn")                                            \
+    X(NOT_ALTERNATING, "speakers do not take turns")                                \
+    X(FOREIGN_NAME, "names another assistant or its maker")                         \
+    X(RATE_LIMIT, "an answer is a rate-limit notice")                               \
+    X(TOO_SHORT, "fewer than 16 characters")                                        \
+    X(SAME_ID, "id seen before")                                                    \
+    X(PLUGINS, "uses plugins")                                                      \
+    X(SAME_FIRST_PAIR, "first question and answer seen before")                     \
+    X(BROKEN_LIST, "broken list numbers")                                           \
+    X(REPEATED_DIGITS, "a digit repeated nine times or more")                       \
+    X(CYCLE, "its messages form a circle")                                          \
+    X(DUPLICATE, "duplicate")                                                       \
+    X(NEAR_DUPLICATE, "near-duplicate")                                             \
+    X(TEMPLATE, "the chat template cannot express it")                              \
+    X(TOO_LONG, "more tokens than a sequence")                                      \
+    X(PAIR_TOO_LONG, "one question with its answer is longer than a sequence")      \
+    X(NO_TARGET, "nothing in it is a target")
+
+enum hearth_data_skip {
+#define HEARTH_DATA_SKIP_ENUM(name, text) HEARTH_DATA_SKIP_##name,
+    HEARTH_DATA_SKIP_MAP(HEARTH_DATA_SKIP_ENUM)
+#undef HEARTH_DATA_SKIP_ENUM
+        HEARTH_DATA_N_SKIPS
+};
+const char *hearth_data_skip_text(enum hearth_data_skip skip); // never NULL
+
+// What was changed in records that were kept.
+#define HEARTH_DATA_FIX_MAP(X)                                     \
+    X(LEADING, "turns before the first question dropped")          \
+    X(TRAILING, "a question without an answer dropped")            \
+    X(STOPPED, "cut before an empty or unprintable turn")          \
+    X(HTML, "HTML made Markdown")                                  \
+    X(CITATIONS, "citation marks removed")                         \
+    X(HIDDEN, "hidden or technical messages passed over")          \
+    X(MERGED, "an answer's parts joined")                          \
+    X(SPLIT, "split at pair borders")                              \
+    X(TRUNCATED, "truncated to a sequence")
+
+enum hearth_data_fix {
+#define HEARTH_DATA_FIX_ENUM(name, text) HEARTH_DATA_FIX_##name,
+    HEARTH_DATA_FIX_MAP(HEARTH_DATA_FIX_ENUM)
+#undef HEARTH_DATA_FIX_ENUM
+        HEARTH_DATA_N_FIXES
+};
+const char *hearth_data_fix_text(enum hearth_data_fix fix); // never NULL
+
+struct hearth_data_turn {
+    enum hearth_role role;
+    const char *text;
+    size_t len_bytes;
+    const char *input; // a question's second field (Alpaca's "input", Dolly's "context"); NULL = none
+    size_t input_len_bytes;
+    float weight; // of its tokens as targets: 1 for answers, 0 else, unless the file says otherwise
+};
+
+// Valid until the reader's or set's next call.
+struct hearth_data_record {
+    const char *id;     // the file's, or made of the content; never NULL
+    const char *source; // the file's name without its folders
+    const char *license, *lang, *teacher; // "" = not said
+    const struct hearth_data_turn *turns;
+    size_t n_turns;
+    // A preference pair: `rejected` would stand in the place of the turns from n_shared on. n_rejected 0 = none.
+    const struct hearth_data_turn *rejected;
+    size_t n_rejected, n_shared;
+    bool pair_only; // the good answer is in a record of its own too: for preference learning only
+    bool raw;       // plain text: one turn, no chat template
+    uint64_t line;  // where it begins in the file, from 1
+};
+
+struct hearth_data_counts {
+    uint64_t n_records;  // that came out
+    uint64_t n_turns, n_pairs;
+    uint64_t skipped[HEARTH_DATA_N_SKIPS];
+    uint64_t fixed[HEARTH_DATA_N_FIXES];
+    uint64_t first_line[HEARTH_DATA_N_SKIPS]; // of the first one skipped for that reason; 0 = none
+};
+
+struct hearth_data_reader;
+struct hearth_data_reader_params {
+    const char *path;
+    enum hearth_data_format format; // AUTO: by the first records
+    const char *license, *lang;     // of a file that does not say; NULL = ""
+    bool keep_foreign_names;        // ShareGPT: keep conversations that name another assistant
+};
+// FORMAT for a file that is empty, not text, or of no known format: the message names file and line. On failure *reader
+// is NULL.
+enum hearth_status hearth_data_open(struct hearth_data_reader **reader,
+                                    const struct hearth_data_reader_params *params, struct hearth_error *err);
+void hearth_data_close(struct hearth_data_reader **reader);
+// *record = NULL at the end. A record that cannot be used is counted and passed over.
+enum hearth_status hearth_data_next(struct hearth_data_reader *reader, const struct hearth_data_record **record,
+                                    struct hearth_error *err);
+void hearth_data_get_counts(const struct hearth_data_reader *reader, struct hearth_data_counts *counts);
+enum hearth_data_format hearth_data_get_format(const struct hearth_data_reader *reader);
+
+// ---------------------------------------------------------------- sets: tokens and masks
+
+enum hearth_data_mask {
+    HEARTH_DATA_MASK_ASSISTANT = 0, // every answer and the end-of-turn bytes after it, by its turn's weight
+    HEARTH_DATA_MASK_ALL,           // everything; an answer of weight 0 stays 0
+    HEARTH_DATA_MASK_LAST,          // the last answer only
+    HEARTH_DATA_MASK_LEAD,          // as ASSISTANT, and a BOS right before an answer (Phoenix)
+};
+enum hearth_data_long {
+    HEARTH_DATA_LONG_SPLIT = 0, // at pair borders; a pair that is too long alone is left out and counted
+    HEARTH_DATA_LONG_RIGHT,     // the end is cut off
+    HEARTH_DATA_LONG_LEFT,      // the beginning is cut off
+    HEARTH_DATA_LONG_DROP,      // left out
+};
+struct hearth_data_style {
+    enum hearth_data_mask mask;
+    enum hearth_data_long too_long;
+    unsigned n_seq; // its sequence length; 0 = none of its own
+};
+// How known systems were trained: "assistant", "all", "last", "alpaca", "vicuna", "llmtune" … False: unknown name.
+bool hearth_data_style_find(const char *name, struct hearth_data_style *style);
+const char *const *hearth_data_style_names(void); // NULL-terminated
+
+struct hearth_data_file {
+    const char *path;
+    enum hearth_data_format format;
+    double weight; // how often each of its records appears in an epoch; 0.5 = half of them, by the seed
+    const char *license, *lang;
+};
+
+enum { HEARTH_DATA_MAX_FILES = 256 };
+
+struct hearth_data_set;
+struct hearth_data_set_params { // zero-initialise, then hearth_data_set_default
+    const struct hearth_data_file *files;
+    size_t n_files;
+    const struct hearth_engine *engine; // tokenizer and template; NULL = records only. Must outlive the set
+    struct hearth_data_style style;
+    unsigned n_seq;    // tokens of a sequence; 0 = the style's, else the model's context
+    double held_out;   // share of the conversations that is kept for evaluation [0, 1)
+    double near;       // Jaccard likeness from which on records are duplicates; 0 = exact ones only
+    bool keep_duplicates;
+    bool keep_foreign_names;
+    uint64_t seed;
+    uint32_t epoch; // which records of a file with a fractional weight take part
+};
+void hearth_data_set_default(struct hearth_data_set_params *params);
+
+struct hearth_data_sample { // valid until the next call
+    const struct hearth_data_record *record; // the piece: its turns are those of the sample
+    size_t file;                             // index of its file
+    unsigned piece;                          // of a conversation that was split: 0, 1 …
+    bool held_out;
+    unsigned copies;      // in this epoch; 0 = not in this one
+    const int32_t *ids;   // NULL without an engine
+    const float *weights; // of ids[i] as the target of what stands before; weights[0] is 0
+    size_t n_tokens, n_targets;
+};
+
+enum hearth_status hearth_data_set_open(struct hearth_data_set **set, const struct hearth_data_set_params *params,
+                                        struct hearth_error *err);
+void hearth_data_set_close(struct hearth_data_set **set);
+// *sample = NULL at the end. Pairs come without tokens of their rejected side.
+enum hearth_status hearth_data_set_next(struct hearth_data_set *set, const struct hearth_data_sample **sample,
+                                        struct hearth_error *err);
+// Of a file: what its reader and the set left out together, and the format that was found.
+void hearth_data_set_get_counts(const struct hearth_data_set *set, size_t file, struct hearth_data_counts *counts,
+                                enum hearth_data_format *format);
+unsigned hearth_data_set_seq(const struct hearth_data_set *set); // 0 = no limit
+
+// Splitting is by conversation id and seed alone: another record moves none.
+bool hearth_data_is_held_out(const char *id, uint64_t seed, double share);
+
+// ---------------------------------------------------------------- packing
+
+struct hearth_data_place {
+    uint32_t row, start; // which row, and where in it
+};
+// Best fit, longest first, into rows of n_seq tokens. INVALID for a length of 0 or above n_seq. The same lengths give
+// the same places. places has n elements.
+enum hearth_status hearth_data_pack(const uint32_t *lengths, size_t n, uint32_t n_seq,
+                                    struct hearth_data_place *places, size_t *n_rows, struct hearth_error *err);
+
+// One row of n_seq positions. Row r predicts target[r] with weight[r]; the last position of a segment predicts nothing.
+struct hearth_data_row {
+    int32_t *ids, *target; // target -1 = none
+    uint32_t *pos;         // from 0 in each segment
+    uint32_t *seg_from;    // first position of its segment: attention looks no further back
+    float *weight;
+};
+// Puts a sample at `start`; INVALID if it does not fit in n_seq.
+enum hearth_status hearth_data_row_put(const struct hearth_data_row *row, uint32_t n_seq, uint32_t start,
+                                       const int32_t *ids, const float *weights, size_t n_tokens,
+                                       struct hearth_error *err);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
+#endif
