@@ -80,6 +80,17 @@ static int32_t defined(const float *logits, uint32_t n_vocab, const struct ht_sa
 
 enum { OUTS = 6 };
 
+// Nothing, few, half or all ids.
+static void fill_mask(uint32_t *mask, uint32_t n_words)
+{
+    uint32_t density = check_below(4);
+    for (uint32_t i = 0; i < n_words; i++) {
+        uint32_t word = check_random();
+        word = density == 0 ? 0 : density == 1 ? word & check_random() & check_random() & check_random() : word;
+        mask[i] = density == 3 ? UINT32_MAX : word;
+    }
+}
+
 static unsigned run_case(struct check_device *d, uint32_t n_vocab, unsigned salt)
 {
     unsigned failures = 0;
@@ -119,12 +130,7 @@ static unsigned run_case(struct check_device *d, uint32_t n_vocab, unsigned salt
             for (uint32_t i = 0; i < n_vocab; i++)
                 x[i] = i % 2 ? -INFINITY : NAN;
         check_view_put(&logits, o, x);
-        uint32_t density = check_below(4);
-        for (uint32_t i = 0; i < ht_mask_words(n_vocab); i++) {
-            uint32_t word = check_random();
-            word = density == 0 ? 0 : density == 1 ? word & check_random() & check_random() & check_random() : word;
-            p.step.mask[o * ht_mask_words(n_vocab) + i] = density == 3 ? UINT32_MAX : word;
-        }
+        fill_mask(p.step.mask + o * ht_mask_words(n_vocab), ht_mask_words(n_vocab));
         for (uint32_t i = 0; i < s->n_history; i++)
             p.step.history[o * HT_MAX_PENALTY_WINDOW + i] =
                 (int32_t)check_below(check_below(2) ? 9 : n_vocab + 3) - 1;

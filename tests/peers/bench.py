@@ -183,8 +183,9 @@ class Bench:
     def memory(self):
         for name, (path, _, _) in self.models.items():
             told = self.hearth("bench", "-m", path, "--prompt", 1920, "--gen", 128, "--repeat", 1, "--json")
-            self.row("peak at 2,048 tokens", name, told["peak_rss_mib"], "MiB",
-                     bar=round(told["weight_mib"] + 80, 1), low=True, share=f"packed weights {told['weight_mib']:.0f} MiB")
+            weights = told["weight_mib"]
+            self.row("peak at 2,048 tokens", name, told["peak_rss_mib"], "MiB", bar=round(weights + 80, 1), low=True,
+                     share=f"packed weights {weights:.0f} MiB")
 
 
 def head(bench):
