@@ -23,8 +23,9 @@ struct ht_xtile {
     int32_t sum[2][HT_COLS];
 };
 
-// The same for 12 rows, each row's q as it is, for matrix registers (the unused lanes hold anything).
-enum { HT_TALL = 12 };
+// The same for 12 rows, each row's q as it is, for matrix registers (the unused lanes hold anything). They are used
+// for as many rows as make them the faster way (docs/performance.md).
+enum { HT_TALL = 12, HT_TALL_FROM = 64 };
 struct ht_xtall {
     int8_t q[HT_TALL][32];
     float d[16], ds[16], sum[2][16];

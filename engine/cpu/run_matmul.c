@@ -111,8 +111,9 @@ size_t ht_matmul_shared_bytes(const struct ht_plan *plan, const struct ht_matmul
     size_t as_rows = rows * xrow_bytes(p->k), as_tiles = (rows + HT_COLS - 1) / HT_COLS * xtile_bytes(p->k);
     size_t most = as_rows > as_tiles ? as_rows : as_tiles, as_few = p->k / 32 * sizeof(struct ht_xfew);
     most = most > as_few ? most : as_few;
+    bool tall = plan->device->kernels.tall_begin && rows >= HT_TALL_FROM;
     size_t as_talls = (rows + HT_TALL - 1) / HT_TALL * xtall_bytes(p->k);
-    return plan->device->kernels.tall_begin && as_talls > most ? as_talls : most;
+    return tall && as_talls > most ? as_talls : most;
 }
 
 // Per thread: few rows normalised and quantised, one more quantised row; a panel, an f32 group or a row of
@@ -277,8 +278,8 @@ enum path { PATH_FLOAT, PATH_PLAIN, PATH_MATVEC, PATH_FEW, PATH_PANELS, PATH_TAL
 static enum path path_of(const struct job *job)
 {
     const struct ht_device *device = job->run->device;
-    bool any = false, matvec = job->rows <= HT_MAX_MATVEC, panels = job->rows > HT_FEW, tall = panels,
-         few = matvec && panels;
+    bool any = false, matvec = job->rows <= HT_MAX_MATVEC, panels = job->rows > HT_FEW,
+         tall = job->rows >= HT_TALL_FROM, few = matvec && panels;
     for (uint32_t i = 0; i < job->p->n_parts; i++) {
         const struct ht_weight *w = job->p->part[i].w;
         if (is_float(device, w))

@@ -17,12 +17,13 @@ static uint32_t block_of(enum ht_type type)
     return ht_type_info(type)->block_values;
 }
 
-// Shapes: n around the groups of 16 and the panels of 32; rows around the paths (few, matvec, tiles of 6).
+// Shapes: n around the groups of 16 and the panels of 32; rows around the paths (few, matvec, tiles of 6 and 12).
 static void paths_equal_contract(void **state)
 {
     (void)state;
     static const uint32_t n_list[] = {1, 15, 16, 17, 31, 97},
-                          row_list[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 31};
+                          row_list[] = {1, 2,  3,  4,  5,  6,  7,  8,
+                                       9, 12, 13, 31, HT_TALL_FROM - 1, HT_TALL_FROM, HT_TALL_FROM + 13};
     unsigned failures = 0;
     for (int isa = 0; check_isas[isa]; isa++)
         for (unsigned threads = 1; threads <= 3; threads++) {
@@ -32,14 +33,12 @@ static void paths_equal_contract(void **state)
             for (unsigned t = 0; t < check_n_types; t++) {
                 enum ht_type type = check_types[t];
                 uint32_t block = block_of(type) < 32 ? 1 : block_of(type),
-                         k_list[] = {block, block == 1 ? 37 : 3 * block, block == 1    ? 64
-                                                                     : block == 32 ? 7 * block
-                                                                                   : 2 * block};
+                         k_list[] = {block, block == 1 ? 37 : 3 * block, (block == 32 ? 7 : block == 1 ? 64 : 2) * block};
                 for (unsigned i = 0; i < 18; i++) {
                     struct matmul_case c = {.type = type,
                                             .n = n_list[i % 6],
                                             .k = k_list[i % 3],
-                                            .rows = row_list[(i + threads) % 12],
+                                            .rows = row_list[(i + threads + t) % 15],
                                             .input = i % CHECK_N_INPUTS,
                                             .weights = i / 3 % CHECK_N_INPUTS,
                                             .bias = i % 2,

@@ -21,6 +21,7 @@ static unsigned failures_of(struct check_device *d)
         {.type = TYPE, .n = 33, .k = 96, .rows = 5, .bias = true},
         {.type = TYPE, .n = 40, .k = 64, .rows = 13, .pad = 1, .add = true},
         {.type = TYPE, .n = 31, .k = 64, .rows = 20, .input = CHECK_OUTLIERS},
+        {.type = TYPE, .n = 33, .k = 96, .rows = HT_TALL_FROM + 8, .input = CHECK_OUTLIERS},
         {.type = TYPE, .n = 16, .k = 64, .rows = 9, .input = CHECK_NONFINITE},
         {.type = TYPE, .n = 16, .k = 64, .rows = 2, .input = CHECK_LIMITS, .weights = CHECK_LIMITS},
     };
