@@ -251,6 +251,63 @@ enum hearth_status hearth_data_row_put(const struct hearth_data_row *row, uint32
                                        const int32_t *ids, const float *weights, size_t n_tokens,
                                        struct hearth_error *err);
 
+// ---------------------------------------------------------------- adapters (docs/adapters.md)
+
+// A LoRA adapter in memory: y = W x + scale · B (A x) for each linear it has a part for.
+struct hearth_adapter;
+
+// The model that an adapter is for. The caller computes the SHA-256 of the whole file (64 lower-case hex digits).
+struct hearth_adapter_base {
+    const char *path;   // GGUF; only its header is read
+    const char *sha256;
+};
+
+// Opens a GGUF-LoRA file, or a folder as PEFT writes it. With a base everything is checked against it: SHA-256 where the
+// adapter tells one, architecture, the shape of every part; what does not fit is refused, and the base is recorded.
+// Without one (NULL) a PEFT folder that names no base can be looked at and compared, but not written.
+enum hearth_status hearth_adapter_open(struct hearth_adapter **adapter, const char *path,
+                                       const struct hearth_adapter_base *base, struct hearth_error *err);
+void hearth_adapter_close(struct hearth_adapter **adapter);
+// A GGUF-LoRA file in f32, all or nothing; needs a known base. What stood at `path` is replaced.
+enum hearth_status hearth_adapter_write_gguf(const struct hearth_adapter *adapter, const char *path,
+                                             struct hearth_error *err);
+// A PEFT folder: made if it is not there; one that holds an adapter already is refused. adapter_config.json is written
+// last, so that a folder without it is no adapter.
+enum hearth_status hearth_adapter_write_peft(const struct hearth_adapter *adapter, const char *folder,
+                                             struct hearth_error *err);
+
+struct hearth_adapter_info {
+    const char *format;       // "gguf", "peft" or "memory"
+    const char *name;         // "" = none
+    const char *architecture; // "" = not known
+    const char *base_name, *base_sha256; // "" = not known
+    bool rslora;
+    float dropout; // that it was trained with
+    size_t n_targets;
+    uint64_t n_params;
+};
+struct hearth_adapter_target {
+    char name[64]; // of the base's tensor: "blk.0.attn_q.weight"
+    unsigned n, k, rank;
+    float alpha, scale;
+    double norm_a, norm_b, norm_delta; // Frobenius; of scale · B A. NaN where it was not asked for
+};
+// Strings live as long as the adapter.
+void hearth_adapter_get_info(const struct hearth_adapter *adapter, struct hearth_adapter_info *info);
+// i < n_targets, in the order layer, linear. INVALID beyond. Computes the norms if `norms`.
+enum hearth_status hearth_adapter_get_target(const struct hearth_adapter *adapter, size_t i, bool norms,
+                                             struct hearth_adapter_target *target, struct hearth_error *err);
+
+struct hearth_adapter_difference {
+    char name[64];
+    bool in_a, in_b;
+    double norm_a, norm_b, norm_difference; // Frobenius norms of both products and of their difference
+};
+// For every linear that one of the two has. Both must be of one shape and one order of rows.
+enum hearth_status hearth_adapter_diff(const struct hearth_adapter *a, const struct hearth_adapter *b,
+                                       bool (*each)(void *user, const struct hearth_adapter_difference *one),
+                                       void *user, struct hearth_error *err);
+
 #pragma GCC visibility pop
 #ifdef __cplusplus
 }

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// An adapter in memory and what its files share. y (n) = W x + scale · B (A x), A (rank, k), B (n, rank), f32.
+// All values lie in one buffer: targets in the order (layer, linear; the head last), of each A, then B, row-major. Rows
+// of B are in the base GGUF's order, or in PEFT's while `peft_rows` (a folder whose base is not known yet).
+// One thread at a time. Engine thread or a command's main thread.
+#ifndef HT_ADAPTER_H
+#define HT_ADAPTER_H
+#include "engine/base/error.h"
+#include "engine/learn.h"
+#include "engine/model/model.h"
+
+enum {
+    HT_ADAPTER_OUTPUT = HT_N_MATRICES, // the head, where the base has its own
+    HT_ADAPTER_LINEARS,
+    HT_ADAPTER_NAME_BYTES = 256,
+    HT_ADAPTER_LINEAGE_MAX = 64, // pairs
+};
+
+struct ht_adapter_target {
+    uint32_t layer;  // 0 for the head
+    uint32_t linear; // enum ht_matrix or HT_ADAPTER_OUTPUT
+    uint32_t n, k, rank;
+    float alpha;
+    size_t a_at, b_at; // first value in `values`
+};
+
+struct ht_adapter_lineage { // a GGUF key that says where the adapter comes from; kept as it is
+    char *key, *value;
+};
+
+struct hearth_adapter {
+    struct ht_adapter_target *targets;
+    size_t n_targets;
+    float *values; // ht_alloc_big
+    size_t n_values;
+    bool rslora; // scale = alpha / sqrt(rank), not alpha / rank
+    bool peft_rows;
+    float dropout;
+    uint32_t n_layers, n_heads, n_kv_heads; // of the base; 0 = not known
+    const char *format;
+    char shown[128]; // the path, for messages
+    char architecture[32], base_sha256[65];
+    char name[HT_ADAPTER_NAME_BYTES], base_name[HT_ADAPTER_NAME_BYTES];
+    struct ht_adapter_lineage lineage[HT_ADAPTER_LINEAGE_MAX];
+    size_t n_lineage;
+};
+
+float ht_adapter_scale(const struct hearth_adapter *adapter, const struct ht_adapter_target *target);
+const char *ht_adapter_linear_gguf(uint32_t linear); // "attn_q"
+const char *ht_adapter_linear_peft(uint32_t linear); // "self_attn.q_proj"
+void ht_adapter_tensor_name(const struct ht_adapter_target *target, char name[64]); // "blk.0.attn_q.weight"
+// True for q and k of a family whose GGUF rows are turned (llama): `n_heads` of that linear then.
+bool ht_adapter_turned(const struct hearth_adapter *adapter, uint32_t linear, uint32_t *n_heads);
+
+// A new adapter for every layer's linears in `linears` (bit 1 << enum ht_matrix), values zero.
+struct ht_adapter_spec {
+    unsigned linears;
+    uint32_t rank;
+    float alpha, dropout;
+    bool rslora;
+};
+HT_MUST_USE enum hearth_status ht_adapter_create(struct hearth_adapter **adapter, const struct ht_hparams *hp,
+                                                 const struct ht_adapter_spec *spec, struct hearth_error *err);
+// PEFT's: B = 0 and A ~ U(±1/sqrt(k)), or N(0, 1/rank) with `gaussian`. Of the seed, layer and linear alone.
+void ht_adapter_init(struct hearth_adapter *adapter, uint64_t seed, bool gaussian);
+
+// ---- for the readers: an empty adapter; targets in any order, then sorted; room for their values
+HT_MUST_USE enum hearth_status ht_adapter_new(struct hearth_adapter **adapter, const char *path, const char *format,
+                                              struct hearth_error *err);
+// Sorts, refuses doubles, checks ranks, shapes and alphas, lays out and allocates the values.
+HT_MUST_USE enum hearth_status ht_adapter_lay_out(struct hearth_adapter *adapter, struct hearth_error *err);
+// NULL if absent.
+struct ht_adapter_target *ht_adapter_find(const struct hearth_adapter *adapter, uint32_t layer, uint32_t linear);
+// Values are numbers, not infinities.
+HT_MUST_USE enum hearth_status ht_adapter_check_values(const struct hearth_adapter *adapter,
+                                                       struct hearth_error *err);
+bool ht_adapter_lineage_known(const char *key); // whether a string key of a file is lineage
+HT_MUST_USE enum hearth_status ht_adapter_lineage_add(struct hearth_adapter *adapter, const char *key,
+                                                      const char *value, struct hearth_error *err);
+bool ht_adapter_hex64(const char *text);
+
+// Checks identity, architecture and shapes against the base's header; turns PEFT's rows; records the base.
+HT_MUST_USE enum hearth_status ht_adapter_bind(struct hearth_adapter *adapter, const struct hearth_adapter_base *base,
+                                               struct hearth_error *err);
+// The same without a file, by what the adapter itself tells of its base.
+HT_MUST_USE enum hearth_status ht_adapter_turn(struct hearth_adapter *adapter, struct hearth_error *err);
+// B (n, rank) -> out, rows from PEFT's order to GGUF's, or back.
+void ht_adapter_turn_rows(const float *b, uint32_t n, uint32_t rank, uint32_t n_heads, bool to_gguf, float *out);
+
+HT_MUST_USE enum hearth_status ht_adapter_read_gguf(struct hearth_adapter **adapter, const char *path,
+                                                    struct hearth_error *err);
+HT_MUST_USE enum hearth_status ht_adapter_read_peft(struct hearth_adapter **adapter, const char *folder,
+                                                    struct hearth_error *err);
+
+#endif
