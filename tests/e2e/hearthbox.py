@@ -4,6 +4,7 @@
 import base64
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -29,9 +30,15 @@ def model_path():
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port nobody uses, outside of the range that outgoing connections take theirs from."""
+    while True:
+        port = random.randrange(10240, 32768)
+        with socket.socket() as s:
+            try:
+                s.bind(("", port))
+                return port
+            except OSError:
+                continue
 
 
 class AdminError(Exception):

@@ -501,7 +501,7 @@ def test_the_queue_is_bounded(tiny):
             if kind == "event":
                 ended += frame.event.WhichOneof("event") in ("response_completed", "response_incomplete")
                 assert frame.event.WhichOneof("event") != "response_failed", frame.event
-        assert accepted >= 64 and accepted == ended
+        assert accepted >= 32 and busy > 0 and accepted == ended
 
 
 def test_eight_conversations_at_once(tiny):
