@@ -116,6 +116,7 @@ int main(int argc, char **argv)
 #if defined(__x86_64__)
         PATH("avx2"),
         PATH("avx512vnni"),
+        PATH("amx"),
 #elif defined(__aarch64__)
         PATH("neon"),
         PATH("dotprod"),
