@@ -268,6 +268,7 @@ const struct ht_device_ops ht_cpu_device_ops = {
     .close = cpu_close,
     .caps = cpu_caps,
     .ops = cpu_ops,
+    .train = &ht_cpu_train_ops,
     .supports_weight = cpu_supports_weight,
     .buf_create = cpu_buf_create,
     .buf_destroy = cpu_buf_destroy,

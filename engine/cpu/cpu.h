@@ -8,7 +8,7 @@
 #include "engine/cpu/contract.h"
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/kv.h"
-#include "engine/ops/check.h"
+#include "engine/ops/check_train.h"
 
 struct ht_weight_block;
 
@@ -63,7 +63,8 @@ struct ht_run { // one submit
     const struct ht_device *device;
     const struct ht_plan *plan;
     const struct ht_step *step;
-    uint32_t n_rows, n_outs; // R, O
+    const struct ht_train_step *train; // NULL: the plan does not train
+    uint32_t n_rows, n_outs;           // R, O
     unsigned n_threads;
 };
 typedef void ht_call_fn(const struct ht_call *call, const struct ht_run *run, unsigned thread);
@@ -89,6 +90,9 @@ struct ht_call {
         struct ht_gather gather;
         struct ht_softcap softcap;
         struct ht_sample sample;
+#define HT_CALL_MEMBER(name) struct ht_##name name;
+        HT_TRAIN_OPS_MAP(HT_CALL_MEMBER)
+#undef HT_CALL_MEMBER
     } p;
     bool fused; // matmul: the call before is the norm that makes its x, done here when the step has few rows
     bool deferred;       // rmsnorm: the matmul that follows does it then
@@ -124,6 +128,8 @@ struct ht_plan {
     uint32_t n_accesses, n_before_norm;         // all; those older than the last rmsnorm's
     const struct ht_kv *kv;                     // the pool that the plan's ops use
     uint32_t n_ids;                             // token ids that its embeddings have
+    uint32_t n_vocab;                           // of its loss; 0 = none
+    bool trains;                                // has training ops
     size_t shared_bytes, thread_bytes;          // scratch: wanted while recording
     unsigned char *scratch, *shared; // taken at plan_end: shared part, rope tables, then a part per thread
     unsigned char *thread_scratch;
@@ -189,7 +195,10 @@ enum hearth_status ht_cpu_plan_end(struct ht_plan *plan, struct hearth_error *er
 size_t ht_cpu_plan_scratch(const struct ht_plan *plan);
 void ht_cpu_plan_destroy(struct ht_plan **plan);
 enum hearth_status ht_cpu_submit(struct ht_plan *plan, const struct ht_step *step, struct hearth_error *err);
+enum hearth_status ht_cpu_submit_train(struct ht_plan *plan, const struct ht_step *step,
+                                       const struct ht_train_step *train, struct hearth_error *err);
 void ht_cpu_record_table(struct ht_ops *table); // record.c: the entries that add calls to a plan
+extern const struct ht_train_ops ht_cpu_train_ops; // train_record.c
 
 ht_call_fn ht_run_embed, ht_run_rmsnorm, ht_run_rope, ht_run_kv_store, ht_run_glu, ht_run_gather,
     ht_run_softcap;

@@ -108,13 +108,30 @@ static void walk(void *arg, unsigned thread, unsigned n_threads)
     }
 }
 
-enum hearth_status ht_cpu_submit(struct ht_plan *plan, const struct ht_step *step, struct hearth_error *err)
+static enum hearth_status submit(struct ht_plan *plan, const struct ht_step *step, const struct ht_train_step *train,
+                                 struct hearth_error *err)
 {
     if (!plan->ended)
         return ht_fail(err, HEARTH_INVALID, "the plan is still being recorded");
     struct ht_step_bounds bounds = {plan->kv ? plan->kv->head.params.n_pages : 0, plan->n_ids};
     HT_TRY(ht_check_step(plan, step, &bounds, err));
-    struct ht_run run = {plan->device, plan, step, step->counts[0], step->counts[1], plan->device->n_threads};
+    if (plan->trains)
+        HT_TRY(ht_check_train_step(train, step, plan->n_vocab, err));
+    struct ht_run run = {plan->device,    plan,
+                         step,            train,
+                         step->counts[0], step->counts[1],
+                         plan->device->n_threads};
     ht_pool_run(plan->device->pool, walk, &run);
     return HEARTH_OK;
+}
+
+enum hearth_status ht_cpu_submit(struct ht_plan *plan, const struct ht_step *step, struct hearth_error *err)
+{
+    return submit(plan, step, NULL, err);
+}
+
+enum hearth_status ht_cpu_submit_train(struct ht_plan *plan, const struct ht_step *step,
+                                       const struct ht_train_step *train, struct hearth_error *err)
+{
+    return submit(plan, step, train, err);
 }

@@ -4,9 +4,9 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
-#include "engine/cpu/cpu.h"
+#include "engine/cpu/record.h"
 
-static struct ht_call *add_call(struct ht_plan *plan, ht_call_fn *run, struct hearth_error *err)
+struct ht_call *ht_plan_call(struct ht_plan *plan, ht_call_fn *run, struct hearth_error *err)
 {
     if (plan->ended || plan->n_calls == HT_MAX_CALLS) {
         ht_fail(err, HEARTH_LIMIT, plan->ended ? "the plan has ended" : "a plan of more than %d ops",
@@ -28,7 +28,7 @@ static struct ht_call *add_call(struct ht_plan *plan, ht_call_fn *run, struct he
     return call;
 }
 
-static void want_scratch(struct ht_plan *plan, size_t thread_bytes, size_t shared_bytes)
+void ht_want_scratch(struct ht_plan *plan, size_t thread_bytes, size_t shared_bytes)
 {
     plan->thread_bytes = thread_bytes > plan->thread_bytes ? thread_bytes : plan->thread_bytes;
     plan->shared_bytes = shared_bytes > plan->shared_bytes ? shared_bytes : plan->shared_bytes;
@@ -36,18 +36,12 @@ static void want_scratch(struct ht_plan *plan, size_t thread_bytes, size_t share
 
 // ---- accesses of the call being recorded
 
-struct notes {
-    struct ht_plan *plan;
-    struct ht_access list[16];
-    unsigned n;
-};
-
-static void note(struct notes *notes, struct ht_access access)
+static void note(struct ht_notes *notes, struct ht_access access)
 {
     notes->list[notes->n++] = access;
 }
 
-static struct ht_access view(const struct notes *notes, const struct ht_ref *ref, enum ht_rows rows,
+static struct ht_access view(const struct ht_notes *notes, const struct ht_ref *ref, enum ht_rows rows,
                              uint32_t stride, uint32_t width, bool write)
 {
     const struct ht_step_shape *shape = &notes->plan->head.shape;
@@ -60,14 +54,14 @@ static struct ht_access view(const struct notes *notes, const struct ht_ref *ref
                               .stride = stride};
 }
 
-static void note_all(struct notes *notes, const struct ht_ref *ref, enum ht_rows rows, uint32_t stride,
-                     uint32_t width, bool write)
+void ht_note_all(struct ht_notes *notes, const struct ht_ref *ref, enum ht_rows rows, uint32_t stride,
+                 uint32_t width, bool write)
 {
     note(notes, view(notes, ref, rows, stride, width, write));
 }
 
-static void note_columns(struct notes *notes, const struct ht_ref *ref, enum ht_rows rows, uint32_t stride,
-                         uint32_t width, bool write)
+void ht_note_columns(struct ht_notes *notes, const struct ht_ref *ref, enum ht_rows rows, uint32_t stride,
+                     uint32_t width, bool write)
 {
     struct ht_access a = view(notes, ref, rows, stride, width, write);
     a.split = HT_SPLIT_COLUMNS;
@@ -75,8 +69,8 @@ static void note_columns(struct notes *notes, const struct ht_ref *ref, enum ht_
     note(notes, a);
 }
 
-static void note_items(struct notes *notes, const struct ht_ref *ref, enum ht_rows rows, uint32_t stride,
-                       uint32_t items, uint32_t dim, bool write)
+void ht_note_items(struct ht_notes *notes, const struct ht_ref *ref, enum ht_rows rows, uint32_t stride,
+                   uint32_t items, uint32_t dim, bool write)
 {
     struct ht_access a = view(notes, ref, rows, stride, items * dim, write);
     a.split = HT_SPLIT_ITEMS;
@@ -84,13 +78,19 @@ static void note_items(struct notes *notes, const struct ht_ref *ref, enum ht_ro
     note(notes, a);
 }
 
-static void note_kv(struct notes *notes, const struct ht_kv *kv, uint32_t layer, bool write)
+static void note_kv(struct ht_notes *notes, const struct ht_kv *kv, uint32_t layer, bool write)
 {
     uintptr_t at = (uintptr_t)kv->data + layer; // a layer lies in every page: its number stands for all of it
     note(notes, (struct ht_access){.from = at, .to = at + 1, .write = write});
 }
 
-static void note_shared(struct notes *notes) // the team's scratch; 0 is nobody's address
+void ht_note_flat(struct ht_notes *notes, const struct ht_ref *ref, size_t n, bool write)
+{
+    uintptr_t from = (uintptr_t)ht_ref_floats(ref);
+    note(notes, (struct ht_access){.from = from, .to = from + n * sizeof(float), .write = write});
+}
+
+void ht_note_shared(struct ht_notes *notes) // the team's scratch; 0 is nobody's address
 {
     note(notes, (struct ht_access){.from = 0, .to = 1, .write = true});
 }
@@ -104,7 +104,7 @@ static bool conflict(const struct ht_access *a, const struct ht_access *b)
     return !alike;
 }
 
-static bool conflicts(const struct ht_plan *plan, uint32_t n_accesses, const struct notes *notes)
+static bool conflicts(const struct ht_plan *plan, uint32_t n_accesses, const struct ht_notes *notes)
 {
     for (uint32_t i = 0; i < n_accesses; i++)
         for (unsigned j = 0; j < notes->n; j++)
@@ -115,7 +115,7 @@ static bool conflicts(const struct ht_plan *plan, uint32_t n_accesses, const str
 
 // Sets the call's barrier. `n_before`: accesses recorded before the norm that this call may take over, or
 // all.
-static void settle(struct ht_call *call, const struct notes *notes, uint32_t n_before)
+static void settle(struct ht_call *call, const struct ht_notes *notes, uint32_t n_before)
 {
     struct ht_plan *plan = notes->plan;
     bool full = plan->n_accesses + notes->n > HT_MAX_ACCESSES;
@@ -129,7 +129,7 @@ static void settle(struct ht_call *call, const struct notes *notes, uint32_t n_b
         plan->accesses[plan->n_accesses++] = notes->list[j];
 }
 
-static void settle_plain(struct ht_call *call, const struct notes *notes)
+void ht_settle(struct ht_call *call, const struct ht_notes *notes)
 {
     settle(call, notes, notes->plan->n_accesses);
 }
@@ -140,16 +140,16 @@ static enum hearth_status record_embed(struct ht_plan *plan, const struct ht_emb
                                        struct hearth_error *err)
 {
     HT_TRY(ht_check_embed(plan, p, err));
-    struct ht_call *call = add_call(plan, ht_run_embed, err);
+    struct ht_call *call = ht_plan_call(plan, ht_run_embed, err);
     if (!call)
         return HEARTH_NOMEM;
     uint32_t n = p->w->head.params.n;
     plan->n_ids = plan->n_ids && plan->n_ids < n ? plan->n_ids : n;
     call->p.embed = *p;
-    struct notes notes = {.plan = plan};
-    note_all(&notes, &p->y, HT_ROWS_ALL, p->stride, p->w->head.params.k, true);
-    settle_plain(call, &notes);
-    want_scratch(plan, ht_embed_thread_bytes(p), 0);
+    struct ht_notes notes = {.plan = plan};
+    ht_note_all(&notes, &p->y, HT_ROWS_ALL, p->stride, p->w->head.params.k, true);
+    ht_settle(call, &notes);
+    ht_want_scratch(plan, ht_embed_thread_bytes(p), 0);
     return HEARTH_OK;
 }
 
@@ -157,21 +157,21 @@ static enum hearth_status record_rmsnorm(struct ht_plan *plan, const struct ht_r
                                          struct hearth_error *err)
 {
     HT_TRY(ht_check_rmsnorm(plan, p, err));
-    struct ht_call *call = add_call(plan, ht_run_rmsnorm, err);
+    struct ht_call *call = ht_plan_call(plan, ht_run_rmsnorm, err);
     if (!call)
         return HEARTH_NOMEM;
     call->p.rmsnorm = *p;
-    struct notes notes = {.plan = plan};
-    note_items(&notes, &p->x, p->rows, p->x_stride, p->groups, p->dim, false);
-    note_items(&notes, &p->y, p->rows, p->y_stride, p->groups, p->dim, true);
-    settle_plain(call, &notes);
+    struct ht_notes notes = {.plan = plan};
+    ht_note_items(&notes, &p->x, p->rows, p->x_stride, p->groups, p->dim, false);
+    ht_note_items(&notes, &p->y, p->rows, p->y_stride, p->groups, p->dim, true);
+    ht_settle(call, &notes);
     plan->n_before_norm = plan->n_accesses - notes.n;
     return HEARTH_OK;
 }
 
 static bool overlaps(const struct ht_plan *plan, const struct ht_rmsnorm *n)
 {
-    struct notes notes = {.plan = (struct ht_plan *)plan};
+    struct ht_notes notes = {.plan = (struct ht_plan *)plan};
     struct ht_access x = view(&notes, &n->x, n->rows, n->x_stride, n->dim, false);
     struct ht_access y = view(&notes, &n->y, n->rows, n->y_stride, n->dim, true);
     return x.from < y.to && y.from < x.to;
@@ -191,52 +191,61 @@ static enum hearth_status record_matmul(struct ht_plan *plan, const struct ht_ma
                                         struct hearth_error *err)
 {
     HT_TRY(ht_check_matmul(plan, p, err));
-    struct ht_call *call = add_call(plan, ht_run_matmul, err);
+    struct ht_call *call = ht_plan_call(plan, ht_run_matmul, err);
     if (!call)
         return HEARTH_NOMEM;
     call->p.matmul = *p;
-    struct notes notes = {.plan = plan};
-    note_all(&notes, &p->x, p->rows, p->x_stride, p->k, false);
+    struct ht_notes notes = {.plan = plan};
+    ht_note_all(&notes, &p->x, p->rows, p->x_stride, p->k, false);
     for (uint32_t i = 0; i < p->n_parts; i++)
-        note_columns(&notes, &p->part[i].y, p->rows, p->part[i].y_stride, p->part[i].w->head.params.n, true);
+        ht_note_columns(&notes, &p->part[i].y, p->rows, p->part[i].y_stride, p->part[i].w->head.params.n, true);
     if (ht_matmul_shared_bytes(plan, p))
-        note_shared(&notes);
+        ht_note_shared(&notes);
     call->fused = takes_norm(plan, p);
     if (call->fused) { // every thread reads all of what the norm reads, whoever wrote it
         const struct ht_rmsnorm *norm = &call[-1].p.rmsnorm;
-        note_all(&notes, &norm->x, norm->rows, norm->x_stride, norm->dim, false);
+        ht_note_all(&notes, &norm->x, norm->rows, norm->x_stride, norm->dim, false);
         call[-1].deferred = true;
         settle(call, &notes, plan->n_before_norm);
     } else {
-        settle_plain(call, &notes);
+        ht_settle(call, &notes);
     }
-    want_scratch(plan, ht_matmul_thread_bytes(plan, p), ht_matmul_shared_bytes(plan, p));
+    ht_want_scratch(plan, ht_matmul_thread_bytes(plan, p), ht_matmul_shared_bytes(plan, p));
+    return HEARTH_OK;
+}
+
+enum hearth_status ht_plan_rope(struct ht_plan *plan, const struct ht_rope *p, uint32_t *table,
+                                struct hearth_error *err)
+{
+    uint32_t t = 0;
+    for (; t < plan->n_ropes; t++) {
+        const struct ht_rope_table *have = &plan->ropes[t];
+        if (have->freq.buf == p->freq.buf && have->freq.offset == p->freq.offset && have->pairs == p->n_rot / 2 &&
+            have->mscale == p->mscale)
+            break;
+    }
+    if (t == HT_MAX_ROPES)
+        return ht_fail(err, HEARTH_LIMIT, "a plan with more than %d kinds of rope", HT_MAX_ROPES);
+    if (t == plan->n_ropes)
+        plan->ropes[plan->n_ropes++] =
+            (struct ht_rope_table){.freq = p->freq, .pairs = p->n_rot / 2, .mscale = p->mscale};
+    *table = t;
     return HEARTH_OK;
 }
 
 static enum hearth_status record_rope(struct ht_plan *plan, const struct ht_rope *p, struct hearth_error *err)
 {
+    uint32_t table = 0;
     HT_TRY(ht_check_rope(plan, p, err));
-    uint32_t t = 0;
-    for (; t < plan->n_ropes; t++) {
-        const struct ht_rope_table *table = &plan->ropes[t];
-        if (table->freq.buf == p->freq.buf && table->freq.offset == p->freq.offset &&
-            table->pairs == p->n_rot / 2 && table->mscale == p->mscale)
-            break;
-    }
-    if (t == HT_MAX_ROPES)
-        return ht_fail(err, HEARTH_LIMIT, "a plan with more than %d kinds of rope", HT_MAX_ROPES);
-    struct ht_call *call = add_call(plan, ht_run_rope, err);
+    HT_TRY(ht_plan_rope(plan, p, &table, err));
+    struct ht_call *call = ht_plan_call(plan, ht_run_rope, err);
     if (!call)
         return HEARTH_NOMEM;
-    if (t == plan->n_ropes)
-        plan->ropes[plan->n_ropes++] =
-            (struct ht_rope_table){.freq = p->freq, .pairs = p->n_rot / 2, .mscale = p->mscale};
     call->p.rope = *p;
-    call->rope_table = t;
-    struct notes notes = {.plan = plan};
-    note_items(&notes, &p->x, HT_ROWS_ALL, p->stride, p->heads, p->dim, true);
-    settle_plain(call, &notes);
+    call->rope_table = table;
+    struct ht_notes notes = {.plan = plan};
+    ht_note_items(&notes, &p->x, HT_ROWS_ALL, p->stride, p->heads, p->dim, true);
+    ht_settle(call, &notes);
     return HEARTH_OK;
 }
 
@@ -253,16 +262,16 @@ static enum hearth_status record_kv_store(struct ht_plan *plan, const struct ht_
 {
     HT_TRY(ht_check_kv_store(plan, p, err));
     HT_TRY(use_kv(plan, p->kv, err));
-    struct ht_call *call = add_call(plan, ht_run_kv_store, err);
+    struct ht_call *call = ht_plan_call(plan, ht_run_kv_store, err);
     if (!call)
         return HEARTH_NOMEM;
     call->p.kv_store = *p;
     const struct ht_kv_params *kv = &p->kv->head.params;
-    struct notes notes = {.plan = plan};
-    note_items(&notes, &p->k, HT_ROWS_ALL, p->k_stride, kv->kv_heads, kv->k_dim, false);
-    note_items(&notes, &p->v, HT_ROWS_ALL, p->v_stride, kv->kv_heads, kv->v_dim, false);
+    struct ht_notes notes = {.plan = plan};
+    ht_note_items(&notes, &p->k, HT_ROWS_ALL, p->k_stride, kv->kv_heads, kv->k_dim, false);
+    ht_note_items(&notes, &p->v, HT_ROWS_ALL, p->v_stride, kv->kv_heads, kv->v_dim, false);
     note_kv(&notes, p->kv, p->layer, true);
-    settle_plain(call, &notes);
+    ht_settle(call, &notes);
     return HEARTH_OK;
 }
 
@@ -271,32 +280,32 @@ static enum hearth_status record_attention(struct ht_plan *plan, const struct ht
 {
     HT_TRY(ht_check_attention(plan, p, err));
     HT_TRY(use_kv(plan, p->kv, err));
-    struct ht_call *call = add_call(plan, ht_run_attention, err);
+    struct ht_call *call = ht_plan_call(plan, ht_run_attention, err);
     if (!call)
         return HEARTH_NOMEM;
     call->p.attention = *p;
     const struct ht_kv_params *kv = &p->kv->head.params;
-    struct notes notes = {.plan = plan};
-    note_all(&notes, &p->q, HT_ROWS_ALL, p->q_stride, p->heads * kv->k_dim, false);
-    note_all(&notes, &p->y, HT_ROWS_ALL, p->y_stride, p->heads * kv->v_dim, true);
+    struct ht_notes notes = {.plan = plan};
+    ht_note_all(&notes, &p->q, HT_ROWS_ALL, p->q_stride, p->heads * kv->k_dim, false);
+    ht_note_all(&notes, &p->y, HT_ROWS_ALL, p->y_stride, p->heads * kv->v_dim, true);
     note_kv(&notes, p->kv, p->layer, false);
-    settle_plain(call, &notes);
-    want_scratch(plan, ht_attention_thread_bytes(plan, p), 0);
+    ht_settle(call, &notes);
+    ht_want_scratch(plan, ht_attention_thread_bytes(plan, p), 0);
     return HEARTH_OK;
 }
 
 static enum hearth_status record_glu(struct ht_plan *plan, const struct ht_glu *p, struct hearth_error *err)
 {
     HT_TRY(ht_check_glu(plan, p, err));
-    struct ht_call *call = add_call(plan, ht_run_glu, err);
+    struct ht_call *call = ht_plan_call(plan, ht_run_glu, err);
     if (!call)
         return HEARTH_NOMEM;
     call->p.glu = *p;
-    struct notes notes = {.plan = plan};
-    note_columns(&notes, &p->gate, HT_ROWS_ALL, p->gate_stride, p->dim, false);
-    note_columns(&notes, &p->up, HT_ROWS_ALL, p->up_stride, p->dim, false);
-    note_columns(&notes, &p->y, HT_ROWS_ALL, p->y_stride, p->dim, true);
-    settle_plain(call, &notes);
+    struct ht_notes notes = {.plan = plan};
+    ht_note_columns(&notes, &p->gate, HT_ROWS_ALL, p->gate_stride, p->dim, false);
+    ht_note_columns(&notes, &p->up, HT_ROWS_ALL, p->up_stride, p->dim, false);
+    ht_note_columns(&notes, &p->y, HT_ROWS_ALL, p->y_stride, p->dim, true);
+    ht_settle(call, &notes);
     return HEARTH_OK;
 }
 
@@ -304,14 +313,14 @@ static enum hearth_status record_gather(struct ht_plan *plan, const struct ht_ga
                                         struct hearth_error *err)
 {
     HT_TRY(ht_check_gather(plan, p, err));
-    struct ht_call *call = add_call(plan, ht_run_gather, err);
+    struct ht_call *call = ht_plan_call(plan, ht_run_gather, err);
     if (!call)
         return HEARTH_NOMEM;
     call->p.gather = *p;
-    struct notes notes = {.plan = plan};
-    note_all(&notes, &p->x, HT_ROWS_ALL, p->x_stride, p->dim, false);
-    note_items(&notes, &p->y, HT_ROWS_OUT, p->y_stride, 1, p->dim, true);
-    settle_plain(call, &notes);
+    struct ht_notes notes = {.plan = plan};
+    ht_note_all(&notes, &p->x, HT_ROWS_ALL, p->x_stride, p->dim, false);
+    ht_note_items(&notes, &p->y, HT_ROWS_OUT, p->y_stride, 1, p->dim, true);
+    ht_settle(call, &notes);
     return HEARTH_OK;
 }
 
@@ -319,13 +328,13 @@ static enum hearth_status record_softcap(struct ht_plan *plan, const struct ht_s
                                          struct hearth_error *err)
 {
     HT_TRY(ht_check_softcap(plan, p, err));
-    struct ht_call *call = add_call(plan, ht_run_softcap, err);
+    struct ht_call *call = ht_plan_call(plan, ht_run_softcap, err);
     if (!call)
         return HEARTH_NOMEM;
     call->p.softcap = *p;
-    struct notes notes = {.plan = plan};
-    note_columns(&notes, &p->x, p->rows, p->stride, p->dim, true);
-    settle_plain(call, &notes);
+    struct ht_notes notes = {.plan = plan};
+    ht_note_columns(&notes, &p->x, p->rows, p->stride, p->dim, true);
+    ht_settle(call, &notes);
     return HEARTH_OK;
 }
 
@@ -333,16 +342,16 @@ static enum hearth_status record_sample(struct ht_plan *plan, const struct ht_sa
                                         struct hearth_error *err)
 {
     HT_TRY(ht_check_sample(plan, p, err));
-    struct ht_call *call = add_call(plan, ht_run_sample, err);
+    struct ht_call *call = ht_plan_call(plan, ht_run_sample, err);
     if (!call)
         return HEARTH_NOMEM;
     call->p.sample = *p;
-    struct notes notes = {.plan = plan};
-    note_all(&notes, &p->logits, HT_ROWS_OUT, p->stride, p->n_vocab, false);
-    note_all(&notes, &p->token, HT_ROWS_OUT, 1, 1, true);
-    note_shared(&notes);
-    settle_plain(call, &notes);
-    want_scratch(plan, ht_sample_thread_bytes(plan, p), ht_sample_shared_bytes(plan, p));
+    struct ht_notes notes = {.plan = plan};
+    ht_note_all(&notes, &p->logits, HT_ROWS_OUT, p->stride, p->n_vocab, false);
+    ht_note_all(&notes, &p->token, HT_ROWS_OUT, 1, 1, true);
+    ht_note_shared(&notes);
+    ht_settle(call, &notes);
+    ht_want_scratch(plan, ht_sample_thread_bytes(plan, p), ht_sample_shared_bytes(plan, p));
     return HEARTH_OK;
 }
 

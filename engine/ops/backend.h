@@ -4,7 +4,7 @@
 // Threads: a device and all it made belong to one thread at a time.
 #ifndef HT_BACKEND_H
 #define HT_BACKEND_H
-#include "engine/ops/ops.h"
+#include "engine/ops/train.h"
 
 struct ht_device; // first member: const struct ht_device_ops *ops
 
@@ -47,6 +47,7 @@ struct ht_device_ops {
     void (*close)(struct ht_device **device); // after everything made from it is destroyed
     void (*caps)(const struct ht_device *device, struct ht_caps *caps);
     const struct ht_ops *(*ops)(const struct ht_device *device);
+    const struct ht_train_ops *train; // NULL: this back end cannot train
     bool (*supports_weight)(const struct ht_device *device, enum ht_type type);
 
     // Buffers: bytes, zeroed. write and read take byte offsets; read waits for submitted work.

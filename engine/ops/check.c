@@ -20,8 +20,8 @@ static const struct ht_kv_params *kv_of(const struct ht_kv *kv)
 }
 
 // (rows, width) floats at ref, `stride` apart, inside the buffer?
-static enum hearth_status view(const char *what, const struct ht_ref *ref, uint64_t rows, uint64_t stride,
-                               uint64_t width, struct hearth_error *err)
+enum hearth_status ht_check_view(const char *what, const struct ht_ref *ref, uint64_t rows, uint64_t stride,
+                                 uint64_t width, struct hearth_error *err)
 {
     if (!ref->buf)
         return ht_fail(err, HEARTH_INVALID, "%s: no buffer", what);
@@ -52,7 +52,7 @@ enum hearth_status ht_check_embed(const struct ht_plan *plan, const struct ht_em
                                   struct hearth_error *err)
 {
     REQUIRE(p->w, "embed: no weight");
-    return view("embed y", &p->y, shape_of(plan)->rows, p->stride, weight_of(p->w)->k, err);
+    return ht_check_view("embed y", &p->y, shape_of(plan)->rows, p->stride, weight_of(p->w)->k, err);
 }
 
 enum hearth_status ht_check_rmsnorm(const struct ht_plan *plan, const struct ht_rmsnorm *p,
@@ -60,9 +60,9 @@ enum hearth_status ht_check_rmsnorm(const struct ht_plan *plan, const struct ht_
 {
     uint32_t rows = rows_of(plan, p->rows);
     uint64_t width = (uint64_t)p->groups * p->dim;
-    HT_TRY(view("rmsnorm x", &p->x, rows, p->x_stride, width, err));
-    HT_TRY(view("rmsnorm y", &p->y, rows, p->y_stride, width, err));
-    return view("rmsnorm w", &p->w, 1, 0, p->dim, err);
+    HT_TRY(ht_check_view("rmsnorm x", &p->x, rows, p->x_stride, width, err));
+    HT_TRY(ht_check_view("rmsnorm y", &p->y, rows, p->y_stride, width, err));
+    return ht_check_view("rmsnorm w", &p->w, 1, 0, p->dim, err);
 }
 
 enum hearth_status ht_check_matmul(const struct ht_plan *plan, const struct ht_matmul *p,
@@ -70,14 +70,14 @@ enum hearth_status ht_check_matmul(const struct ht_plan *plan, const struct ht_m
 {
     uint32_t rows = rows_of(plan, p->rows);
     REQUIRE(p->n_parts >= 1 && p->n_parts <= 3, "matmul: 1 to 3 parts");
-    HT_TRY(view("matmul x", &p->x, rows, p->x_stride, p->k, err));
+    HT_TRY(ht_check_view("matmul x", &p->x, rows, p->x_stride, p->k, err));
     for (uint32_t i = 0; i < p->n_parts; i++) {
         const struct ht_matmul_part *part = &p->part[i];
         REQUIRE(part->w, "matmul: no weight");
         REQUIRE(weight_of(part->w)->k == p->k, "matmul: k of the weight differs");
-        HT_TRY(view("matmul y", &part->y, rows, part->y_stride, weight_of(part->w)->n, err));
+        HT_TRY(ht_check_view("matmul y", &part->y, rows, part->y_stride, weight_of(part->w)->n, err));
         if (part->bias.buf)
-            HT_TRY(view("matmul bias", &part->bias, 1, 0, weight_of(part->w)->n, err));
+            HT_TRY(ht_check_view("matmul bias", &part->bias, 1, 0, weight_of(part->w)->n, err));
     }
     return HEARTH_OK;
 }
@@ -87,8 +87,8 @@ enum hearth_status ht_check_rope(const struct ht_plan *plan, const struct ht_rop
 {
     REQUIRE(p->n_rot && p->n_rot % 2 == 0 && p->n_rot <= p->dim,
             "rope: n_rot must be even and at most the head size");
-    HT_TRY(view("rope x", &p->x, shape_of(plan)->rows, p->stride, (uint64_t)p->heads * p->dim, err));
-    return view("rope freq", &p->freq, 1, 0, p->n_rot / 2, err);
+    HT_TRY(ht_check_view("rope x", &p->x, shape_of(plan)->rows, p->stride, (uint64_t)p->heads * p->dim, err));
+    return ht_check_view("rope freq", &p->freq, 1, 0, p->n_rot / 2, err);
 }
 
 enum hearth_status ht_check_kv_store(const struct ht_plan *plan, const struct ht_kv_store *p,
@@ -96,9 +96,9 @@ enum hearth_status ht_check_kv_store(const struct ht_plan *plan, const struct ht
 {
     REQUIRE(p->kv && p->layer < kv_of(p->kv)->layers, "kv_store: no such layer");
     const struct ht_kv_params *kv = kv_of(p->kv);
-    HT_TRY(view("kv_store k", &p->k, shape_of(plan)->rows, p->k_stride, (uint64_t)kv->kv_heads * kv->k_dim,
+    HT_TRY(ht_check_view("kv_store k", &p->k, shape_of(plan)->rows, p->k_stride, (uint64_t)kv->kv_heads * kv->k_dim,
                 err));
-    return view("kv_store v", &p->v, shape_of(plan)->rows, p->v_stride, (uint64_t)kv->kv_heads * kv->v_dim,
+    return ht_check_view("kv_store v", &p->v, shape_of(plan)->rows, p->v_stride, (uint64_t)kv->kv_heads * kv->v_dim,
                 err);
 }
 
@@ -111,31 +111,31 @@ enum hearth_status ht_check_attention(const struct ht_plan *plan, const struct h
             "attention: heads per kv head");
     REQUIRE(p->softcap >= 0 && isfinite(p->softcap) && isfinite(p->scale), "attention: scale or soft-cap");
     HT_TRY(
-        view("attention q", &p->q, shape_of(plan)->rows, p->q_stride, (uint64_t)p->heads * kv->k_dim, err));
-    return view("attention y", &p->y, shape_of(plan)->rows, p->y_stride, (uint64_t)p->heads * kv->v_dim, err);
+        ht_check_view("attention q", &p->q, shape_of(plan)->rows, p->q_stride, (uint64_t)p->heads * kv->k_dim, err));
+    return ht_check_view("attention y", &p->y, shape_of(plan)->rows, p->y_stride, (uint64_t)p->heads * kv->v_dim, err);
 }
 
 enum hearth_status ht_check_glu(const struct ht_plan *plan, const struct ht_glu *p, struct hearth_error *err)
 {
     uint32_t rows = shape_of(plan)->rows;
     REQUIRE(p->act == HT_ACT_SILU || p->act == HT_ACT_GELU_TANH, "glu: unknown function");
-    HT_TRY(view("glu gate", &p->gate, rows, p->gate_stride, p->dim, err));
-    HT_TRY(view("glu up", &p->up, rows, p->up_stride, p->dim, err));
-    return view("glu y", &p->y, rows, p->y_stride, p->dim, err);
+    HT_TRY(ht_check_view("glu gate", &p->gate, rows, p->gate_stride, p->dim, err));
+    HT_TRY(ht_check_view("glu up", &p->up, rows, p->up_stride, p->dim, err));
+    return ht_check_view("glu y", &p->y, rows, p->y_stride, p->dim, err);
 }
 
 enum hearth_status ht_check_gather(const struct ht_plan *plan, const struct ht_gather *p,
                                    struct hearth_error *err)
 {
-    HT_TRY(view("gather x", &p->x, shape_of(plan)->rows, p->x_stride, p->dim, err));
-    return view("gather y", &p->y, shape_of(plan)->outs, p->y_stride, p->dim, err);
+    HT_TRY(ht_check_view("gather x", &p->x, shape_of(plan)->rows, p->x_stride, p->dim, err));
+    return ht_check_view("gather y", &p->y, shape_of(plan)->outs, p->y_stride, p->dim, err);
 }
 
 enum hearth_status ht_check_softcap(const struct ht_plan *plan, const struct ht_softcap *p,
                                     struct hearth_error *err)
 {
     REQUIRE(p->cap > 0 && isfinite(p->cap), "softcap: the cap must be above 0");
-    return view("softcap x", &p->x, rows_of(plan, p->rows), p->stride, p->dim, err);
+    return ht_check_view("softcap x", &p->x, rows_of(plan, p->rows), p->stride, p->dim, err);
 }
 
 enum hearth_status ht_check_sample(const struct ht_plan *plan, const struct ht_sample *p,
@@ -143,8 +143,8 @@ enum hearth_status ht_check_sample(const struct ht_plan *plan, const struct ht_s
 {
     REQUIRE(p->n_vocab && p->n_vocab <= HT_MAX_VOCAB, "sample: vocabulary");
     REQUIRE(!shape_of(plan)->vocab || shape_of(plan)->vocab == p->n_vocab, "sample: masks of another vocabulary");
-    HT_TRY(view("sample logits", &p->logits, shape_of(plan)->outs, p->stride, p->n_vocab, err));
-    return view("sample token", &p->token, 1, 0, shape_of(plan)->outs, err);
+    HT_TRY(ht_check_view("sample logits", &p->logits, shape_of(plan)->outs, p->stride, p->n_vocab, err));
+    return ht_check_view("sample token", &p->token, 1, 0, shape_of(plan)->outs, err);
 }
 
 // ---- objects

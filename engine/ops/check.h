@@ -26,6 +26,9 @@ struct ht_plan_head {
 HT_OPS_MAP(HT_CHECK_DECLARE)
 #undef HT_CHECK_DECLARE
 
+// (rows, width) floats at ref, `stride` apart, inside the buffer? INVALID begins with `what`.
+HT_MUST_USE enum hearth_status ht_check_view(const char *what, const struct ht_ref *ref, uint64_t rows,
+                                             uint64_t stride, uint64_t width, struct hearth_error *err);
 HT_MUST_USE enum hearth_status ht_check_weight_params(const struct ht_weight_params *params,
                                                       struct hearth_error *err);
 HT_MUST_USE enum hearth_status ht_check_kv_params(const struct ht_kv_params *params,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where each array of a step block lies: one pass that counts and, with a base, sets pointers. Any thread.
 #include "engine/base/mem.h"
-#include "engine/ops/ops.h"
+#include "engine/ops/train.h"
 
 enum { STEP_ALIGN = 64 };
 
@@ -45,6 +45,22 @@ size_t ht_step_layout(struct ht_step *step, const struct ht_step_shape *shape, v
     s.bias_token = take(&c, bias, sizeof *s.bias_token);
     s.bias_value = take(&c, bias, sizeof *s.bias_value);
     s.mask = take(&c, mask, sizeof *s.mask);
+    if (c.failed)
+        return 0;
+    s.size_bytes = c.used;
+    *step = s;
+    return c.used;
+}
+
+size_t ht_train_step_layout(struct ht_train_step *step, uint32_t rows, void *base)
+{
+    struct cursor c = {.base = base};
+    struct ht_train_step s = {.base = base, .rows = rows};
+    s.values = take(&c, 1, sizeof *s.values);
+    s.seg_from = take(&c, rows, sizeof *s.seg_from);
+    s.target = take(&c, rows, sizeof *s.target);
+    s.weight = take(&c, rows, sizeof *s.weight);
+    s.row_id = take(&c, rows, sizeof *s.row_id);
     if (c.failed)
         return 0;
     s.size_bytes = c.used;

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+// Training products in contract F. linear: a group of 16 rows of W as f32 (k, 16) for all rows of x, as in the float
+// path of run_matmul.c. linear_t: a thread owns columns of dx and unpacks 16 rows of W for at most T_COLUMNS of them
+// at a time, so that no matrix is ever dequantised as a whole. Team threads, inside a submit.
+#include <math.h>
+#include <string.h>
+
+#include "engine/cpu/train.h"
+
+enum { T_COLUMNS = 256, MAX_COLS = 8 };
+
+void ht_chain(float *acc, uint32_t n, const float *a, size_t a_stride, const float *b, size_t b_stride,
+              uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        float s = a[i * a_stride];
+        const float *row = b + i * b_stride;
+        for (uint32_t c = 0; c < n; c++)
+            acc[c] = fmaf(s, row[c], acc[c]);
+    }
+}
+
+// ---- linear
+
+size_t ht_linear_thread_bytes(const struct ht_linear *p)
+{
+    size_t k = p->m.k;
+    return k * HT_GROUP * sizeof(float) + 2 * ht_round64(k * sizeof(float));
+}
+
+// One group of W as f32 (k, 16): in `panel`, or where it lies.
+static const float *group_f32(const struct ht_kernels *kernels, const struct ht_weight *w, uint32_t g, float *panel,
+                              unsigned char *blocks)
+{
+    const unsigned char *tiles = ht_weight_group(w, g);
+    enum ht_type type = w->head.params.type;
+    uint32_t k = w->head.params.k;
+    float *row = (float *)(void *)(blocks + ht_round64((size_t)k * sizeof(float)));
+    if (type == HT_TYPE_F32)
+        return (const float *)(const void *)tiles;
+    if (type == HT_TYPE_F16) {
+        kernels->widen_f16((const uint16_t *)(const void *)tiles, (size_t)k * HT_GROUP, panel);
+    } else if (type == HT_TYPE_BF16) {
+        kernels->widen_bf16((const uint16_t *)(const void *)tiles, (size_t)k * HT_GROUP, panel);
+    } else if (kernels->dequant[type]) {
+        kernels->dequant[type](tiles, k, panel);
+    } else {
+        for (unsigned r = 0; r < HT_GROUP; r++) {
+            ht_layout_unpack_row(w->layout, tiles, k, r, blocks);
+            ht_dequant_row(type, blocks, k, row);
+            for (uint32_t i = 0; i < k; i++)
+                panel[(size_t)i * HT_GROUP + r] = row[i];
+        }
+    }
+    return panel;
+}
+
+static void linear_part(const struct ht_run *run, const struct ht_matmul *p, const struct ht_matmul_part *part,
+                        unsigned thread)
+{
+    const struct ht_kernels *kernels = &run->device->kernels;
+    uint32_t n = part->w->head.params.n, rows = ht_run_rows(run, p->rows);
+    struct ht_range groups = ht_share((n + HT_GROUP - 1) / HT_GROUP, thread, run->n_threads);
+    float *panel = ht_run_scratch(run, thread), out[MAX_COLS * HT_GROUP];
+    unsigned char *blocks = (unsigned char *)(panel + (size_t)p->k * HT_GROUP);
+    for (uint32_t g = groups.from; g < groups.to; g++) {
+        const float *w = group_f32(kernels, part->w, g, panel, blocks);
+        uint32_t first = g * HT_GROUP, width = n - first < HT_GROUP ? n - first : HT_GROUP;
+        const float *bias = part->bias.buf ? ht_ref_floats(&part->bias) + first : NULL;
+        for (uint32_t r = 0; r < rows; r += MAX_COLS) {
+            const float *x[MAX_COLS];
+            unsigned cols = rows - r < MAX_COLS ? rows - r : MAX_COLS;
+            for (unsigned c = 0; c < cols; c++)
+                x[c] = ht_ref_floats(&p->x) + (size_t)(r + c) * p->x_stride;
+            kernels->dot_f(w, p->k, x, cols, out);
+            for (unsigned c = 0; c < cols; c++)
+                kernels->put(out + c * HT_GROUP, bias, part->add, width,
+                             ht_ref_floats(&part->y) + (size_t)(r + c) * part->y_stride + first);
+        }
+    }
+}
+
+void ht_run_linear(const struct ht_call *call, const struct ht_run *run, unsigned thread)
+{
+    const struct ht_matmul *p = &call->p.linear.m;
+    for (uint32_t i = 0; i < p->n_parts; i++)
+        linear_part(run, p, &p->part[i], thread);
+}
+
+// ---- linear_t
+
+size_t ht_linear_t_thread_bytes(const struct ht_linear_t *p)
+{
+    (void)p;
+    return (HT_GROUP * T_COLUMNS + T_COLUMNS + 64) * sizeof(float); // 16 rows as f32; a row's blocks
+}
+
+// Columns [from, from + n) of 16 rows of W as f32 (16, T_COLUMNS); `from` begins a block.
+static void unpack_columns(const struct ht_weight *w, uint32_t g, uint32_t from, uint32_t n, unsigned rows, float *out,
+                           void *blocks)
+{
+    const unsigned char *tiles = ht_weight_group(w, g) +
+                                 (size_t)(from / w->layout->block_values) * ht_layout_tile_bytes(w->layout);
+    for (unsigned r = 0; r < rows; r++) {
+        ht_layout_unpack_row(w->layout, tiles, n, r, blocks);
+        ht_dequant_row(w->head.params.type, blocks, n, out + (size_t)r * T_COLUMNS);
+    }
+}
+
+static void linear_t_columns(const struct ht_run *run, const struct ht_linear_t *p, uint32_t from, uint32_t n,
+                             float *scratch)
+{
+    const struct ht_matmul *m = &p->m;
+    uint32_t rows = ht_run_rows(run, m->rows);
+    float *dx = ht_ref_floats(&m->x) + from;
+    for (uint32_t r = 0; r < rows && !p->add; r++)
+        memset(dx + (size_t)r * m->x_stride, 0, n * sizeof *dx);
+    for (uint32_t i = 0; i < m->n_parts; i++) {
+        const struct ht_matmul_part *part = &m->part[i];
+        uint32_t n_out = part->w->head.params.n;
+        for (uint32_t first = 0; first < n_out; first += HT_GROUP) {
+            unsigned group = n_out - first < HT_GROUP ? n_out - first : HT_GROUP;
+            unpack_columns(part->w, first / HT_GROUP, from, n, group, scratch, scratch + HT_GROUP * T_COLUMNS);
+            for (uint32_t r = 0; r < rows; r++)
+                ht_chain(dx + (size_t)r * m->x_stride, n,
+                         ht_ref_floats(&part->y) + (size_t)r * part->y_stride + first, 1, scratch, T_COLUMNS, group);
+        }
+    }
+}
+
+void ht_run_linear_t(const struct ht_call *call, const struct ht_run *run, unsigned thread)
+{
+    const struct ht_linear_t *p = &call->p.linear_t;
+    uint32_t unit = HT_GROUP; // whole blocks of every part
+    for (uint32_t i = 0; i < p->m.n_parts; i++)
+        if (p->m.part[i].w->layout->block_values > unit)
+            unit = p->m.part[i].w->layout->block_values;
+    struct ht_range units = ht_share((p->m.k + unit - 1) / unit, thread, run->n_threads);
+    uint32_t to = units.to * unit < p->m.k ? units.to * unit : p->m.k;
+    for (uint32_t from = units.from * unit; from < to; from += T_COLUMNS)
+        linear_t_columns(run, p, from, to - from < T_COLUMNS ? to - from : T_COLUMNS, ht_run_scratch(run, thread));
+}
+
+// ---- dense
+
+size_t ht_dense_thread_bytes(const struct ht_dense *p)
+{
+    return p->kind == HT_DENSE_NT ? (size_t)p->k * HT_GROUP * sizeof(float) : 0;
+}
+
+static void put_scaled(const struct ht_dense *p, const float *t, uint32_t n, float *y)
+{
+    for (uint32_t i = 0; i < n; i++)
+        y[i] = p->add ? fmaf(p->scale, t[i], y[i]) : p->scale * t[i];
+}
+
+static void dense_nt(const struct ht_dense *p, const struct ht_run *run, unsigned thread)
+{
+    struct ht_range rows = ht_share(run->n_rows, thread, run->n_threads);
+    float *panel = ht_run_scratch(run, thread), out[MAX_COLS * HT_GROUP];
+    for (uint32_t first = 0; first < p->n && rows.from < rows.to; first += HT_GROUP) {
+        uint32_t width = p->n - first < HT_GROUP ? p->n - first : HT_GROUP;
+        for (uint32_t c = 0; c < HT_GROUP; c++) { // lanes beyond n: the last row again, not written out
+            uint32_t row = first + (c < width ? c : width - 1);
+            const float *b = ht_ref_floats(&p->b) + (size_t)row * p->b_stride;
+            for (uint32_t i = 0; i < p->k; i++)
+                panel[(size_t)i * HT_GROUP + c] = b[i];
+        }
+        for (uint32_t r = rows.from; r < rows.to; r += MAX_COLS) {
+            const float *a[MAX_COLS];
+            unsigned cols = rows.to - r < MAX_COLS ? rows.to - r : MAX_COLS;
+            for (unsigned c = 0; c < cols; c++)
+                a[c] = ht_ref_floats(&p->a) + (size_t)(r + c) * p->a_stride;
+            run->device->kernels.dot_f(panel, p->k, a, cols, out);
+            for (unsigned c = 0; c < cols; c++)
+                put_scaled(p, out + c * HT_GROUP, width,
+                           ht_ref_floats(&p->y) + (size_t)(r + c) * p->y_stride + first);
+        }
+    }
+}
+
+// NN: item = row of a, chain along it. TN: item = column of a, chain down it.
+static void dense_n(const struct ht_dense *p, const struct ht_run *run, unsigned thread)
+{
+    bool tn = p->kind == HT_DENSE_TN;
+    uint32_t chunks = (p->n + T_COLUMNS - 1) / T_COLUMNS;
+    struct ht_range rows = ht_share(tn ? p->k : run->n_rows, thread, run->n_threads);
+    for (uint32_t chunk = 0; chunk < chunks; chunk++) {
+        uint32_t first = chunk * T_COLUMNS, n = p->n - first < T_COLUMNS ? p->n - first : T_COLUMNS;
+        for (uint32_t i = rows.from; i < rows.to; i++) {
+            float acc[T_COLUMNS] = {0};
+            const float *a = ht_ref_floats(&p->a) + (tn ? i : (size_t)i * p->a_stride);
+            ht_chain(acc, n, a, tn ? p->a_stride : 1, ht_ref_floats(&p->b) + first, p->b_stride,
+                     tn ? run->n_rows : p->k);
+            put_scaled(p, acc, n, ht_ref_floats(&p->y) + (size_t)i * p->y_stride + first);
+        }
+    }
+}
+
+void ht_run_dense(const struct ht_call *call, const struct ht_run *run, unsigned thread)
+{
+    if (call->p.dense.kind == HT_DENSE_NT)
+        dense_nt(&call->p.dense, run, thread);
+    else
+        dense_n(&call->p.dense, run, thread);
+}
