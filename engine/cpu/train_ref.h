@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The oracle of training: each op of engine/ops/train.h, and the forward ops that it inverts, from their definitions, in
-// double throughout, so that whole models can be composed of it and judged by finite differences. It shares no code
+// The oracle of training: each op of engine/ops/train.h, and the forward ops that it inverts, from their definitions,
+// in double throughout, so that whole models can be composed of it and judged by finite differences. It shares no code
 // with what it judges. Pure functions of their arguments, any thread.
 #ifndef HT_CPU_TRAIN_REF_H
 #define HT_CPU_TRAIN_REF_H
 #include "engine/ops/train.h"
 
-// All three add to y: NT y (rows, n) += scale a bᵀ; NN y (rows, n) += scale a b; TN y (k, n) += scale aᵀ b; a (rows, k).
+// All add to y, a (rows, k): NT y (rows, n) += scale a bᵀ; NN y (rows, n) += scale a b; TN y (k, n) += scale aᵀ b.
 void ht_ref_dense(enum ht_dense_kind kind, const double *a, const double *b, uint32_t rows, uint32_t n, uint32_t k,
                   double scale, double *y);
 
