@@ -12,6 +12,10 @@ enum {
     HT_MAX_GGUF_HEADER_BYTES = 256 << 20, // keys and tensor table of one part
     HT_MAX_GGUF_DIMS = 4,
     HT_MAX_GGUF_SPLITS = 1024,
+    HT_MAX_SAFETENSORS = 65536,               // tensors of a safetensors file
+    HT_MAX_SAFETENSORS_HEADER_BYTES = 2 << 20, // JSON takes up to 20 times as much while it is read
+    HT_MAX_ADAPTER_CONFIG_BYTES = 1 << 20,
+    HT_MAX_ADAPTER_RANK = 4096,
     HT_MAX_LAYERS = 512,
     HT_MAX_HEADS = 1024,
     HT_MAX_HEAD_DIM = 1024,
@@ -40,7 +44,7 @@ enum {
     HT_MAX_GRAMMAR_DEPTH = 512,     // rules within rules while an answer is made
     HT_MAX_GRAMMAR_WAYS = 4096,     // ways at once in which an answer so far may be read
     HT_MAX_DATA_RECORD_BYTES = 16 << 20, // one training record as its file spells it
-    HT_MAX_DATA_RECORDS = 1 << 22,       // kept by one set (duplicates are told apart among them)
+    HT_MAX_DATA_RECORDS = 1 << 20,       // kept by one set (duplicates are told apart among them)
     HT_MAX_DATA_NESTING = 256,
     HT_MAX_DATA_TEXT_BYTES = 32 << 10, // plain text comes in pieces of at most this
     HT_KV_PAGE = 32, // positions in a KV page (docs/design.md, KV)

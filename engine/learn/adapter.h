@@ -78,6 +78,13 @@ bool ht_adapter_lineage_known(const char *key); // whether a string key of a fil
 HT_MUST_USE enum hearth_status ht_adapter_lineage_add(struct hearth_adapter *adapter, const char *key,
                                                       const char *value, struct hearth_error *err);
 bool ht_adapter_hex64(const char *text);
+// Copies as much of a UTF-8 text as fits, whole characters only.
+void ht_adapter_text(char *to, size_t size_bytes, const char *from);
+// A layer's number, decimal without leading zeros, below HT_MAX_LAYERS, and `after` behind it: the text that follows,
+// or NULL.
+const char *ht_adapter_layer_number(const char *text, const char *after, uint32_t *layer);
+// INVALID unless it is known which model the adapter is for.
+HT_MUST_USE enum hearth_status ht_adapter_writable(const struct hearth_adapter *adapter, struct hearth_error *err);
 
 // Checks identity, architecture and shapes against the base's header; turns PEFT's rows; records the base.
 HT_MUST_USE enum hearth_status ht_adapter_bind(struct hearth_adapter *adapter, const struct hearth_adapter_base *base,
