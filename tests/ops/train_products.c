@@ -81,8 +81,8 @@ static unsigned frozen_case(struct check_device *d, unsigned t, bool add)
         w[i] = matrix_make(d, type, n[i], k);
         y[i] = train_in_make(d, ROWS, n[i], n[i] + 2, 1);
         dy[i] = train_in_make(d, ROWS, n[i], n[i] + 5, 1);
-        f.m.part[i] = (struct ht_matmul_part){.w = w[i].w, .y = y[i].view.ref, .y_stride = y[i].view.stride, .add = add};
-        b.m.part[i] = (struct ht_matmul_part){.w = w[i].w, .y = dy[i].view.ref, .y_stride = dy[i].view.stride};
+        f.m.part[i] = (struct ht_matmul_part){w[i].w, y[i].view.ref, {NULL, 0}, y[i].view.stride, add};
+        b.m.part[i] = (struct ht_matmul_part){w[i].w, dy[i].view.ref, {NULL, 0}, dy[i].view.stride, false};
     }
     f.m.part[0].bias = bias.view.ref;
     CHECK_OK(p.ops->linear(p.base.plan, &f, &check_err));

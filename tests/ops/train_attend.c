@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+// attend and attend_back: every path and thread count the same bits, against the double oracle within the bound below,
+// the oracle against finite differences, and packed segments against the same segments alone, bit for bit.
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "engine/cpu/train_ref.h"
+#include "tests/check/train.h"
+
+enum { ROWS = 45 };
+enum { Q, K, V, DY, Y, LSE, DQ, DK, DV, N_VIEWS };
+
+struct shape {
+    uint32_t heads, kv_heads, k_dim, v_dim, window;
+    float softcap, size;
+};
+static const struct shape shapes[] = {
+    {1, 1, 1, 1, 0, 0, 1},     {3, 3, 16, 8, 0, 0, 1},    {9, 3, 33, 32, 0, 0, 1}, {4, 1, 64, 64, 7, 0, 0.5f},
+    {6, 2, 24, 40, 0, 2.5f, 1}, {2, 1, 8, 16, 16, 30, 2}, {4, 2, 16, 16, 1, 0, 1}, {2, 2, 32, 32, 0, 0, 3},
+};
+enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
+
+static uint32_t width_of(const struct shape *s, int view)
+{
+    uint32_t q = s->heads * s->k_dim, k = s->kv_heads * s->k_dim, v = s->kv_heads * s->v_dim, y = s->heads * s->v_dim;
+    uint32_t widths[] = {[Q] = q, [K] = k, [V] = v, [DY] = y, [Y] = y, [LSE] = s->heads, [DQ] = q, [DK] = k, [DV] = v};
+    return widths[view];
+}
+
+static uint32_t segment_of(uint32_t r) // rows 0..9, 10, 11..44
+{
+    return r < 10 ? 0 : r == 10 ? 10 : 11;
+}
+
+// Forward and backward over `rows` rows of `in` that begin at `from`; segments as segment_of has them.
+static void run(struct check_device *d, const struct shape *s, const struct train_in *in, uint32_t from, uint32_t rows,
+                struct train_in *out)
+{
+    struct train_plan p = train_plan_begin(d, rows, 1);
+    for (int i = Q; i < N_VIEWS; i++) {
+        out[i] = train_in_make(d, rows, width_of(s, i), width_of(s, i) + (uint32_t)i % 4, 1);
+        for (uint32_t r = 0; r < rows && i <= DY; r++)
+            check_view_put(&out[i].view, r, check_view_row(&in[i].view, from + r));
+    }
+#define AT(i) out[i].view.ref
+#define BY(i) out[i].view.stride
+    struct ht_attend f = {AT(Q),        AT(K),    AT(V),    AT(Y),      AT(LSE),     BY(Q),     BY(K),
+                          BY(V),        BY(Y),    BY(LSE),  s->heads,   s->kv_heads, s->k_dim,  s->v_dim,
+                          0.3f,         s->softcap, s->window};
+    struct ht_attend_back b = {f, AT(DY), AT(DQ), AT(DK), AT(DV), BY(DY), BY(DQ), BY(DK), BY(DV)};
+    CHECK_OK(p.ops->attend(p.base.plan, &f, &check_err));
+    CHECK_OK(p.ops->attend_back(p.base.plan, &b, &check_err));
+    train_plan_end(&p);
+    for (uint32_t r = 0; r < rows; r++)
+        p.train.seg_from[r] = segment_of(from + r) - from;
+    train_plan_run(&p);
+    train_plan_free(&p);
+}
+
+static void make_inputs(struct check_device *d, const struct shape *s, struct train_in *in)
+{
+    for (int i = Q; i <= DY; i++)
+        in[i] = train_in_make(d, ROWS, width_of(s, i), width_of(s, i), i <= K ? s->size : 1);
+}
+
+static void free_all(struct train_in *in, int from, int to)
+{
+    for (int i = from; i <= to; i++)
+        train_in_free(&in[i]);
+}
+
+// A score errs by δ = γ(k_dim + 2) Σ|q k| scale, and through the soft-cap by 8 u c more. A probability exp(s - lse) errs
+// relatively by ε = 2 δ (its score and lse), γ(rows + 10) for l, its log and exp, and u for each rounding of s and lse,
+// whose size is at most the largest score plus log(rows); 1.1 for the second order. With M = the sums of the
+// magnitudes: y errs by (ε + γ) M, gradients by (2 ε + γ) M, since D uses y; the soft-cap's slope errs by
+// 2 (δ / c + 5 u) in absolute terms, of at most 1.
+static double relative_error(const struct shape *s, const struct train_in *in, double *slope_error)
+{
+    double u = 0x1p-24, largest = 0;
+    for (uint32_t r = 0; r < ROWS; r++)
+        for (uint32_t j = 0; j < ROWS; j++)
+            for (uint32_t h = 0; h < s->heads; h++) {
+                double sum = 0;
+                uint32_t kv = h / (s->heads / s->kv_heads);
+                for (uint32_t i = 0; i < s->k_dim; i++)
+                    sum += in[Q].magnitude[(r * s->heads + h) * s->k_dim + i] *
+                           in[K].magnitude[(j * s->kv_heads + kv) * s->k_dim + i];
+                largest = fmax(largest, 0.3 * sum);
+            }
+    double delta = check_gamma(s->k_dim + 3) * largest + 8 * u * (double)s->softcap;
+    *slope_error = s->softcap > 0 ? 2 * (delta / (double)s->softcap + 5 * u) : 0;
+    return 1.1 * (2 * delta + check_gamma(ROWS + 10) + 3 * u * (largest + log(ROWS)));
+}
+
+static unsigned test_attend(struct check_device *d)
+{
+    unsigned failures = 0;
+    for (unsigned c = 0; c < N_SHAPES; c++) {
+        const struct shape *s = &shapes[c];
+        struct train_in in[DY + 1], out[N_VIEWS];
+        uint32_t seg_from[ROWS];
+        char what[96];
+        snprintf(what, sizeof what, "attend %s case %u", d->name, c);
+        check_reseed(c);
+        memset(in, 0, sizeof in);
+        make_inputs(d, s, in);
+        run(d, s, in, 0, ROWS, out);
+        for (uint32_t r = 0; r < ROWS; r++)
+            seg_from[r] = segment_of(r);
+        struct ht_ref_attend f = {ROWS,      s->heads,      s->kv_heads,        s->k_dim, s->v_dim,
+                                  s->window, (double)0.3f, (double)s->softcap, seg_from};
+        double *want[N_VIEWS], *bound[N_VIEWS], slope_error, e = relative_error(s, in, &slope_error);
+        for (int i = Y; i < N_VIEWS; i++) {
+            want[i] = train_doubles(out[i].n);
+            bound[i] = train_doubles(out[i].n);
+        }
+        ht_ref_attend(&f, in[Q].x, in[K].x, in[V].x, want[Y]);
+        ht_ref_attend(&f, in[Q].x, in[K].x, in[V].magnitude, bound[Y]);
+        ht_ref_attend_back(&f, in[Q].x, in[K].x, in[V].x, in[DY].x, false, want[DQ], want[DK], want[DV]);
+        ht_ref_attend_back(&f, in[Q].x, in[K].x, in[V].x, in[DY].x, true, bound[DQ], bound[DK], bound[DV]);
+        double chains = check_gamma(s->k_dim + 2 * s->v_dim + ROWS * s->heads + 16);
+        for (int i = Y; i < N_VIEWS; i++) {
+            for (size_t j = 0; j < out[i].n; j++)
+                bound[i][j] *= i == Y ? e + chains : 2 * e + slope_error + chains;
+            if (i != LSE)
+                failures += train_compare(what, &out[i].view, want[i], bound[i]);
+            failures += train_same_bits(what, c * N_VIEWS + (unsigned)i, &out[i].view);
+            free(want[i]);
+            free(bound[i]);
+        }
+        free_all(out, Q, DV);
+        free_all(in, Q, DY);
+    }
+    return failures;
+}
+
+static void against_oracle(void **state)
+{
+    (void)state;
+    assert_int_equal(train_each_path(test_attend), 0);
+}
+
+static void packed_equals_alone(void **state)
+{
+    (void)state;
+    static const uint32_t from[] = {0, 10, 11, ROWS};
+    unsigned failures = 0;
+    struct check_device d;
+    assert_true(check_open(&d, NULL, 2, HT_PRECISION_Q));
+    for (unsigned c = 0; c < N_SHAPES; c++) {
+        struct train_in in[DY + 1], all[N_VIEWS], one[N_VIEWS];
+        check_reseed(c);
+        memset(in, 0, sizeof in);
+        make_inputs(&d, &shapes[c], in);
+        run(&d, &shapes[c], in, 0, ROWS, all);
+        for (int part = 0; part < 3; part++) {
+            run(&d, &shapes[c], in, from[part], from[part + 1] - from[part], one);
+            for (int i = Y; i < N_VIEWS; i++)
+                for (uint32_t r = from[part]; r < from[part + 1]; r++)
+                    failures += check_bits("packed", check_view_row(&all[i].view, r),
+                                           check_view_row(&one[i].view, r - from[part]), all[i].view.width);
+            free_all(one, Q, DV);
+        }
+        free_all(all, Q, DV);
+        free_all(in, Q, DY);
+    }
+    check_close(&d);
+    assert_int_equal(failures, 0);
+}
+
+struct problem {
+    struct ht_ref_attend f;
+    double *q, *k, *v, *dy, *y;
+    size_t n_y;
+};
+
+static double objective(void *user)
+{
+    struct problem *p = user;
+    double sum = 0;
+    ht_ref_attend(&p->f, p->q, p->k, p->v, p->y);
+    for (size_t i = 0; i < p->n_y; i++)
+        sum += p->y[i] * p->dy[i];
+    return sum;
+}
+
+static void finite_differences(void **state)
+{
+    (void)state;
+    static const uint32_t seg_from[] = {0, 0, 0, 3, 3, 3, 3};
+    static const char *const names[] = {"q",         "k",      "v",      "q, window", "k, window",
+                                        "v, window", "q, cap", "k, cap", "v, cap"};
+    unsigned failures = 0;
+    for (int c = 0; c < 3; c++) {
+        struct problem p = {.f = {7, 4, 2, 3, 5, c == 1 ? 2 : 0, 0.7, c == 2 ? 1.5 : 0, seg_from}, .n_y = 7 * 4 * 5};
+        size_t n[3] = {7 * 4 * 3, 7 * 2 * 3, 7 * 2 * 5};
+        check_reseed((uint64_t)c);
+        double *x[3], *g[3];
+        for (int i = 0; i < 3; i++) {
+            x[i] = train_random_doubles(n[i]);
+            g[i] = train_doubles(n[i]);
+        }
+        p.q = x[0];
+        p.k = x[1];
+        p.v = x[2];
+        p.dy = train_random_doubles(p.n_y);
+        p.y = train_doubles(p.n_y);
+        ht_ref_attend_back(&p.f, p.q, p.k, p.v, p.dy, false, g[0], g[1], g[2]);
+        for (int i = 0; i < 3; i++)
+            for (size_t j = 0; j < n[i]; j++)
+                failures += train_slope_is(names[3 * c + i], g[i][j], train_slope(objective, &p, &x[i][j]), 1);
+        for (int i = 0; i < 3; i++) {
+            free(x[i]);
+            free(g[i]);
+        }
+        free(p.dy);
+        free(p.y);
+    }
+    assert_int_equal(failures, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(finite_differences),
+        cmocka_unit_test(against_oracle),
+        cmocka_unit_test(packed_equals_alone),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
