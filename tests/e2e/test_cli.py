@@ -22,10 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("HEARTH_TEST_BUILD", ROOT / "build"))
 HEARTH = str(BUILD / "hearth")
 COMMANDS = (
-    "run chat pull models status doctor pair people devices token conversations tokenize logits bench inspect"
+    "run chat pull models status doctor pair people devices token conversations tokenize logits bench inspect data"
 ).split()
 LATER = (
-    "data train eval adapter convert quantize imatrix embed recipe consent forget nights backup service"
+    "train eval adapter convert quantize imatrix embed recipe consent forget nights backup service"
 ).split()
 COMMON = {"--device", "--threads", "--json", "--help"}
 MAN = (ROOT / "docs/man/hearth.1").read_text()

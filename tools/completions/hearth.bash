@@ -11,6 +11,7 @@ _hearth() {
     case $previous in
     --device) words='auto cpu cuda vulkan' ;;
     --kv) words='f16 q8 f32' ;;
+    --mask) words='assistant all last alpaca alpaca-lora llmtune vicuna dolly baize phoenix wizardlm' ;;
     -m | --model | --fit) words=$(hearth models list --json 2>/dev/null | sed 's/},{/\n/g' | sed -n 's/.*"name":"\([^"]*\)".*/\1/p') ;;
     esac
     if [ -n "${words:-}" ]; then
@@ -24,6 +25,8 @@ _hearth() {
         return
     fi
     case $command in
+    adapter) words='inspect import export diff' ;;
+    data) words='inspect' ;;
     models) words='list use rm' ;;
     people) words='list add remove' ;;
     devices) words='list revoke' ;;
