@@ -131,7 +131,7 @@ struct hearth_data_record {
 };
 
 struct hearth_data_counts {
-    uint64_t n_records;  // that came out
+    uint64_t n_records; // that came out, and their turns; those with pair_only are counted in n_pairs alone
     uint64_t n_turns, n_pairs;
     uint64_t skipped[HEARTH_DATA_N_SKIPS];
     uint64_t fixed[HEARTH_DATA_N_FIXES];
