@@ -33,7 +33,7 @@ static const struct command commands[] = {
     {"logits", "logits of token ids, as a NumPy file", cmd_logits},
     {"bench", "measure speed and memory", cmd_bench},
     {"inspect", "what a model file holds", cmd_inspect},
-    {"data", "look at training data", NULL},
+    {"data", "look at training data", cmd_data},
     {"train", "train a LoRA adapter", NULL},
     {"eval", "evaluate a model or an adapter", NULL},
     {"adapter", "list, use, merge and convert adapters", NULL},
