@@ -151,7 +151,8 @@ struct peft {
 
 bool ht_peft_parse(const char *name, struct ht_adapter_target *which, bool *is_b, size_t *module_at, size_t *module_len)
 {
-    static const char *const homes[] = {"model.layers.", "model.language_model.layers.", "language_model.model.layers."};
+    static const char *const homes[] = {"model.layers.", "model.language_model.layers.",
+                                        "language_model.model.layers."};
     static const char start[] = "base_model.model.";
     if (strncmp(name, start, sizeof start - 1))
         return false;

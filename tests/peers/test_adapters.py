@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters beside peft and llama.cpp: what peft makes imports here, our export loads there with equal tensors, q and k of
+llama have their rows turned as a computation of its own says, and llama.cpp reads our GGUF-LoRA."""
+import json
+import subprocess
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peers import HEARTH, ROOT, llama_folder, run
+from safetensors.torch import load_file
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+FAMILIES = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
+}
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+GGUF_NAMES = dict(
+    q_proj="attn_q", k_proj="attn_k", v_proj="attn_v", o_proj="attn_output", gate_proj="ffn_gate", up_proj="ffn_up",
+    down_proj="ffn_down"
+)
+
+
+def base_of(family):
+    return ROOT / "tests" / "golden" / f"tiny-{family}.gguf"
+
+
+def sizes(family):
+    fields = gguf.GGUFReader(base_of(family)).fields
+    heads = fields[f"{family}.attention.head_count"].contents()
+    return {
+        "hidden_size": fields[f"{family}.embedding_length"].contents(),
+        "intermediate_size": fields[f"{family}.feed_forward_length"].contents(),
+        "num_hidden_layers": fields[f"{family}.block_count"].contents(),
+        "num_attention_heads": heads,
+        "num_key_value_heads": fields[f"{family}.attention.head_count_kv"].contents(),
+        "head_dim": (
+            fields[f"{family}.attention.key_length"].contents()
+            if f"{family}.attention.key_length" in fields
+            else fields[f"{family}.embedding_length"].contents() // heads
+        ),
+        "vocab_size": 64,
+    }
+
+
+def model_of(family):
+    config, model = FAMILIES[family]
+    torch.manual_seed(1)
+    return model(config(**sizes(family)))
+
+
+def make_adapter(family, folder, **options):
+    model = get_peft_model(model_of(family), LoraConfig(task_type="CAUSAL_LM", **options))
+    torch.manual_seed(2)
+    for name, value in model.named_parameters():
+        if "lora_B" in name:  # PEFT begins with zeros
+            torch.nn.init.normal_(value)
+    model.save_pretrained(folder)
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def turned(b, heads):
+    """Rows of the Hugging Face layout in GGUF's order for llama, by reshaping."""
+    n, rank = b.shape
+    return b.reshape(heads, 2, n // heads // 2, rank).swapaxes(1, 2).reshape(n, rank)
+
+
+def check_import(family, made, path):
+    read = {t.name: t.data for t in gguf.GGUFReader(path).tensors}
+    shape = sizes(family)
+    assert len(read) == len(made)
+    for name, tensor in made.items():
+        parts = name.split(".")
+        layer, module, half = parts[4], parts[6], parts[7]
+        want = tensor.numpy()
+        if family == "llama" and half == "lora_B" and module in ("q_proj", "k_proj"):
+            want = turned(want, shape["num_attention_heads" if module == "q_proj" else "num_key_value_heads"])
+        got = read[f"blk.{layer}.{GGUF_NAMES[module]}.weight.{half.lower()}"]
+        assert np.array_equal(got.view(np.uint32), want.view(np.uint32)), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rslora", [False, True])
+def test_peft_both_ways(family, rslora, tmp_path):
+    made = make_adapter(family, tmp_path / "made", r=4, lora_alpha=6, target_modules=ALL, use_rslora=rslora)
+    run(HEARTH, "adapter", "import", tmp_path / "made", "--base", base_of(family), "--out", tmp_path / "a.gguf")
+    check_import(family, made, tmp_path / "a.gguf")
+    run(HEARTH, "adapter", "export", tmp_path / "a.gguf", "--to", "peft", "--out", tmp_path / "back")
+    back = load_file(tmp_path / "back" / "adapter_model.safetensors")
+    assert back.keys() == made.keys()
+    assert all(torch.equal(back[k], made[k]) for k in made)
+    config = json.loads((tmp_path / "back" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (4, 6, rslora)
+    # peft loads it, and its model computes the same
+    ids = torch.arange(12)[None]
+    logits = []
+    for folder in ("made", "back"):
+        model = PeftModel.from_pretrained(model_of(family), tmp_path / folder).eval()
+        with torch.no_grad():
+            logits.append(model(ids).logits)
+    assert torch.equal(*logits)
+    with torch.no_grad():
+        assert not torch.equal(logits[0], model_of(family).eval()(ids).logits)
+    # and our own import of our own export needs no base
+    run(HEARTH, "adapter", "import", tmp_path / "back", "--out", tmp_path / "b.gguf")
+    assert (tmp_path / "b.gguf").read_bytes() == (tmp_path / "a.gguf").read_bytes()
+
+
+def test_patterns(tmp_path):
+    made = make_adapter(
+        "llama", tmp_path / "made", r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"],
+        rank_pattern={"v_proj": 2, "layers.1.self_attn.q_proj": 3}, alpha_pattern={"^model.layers.0.mlp.down_proj": 16},
+    )
+    told = json.loads(
+        run(HEARTH, "adapter", "inspect", tmp_path / "made", "--base", base_of("llama"), "--json")
+    )
+    by_name = {t["name"]: t for t in told["targets"]}
+    assert by_name["blk.0.attn_v.weight"]["rank"] == 2 and by_name["blk.0.attn_v.weight"]["scale"] == 4
+    assert by_name["blk.1.attn_q.weight"]["rank"] == 3 and by_name["blk.0.attn_q.weight"]["rank"] == 4
+    assert by_name["blk.0.ffn_down.weight"]["scale"] == 4 and by_name["blk.1.ffn_down.weight"]["scale"] == 2
+    delta = made["base_model.model.model.layers.0.mlp.down_proj.lora_B.weight"].double() @ made[
+        "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
+    ].double()
+    assert by_name["blk.0.ffn_down.weight"]["norm_delta"] == pytest.approx(4 * float(delta.norm()), rel=1e-12)
+    run(HEARTH, "adapter", "import", tmp_path / "made", "--base", base_of("llama"), "--out", tmp_path / "a.gguf")
+    run(HEARTH, "adapter", "export", tmp_path / "a.gguf", "--to", "peft", "--out", tmp_path / "back")
+    ids = torch.arange(12)[None]
+    logits = []
+    for folder in ("made", "back"):
+        model = PeftModel.from_pretrained(model_of("llama"), tmp_path / folder).eval()
+        with torch.no_grad():
+            logits.append(model(ids).logits)
+    # one alpha for all in the file: a factor of 2 went into one B
+    assert torch.allclose(*logits, rtol=0, atol=1e-5)
+
+
+def test_refusals_of_what_peft_makes(tmp_path):
+    for number, (options, word) in enumerate([
+        ({"use_dora": True}, "use_dora"),
+        ({"bias": "lora_only"}, "bias"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication"),
+        ({"lora_bias": True}, "lora_bias"),
+    ]):
+        folder = tmp_path / str(number)
+        make_adapter("llama", folder, r=2, target_modules=["q_proj"], **options)
+        done = subprocess.run(
+            [HEARTH, "adapter", "import", folder, "--base", base_of("llama"), "--out", tmp_path / "no.gguf"],
+            capture_output=True, text=True,
+        )
+        assert done.returncode != 0 and word in done.stderr and not (tmp_path / "no.gguf").exists()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_llama_cpp_reads_ours(family, tmp_path):
+    program = llama_folder() / "llama-completion"
+    make_adapter(family, tmp_path / "made", r=4, lora_alpha=6, target_modules=ALL)
+    run(HEARTH, "adapter", "import", tmp_path / "made", "--base", base_of(family), "--out", tmp_path / "a.gguf")
+    done = subprocess.run(
+        [program, "-m", base_of(family), "--lora", tmp_path / "a.gguf", "-p", "a", "-n", "1", "-no-cnv", "-c", "64",
+         "-v", "-t", "1"],
+        capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=120,
+    )
+    told = done.stdout + done.stderr
+    assert "failed to apply lora" not in told and "loaded" in told and done.returncode == 0, told[-2000:]
