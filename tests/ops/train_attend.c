@@ -75,7 +75,7 @@ static void free_all(struct train_in *in, int from, int to)
         train_in_free(&in[i]);
 }
 
-// A score errs by δ = γ(k_dim + 2) Σ|q k| scale, and through the soft-cap by 8 u c more. A probability exp(s - lse) errs
+// A score errs by δ = γ(k_dim + 2) Σ|q k| scale, through the soft-cap by 8 u c more. A probability exp(s - lse) errs
 // relatively by ε = 2 δ (its score and lse), γ(rows + 10) for l, its log and exp, and u for each rounding of s and lse,
 // whose size is at most the largest score plus log(rows); 1.1 for the second order. With M = the sums of the
 // magnitudes: y errs by (ε + γ) M, gradients by (2 ε + γ) M, since D uses y; the soft-cap's slope errs by
