@@ -239,7 +239,8 @@ static unsigned test_flat(struct check_device *d)
     unsigned failures = 0;
     check_reseed(3);
     struct train_in w = train_in_make(d, 1, N, N, 1), g = train_in_make(d, 1, N, N, 1),
-                    m = train_in_make(d, 1, N, N, 0), v = train_in_make(d, 1, N, N, 0), sum = train_in_make(d, 1, 1, 1, 1);
+                    m = train_in_make(d, 1, N, N, 0), v = train_in_make(d, 1, N, N, 0),
+                    sum = train_in_make(d, 1, 1, 1, 1);
     struct train_plan p = train_plan_begin(d, 1, 1);
     CHECK_OK(p.ops->sumsq(p.base.plan, &(struct ht_sumsq){g.view.ref, sum.view.ref, N}, &check_err));
     CHECK_OK(p.ops->scale(p.base.plan, &(struct ht_scale){g.view.ref, sum.view.ref, N, 1, 2.0f}, &check_err));
