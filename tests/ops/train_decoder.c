@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A whole decoder of two layers composed of the oracle's ops: norms, q k v with LoRA, rope, attention over two packed
 // segments, gated MLP, head, soft-capped cross-entropy. Its gradients of every LoRA A and B and of the input are
-// what finite differences of the loss are.
+// what finite differences of the loss are, and what a device's plan of the same ops computes.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -215,8 +215,211 @@ static void finite_differences(void **state)
     assert_true(size > 0.1); // gradients that could be wrong
 }
 
+// ---- the same decoder as a plan of a device: every path and thread count the same bits, near the oracle
+
+enum { OUTS = 5, FLOATS = 1 << 16 };
+struct device_layer {
+    struct ht_weight *w[N_TARGETS];
+    struct ht_ref a[N_TARGETS], b[N_TARGETS], da[N_TARGETS], db[N_TARGETS], u[N_TARGETS];
+    struct ht_ref norm[2], x, n1, q, k, v, seen, lse, x1, n2, gate, up, h;
+};
+struct recorder {
+    struct check_device *d;
+    const struct model *m;
+    struct train_plan p;
+    struct check_view all; // memory of everything
+    uint32_t used;
+    struct device_layer layer[LAYERS];
+    struct ht_ref freq, x0, dx, t; // t: a gradient of LoRA's middle
+};
+
+static struct ht_ref take(struct recorder *c, const double *x, uint32_t n)
+{
+    struct ht_ref ref = {c->all.buf, c->all.ref.offset + c->used};
+    float *at = (float *)check_view_row(&c->all, 0) + c->used;
+    for (uint32_t i = 0; i < n; i++)
+        at[i] = x ? (float)x[i] : 0;
+    c->used += (n + 15) / 16 * 16;
+    if (c->used > FLOATS)
+        abort();
+    return ref;
+}
+
+static struct ht_weight *freeze(struct recorder *c, const double *x, uint32_t n, uint32_t k)
+{
+    float *blocks = malloc(sizeof *blocks * n * k);
+    for (uint32_t i = 0; i < n * k; i++)
+        blocks[i] = (float)x[i];
+    struct ht_weight *w = check_weight(c->d, HT_TYPE_F32, n, k, blocks);
+    free(blocks);
+    return w;
+}
+
+#define RECORD(table, op, ...) CHECK_OK(table->op(c->p.base.plan, &(struct ht_##op){__VA_ARGS__}, &check_err))
+#define TRAIN(op, ...)         RECORD(c->p.ops, op, __VA_ARGS__)
+#define SERVE(op, ...)         RECORD(c->d->table, op, __VA_ARGS__)
+
+static void record_linear(struct recorder *c, struct device_layer *l, int t, struct ht_ref x, struct ht_ref y, bool add)
+{
+    TRAIN(linear, {x, n_in[t], n_in[t], 1, {{l->w[t], y, {NULL, 0}, n_out[t], add}}, HT_ROWS_ALL}, HT_TRAIN_F);
+    TRAIN(dense, HT_DENSE_NT, x, l->a[t], l->u[t], n_in[t], n_in[t], RANK, RANK, n_in[t], 1, false);
+    TRAIN(dense, HT_DENSE_NT, l->u[t], l->b[t], y, RANK, RANK, n_out[t], n_out[t], RANK, (float)lora, true);
+}
+
+static void record_linear_back(struct recorder *c, struct device_layer *l, int t, struct ht_ref x, struct ht_ref dy,
+                               struct ht_ref dx, bool add)
+{
+    TRAIN(linear_t, {dx, n_in[t], n_in[t], 1, {{l->w[t], dy, {NULL, 0}, n_out[t], false}}, HT_ROWS_ALL}, add,
+          HT_TRAIN_F);
+    TRAIN(dense, HT_DENSE_NN, dy, l->b[t], c->t, n_out[t], RANK, RANK, RANK, n_out[t], (float)lora, false);
+    TRAIN(dense, HT_DENSE_TN, dy, l->u[t], l->db[t], n_out[t], RANK, RANK, RANK, n_out[t], (float)lora, false);
+    TRAIN(dense, HT_DENSE_TN, c->t, x, l->da[t], RANK, n_in[t], n_in[t], n_in[t], RANK, 1, false);
+    TRAIN(dense, HT_DENSE_NN, c->t, l->a[t], dx, RANK, n_in[t], n_in[t], n_in[t], RANK, 1, true);
+}
+
+static struct ht_attend attend_of(const struct recorder *c, const struct device_layer *l)
+{
+    return (struct ht_attend){l->q, l->k, l->v, l->seen, l->lse, HEADS * HEAD, KV * HEAD, KV * HEAD, HEADS * HEAD,
+                              HEADS, HEADS, KV, HEAD, HEAD, 0.5f, (float)c->m->attend.softcap, c->m->attend.window};
+}
+
+static void record_forward(struct recorder *c, struct device_layer *l, struct ht_ref y)
+{
+    SERVE(rmsnorm, l->x, l->n1, l->norm[0], DIM, DIM, 1, DIM, (float)eps, false, HT_ROWS_ALL);
+    record_linear(c, l, TQ, l->n1, l->q, false);
+    record_linear(c, l, TK, l->n1, l->k, false);
+    record_linear(c, l, TV, l->n1, l->v, false);
+    SERVE(rope, l->q, c->freq, HEADS * HEAD, HEADS, HEAD, HEAD, HT_ROPE_NEOX, 1);
+    SERVE(rope, l->k, c->freq, KV * HEAD, KV, HEAD, HEAD, HT_ROPE_NEOX, 1);
+    struct ht_attend attend = attend_of(c, l);
+    CHECK_OK(c->p.ops->attend(c->p.base.plan, &attend, &check_err));
+    TRAIN(dropout, l->x, l->x1, DIM, DIM, DIM, 0, 0, false); // rate 0: a copy
+    record_linear(c, l, TO, l->seen, l->x1, true);
+    SERVE(rmsnorm, l->x1, l->n2, l->norm[1], DIM, DIM, 1, DIM, (float)eps, false, HT_ROWS_ALL);
+    record_linear(c, l, TGATE, l->n2, l->gate, false);
+    record_linear(c, l, TUP, l->n2, l->up, false);
+    SERVE(glu, l->gate, l->up, l->h, FF, FF, FF, FF, c->m->act);
+    TRAIN(dropout, l->x1, y, DIM, DIM, DIM, 0, 0, false);
+    record_linear(c, l, TDOWN, l->h, y, true);
+}
+
+static void record_backward(struct recorder *c, struct device_layer *l)
+{
+    struct ht_ref dh = take(c, NULL, ROWS * FF), dup = take(c, NULL, ROWS * FF), dn = take(c, NULL, ROWS * DIM);
+    struct ht_ref dseen = take(c, NULL, ROWS * HEADS * HEAD), dq = take(c, NULL, ROWS * HEADS * HEAD);
+    struct ht_ref dk = take(c, NULL, ROWS * KV * HEAD), dv = take(c, NULL, ROWS * KV * HEAD);
+    record_linear_back(c, l, TDOWN, l->h, c->dx, dh, false);
+    TRAIN(glu_back, l->gate, l->up, dh, dh, dup, FF, FF, FF, FF, FF, FF, c->m->act);
+    record_linear_back(c, l, TGATE, l->n2, dh, dn, false);
+    record_linear_back(c, l, TUP, l->n2, dup, dn, true);
+    TRAIN(rmsnorm_back, l->x1, l->norm[1], dn, c->dx, DIM, DIM, DIM, 1, DIM, (float)eps, true, HT_ROWS_ALL);
+    record_linear_back(c, l, TO, l->seen, c->dx, dseen, false);
+    TRAIN(attend_back, attend_of(c, l), dseen, dq, dk, dv, HEADS * HEAD, HEADS * HEAD, KV * HEAD, KV * HEAD);
+    TRAIN(rope_back, {dq, c->freq, HEADS * HEAD, HEADS, HEAD, HEAD, HT_ROPE_NEOX, 1});
+    TRAIN(rope_back, {dk, c->freq, KV * HEAD, KV, HEAD, HEAD, HT_ROPE_NEOX, 1});
+    record_linear_back(c, l, TQ, l->n1, dq, dn, false);
+    record_linear_back(c, l, TK, l->n1, dk, dn, true);
+    record_linear_back(c, l, TV, l->n1, dv, dn, true);
+    TRAIN(rmsnorm_back, l->x, l->norm[0], dn, c->dx, DIM, DIM, DIM, 1, DIM, (float)eps, true, HT_ROWS_ALL);
+}
+
+static void take_layer(struct recorder *c, int i)
+{
+    const struct layer *from = &c->m->layer[i];
+    struct device_layer *l = &c->layer[i];
+    struct ht_ref *rows[] = {&l->n1, &l->q, &l->k, &l->v, &l->seen, &l->lse, &l->x1, &l->n2, &l->gate, &l->up, &l->h};
+    for (int j = 0; j < 2; j++)
+        l->norm[j] = take(c, from->norm[j], DIM);
+    for (unsigned j = 0; j < sizeof rows / sizeof rows[0]; j++)
+        *rows[j] = take(c, NULL, ROWS * HEADS * HEAD); // the widest
+    for (int t = 0; t < N_TARGETS; t++) {
+        l->w[t] = freeze(c, from->w[t], n_out[t], n_in[t]);
+        l->a[t] = take(c, from->a[t], RANK * n_in[t]);
+        l->b[t] = take(c, from->b[t], RANK * n_out[t]);
+        l->da[t] = take(c, NULL, RANK * n_in[t]);
+        l->db[t] = take(c, NULL, RANK * n_out[t]);
+        l->u[t] = take(c, NULL, ROWS * RANK);
+    }
+}
+
+// Far above f32's error in so small a model, far below any gradient that is computed wrongly.
+static unsigned near(const struct recorder *c, const char *what, struct ht_ref got, const double *want, size_t n)
+{
+    double bound[ROWS * DIM + FF * DIM];
+    for (size_t i = 0; i < n; i++)
+        bound[i] = 2e-5 * (1 + fabs(want[i]));
+    return check_bounds(what, check_view_row(&c->all, 0) + (got.offset - c->all.ref.offset), want, bound, n);
+}
+
+static unsigned test_device(struct check_device *d)
+{
+    static const double freq[] = {1, 0.1};
+    struct model m;
+    unsigned failures = 0;
+    check_reseed(3);
+    model_make(&m, HT_ACT_GELU_TANH, 3, 3);
+    forward(&m);
+    backward(&m);
+    struct recorder rec = {.d = d, .m = &m, .p = train_plan_begin(d, ROWS, OUTS)}, *c = &rec;
+    c->all = check_view_make(d, 1, FLOATS, FLOATS);
+    c->freq = take(c, freq, 2);
+    c->x0 = take(c, m.x0, ROWS * DIM);
+    c->dx = take(c, NULL, ROWS * DIM);
+    c->t = take(c, NULL, ROWS * RANK);
+    struct ht_ref last = take(c, NULL, ROWS * DIM), chosen = take(c, NULL, OUTS * DIM), dn = take(c, NULL, OUTS * DIM);
+    struct ht_ref norm = take(c, m.norm, DIM), n = take(c, NULL, OUTS * DIM);
+    struct ht_ref logits = take(c, NULL, OUTS * VOCAB), loss = take(c, NULL, ROWS);
+    struct ht_weight *head = freeze(c, m.head, VOCAB, DIM);
+    for (int i = 0; i < LAYERS; i++) {
+        take_layer(c, i);
+        c->layer[i].x = i ? take(c, NULL, ROWS * DIM) : c->x0;
+    }
+    for (int i = 0; i < LAYERS; i++)
+        record_forward(c, &c->layer[i], i + 1 < LAYERS ? c->layer[i + 1].x : last);
+    SERVE(gather, last, chosen, DIM, DIM, DIM);
+    SERVE(rmsnorm, chosen, n, norm, DIM, DIM, 1, DIM, (float)eps, false, HT_ROWS_OUT);
+    TRAIN(linear, {n, DIM, DIM, 1, {{head, logits, {NULL, 0}, VOCAB, false}}, HT_ROWS_OUT}, HT_TRAIN_F);
+    TRAIN(cross_entropy, logits, loss, VOCAB, VOCAB, (float)cap);
+    TRAIN(linear_t, {dn, DIM, DIM, 1, {{head, logits, {NULL, 0}, VOCAB, false}}, HT_ROWS_OUT}, false, HT_TRAIN_F);
+    TRAIN(rmsnorm_back, chosen, norm, dn, dn, DIM, DIM, DIM, 1, DIM, (float)eps, false, HT_ROWS_OUT);
+    TRAIN(fill, c->dx, ROWS * DIM, 0);
+    TRAIN(scatter, dn, c->dx, DIM, DIM, DIM, false);
+    for (int i = LAYERS - 1; i >= 0; i--)
+        record_backward(c, &c->layer[i]);
+    train_plan_end(&c->p);
+    for (uint32_t r = 0, o = 0; r < ROWS; r++) {
+        c->p.base.step.pos[r] = (int32_t)(r - seg_from[r]);
+        c->p.train.seg_from[r] = seg_from[r];
+        c->p.train.target[r] = (int32_t)wanted[r];
+        c->p.train.weight[r] = (float)weight[r];
+        if (weight[r] > 0)
+            c->p.base.step.out_row[o++] = (int32_t)r;
+    }
+    for (int again = 0; again < 3; again++) // nothing of one step is left in the next
+        train_plan_run(&c->p);
+    failures += near(c, "input", c->dx, m.dx, ROWS * DIM) + train_same_bits("decoder", 0, &c->all);
+    for (int i = 0; i < LAYERS * N_TARGETS; i++) {
+        int t = i % N_TARGETS;
+        const struct layer *l = &m.layer[i / N_TARGETS];
+        failures += near(c, target_names[t], c->layer[i / N_TARGETS].da[t], l->da[t], RANK * n_in[t]);
+        failures += near(c, target_names[t], c->layer[i / N_TARGETS].db[t], l->db[t], RANK * n_out[t]);
+        d->ops->weight_destroy(d->device, &c->layer[i / N_TARGETS].w[t]);
+    }
+    d->ops->weight_destroy(d->device, &head);
+    train_plan_free(&c->p);
+    check_view_free(&c->all);
+    model_free(&m);
+    return failures;
+}
+
+static void device(void **state)
+{
+    (void)state;
+    assert_int_equal(train_each_path(test_device), 0);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(finite_differences)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(finite_differences), cmocka_unit_test(device)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
