@@ -226,7 +226,7 @@ int cmd_adapter(int argc, char **argv)
         if (!strcmp(verb, later[i]))
             return cli_fail(CLI_UNAVAILABLE, "adapter %s comes later", verb);
     int want = strcmp(verb, "diff") ? 2 : 3;
-    bool known = !strcmp(verb, "diff") || !strcmp(verb, "inspect") || !strcmp(verb, "export") || !strcmp(verb, "import");
+    bool known = want == 3 || !strcmp(verb, "inspect") || !strcmp(verb, "export") || !strcmp(verb, "import");
     if (!known || cli.n_args != want)
         return cli_wrong(&cli, "inspect, import and export take one PATH, diff takes two");
     if (want == 3)

@@ -36,7 +36,7 @@ static const struct command commands[] = {
     {"data", "look at training data", cmd_data},
     {"train", "train a LoRA adapter", NULL},
     {"eval", "evaluate a model or an adapter", NULL},
-    {"adapter", "list, use, merge and convert adapters", NULL},
+    {"adapter", "look at, compare and convert adapters", cmd_adapter},
     {"convert", "convert a model folder to GGUF", NULL},
     {"quantize", "quantize a model", NULL},
     {"imatrix", "compute an importance matrix", NULL},

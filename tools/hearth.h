@@ -4,6 +4,7 @@
 #ifndef HEARTH_TOOLS_HEARTH_H
 #define HEARTH_TOOLS_HEARTH_H
 
+int cmd_adapter(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_chat(int argc, char **argv);
 int cmd_conversations(int argc, char **argv);

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters beside peft and llama.cpp: what peft makes imports here, our export loads there with equal tensors, q and k of
-llama have their rows turned as a computation of its own says, and llama.cpp reads our GGUF-LoRA."""
+"""Adapters beside peft and llama.cpp: what peft makes imports here, our export loads there with equal tensors, q and k
+of llama have their rows turned as a computation of its own says, and llama.cpp reads our GGUF-LoRA."""
 import json
 import subprocess
 

@@ -84,7 +84,8 @@ static void lies(void **state)
     refused("{\"a\"", 0, HEARTH_FORMAT, "no JSON of the format");
     refused("{\"a\":1}", 0, HEARTH_FORMAT, "not described by");
     refused("{\"a\":" T("[1]", "[0,4]") ",\"a\":" T("[1]", "[0,4]") "}", 4, HEARTH_FORMAT, "no JSON of the format");
-    refused("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":1}}", 4, HEARTH_FORMAT, "described by");
+    refused("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":1}}", 4, HEARTH_FORMAT,
+            "not described by");
     refused("{\"a\":{\"dtype\":\"I64\",\"shape\":[1],\"data_offsets\":[0,8]}}", 8, HEARTH_UNSUPPORTED, "type \"I64\"");
     refused("{\"a\":" T("[2]", "[0,4]") "}", 4, HEARTH_FORMAT, "a has 4 bytes, its shape needs 8");
     refused("{\"a\":" T("[1]", "[0,8]") "}", 4, HEARTH_FORMAT, "beyond the file's end");
