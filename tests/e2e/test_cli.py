@@ -25,7 +25,7 @@ COMMANDS = (
     "run chat pull models status doctor pair people devices token conversations tokenize logits bench inspect data"
 ).split()
 LATER = (
-    "train eval adapter convert quantize imatrix embed recipe consent forget nights backup service"
+    "train eval convert quantize imatrix embed recipe consent forget nights backup service"
 ).split()
 COMMON = {"--device", "--threads", "--json", "--help"}
 MAN = (ROOT / "docs/man/hearth.1").read_text()
