@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("HEARTH_TEST_BUILD", ROOT / "build"))
 HEARTH = str(BUILD / "hearth")
 COMMANDS = (
-    "run chat pull models status doctor pair people devices token conversations tokenize logits bench inspect data"
+    "run chat pull models status doctor pair people devices token conversations tokenize logits bench inspect data "
+    "adapter"
 ).split()
 LATER = (
     "train eval convert quantize imatrix embed recipe consent forget nights backup service"
@@ -569,3 +570,12 @@ def test_bars_are_for_terminals(home, smollm2):
     assert terminal.end() == 0
     assert "checking [" in terminal.text and "MiB" in terminal.text
     (home / "cache/hearth/models/copy.gguf").unlink()
+
+
+def test_adapter(home, tiny, tmp_path):
+    one_line(run(home, "adapter", "inspect", tiny), 69)  # a model is no adapter
+    one_line(run(home, "adapter", "inspect", str(tmp_path / "none")), 66)
+    one_line(run(home, "adapter", "merge", "a"), 69)
+    assert run(home, "adapter", "diff", "a").returncode == 2
+    assert run(home, "adapter", "export", "a", "--to", "zip", "--out", "b").returncode == 2
+    assert run(home, "adapter", "import", "a").returncode == 2
