@@ -262,8 +262,8 @@ struct hearth_adapter_base {
     const char *sha256;
 };
 
-// Opens a GGUF-LoRA file, or a folder as PEFT writes it. With a base everything is checked against it: SHA-256 where the
-// adapter tells one, architecture, the shape of every part; what does not fit is refused, and the base is recorded.
+// Opens a GGUF-LoRA file, or a folder as PEFT writes it. With a base everything is checked against it: SHA-256 where
+// the adapter tells one, architecture, the shape of every part; what does not fit is refused, and the base is recorded.
 // Without one (NULL) a PEFT folder that names no base can be looked at and compared, but not written.
 enum hearth_status hearth_adapter_open(struct hearth_adapter **adapter, const char *path,
                                        const struct hearth_adapter_base *base, struct hearth_error *err);
