@@ -32,8 +32,9 @@ static void paths_equal_contract(void **state)
                 continue;
             for (unsigned t = 0; t < check_n_types; t++) {
                 enum ht_type type = check_types[t];
-                uint32_t block = block_of(type) < 32 ? 1 : block_of(type),
-                         k_list[] = {block, block == 1 ? 37 : 3 * block, (block == 32 ? 7 : block == 1 ? 64 : 2) * block};
+                uint32_t block = block_of(type) < 32 ? 1 : block_of(type);
+                uint32_t longest = block == 32 ? 7 : block == 1 ? 64 : 2;
+                uint32_t k_list[] = {block, block == 1 ? 37 : 3 * block, longest * block};
                 for (unsigned i = 0; i < 18; i++) {
                     struct matmul_case c = {.type = type,
                                             .n = n_list[i % 6],
