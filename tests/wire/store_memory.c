@@ -14,9 +14,9 @@
 #define OWN_MALLOC 1
 #endif
 
-#if OWN_MALLOC // a sanitizer has its own: there is no test then
-
 static long n_allocations, fail_at, live;
+
+#if OWN_MALLOC // a sanitizer has its own: then the evening is spent once, and the sanitizer looks on
 
 static int refuse(void)
 {
@@ -58,6 +58,7 @@ void free(void *p)
     __libc_free(p);
 }
 #pragma GCC visibility pop
+#endif
 
 // ---- the evening, and what of it was acknowledged
 
@@ -175,7 +176,7 @@ static void every_allocation_fails_once(void **state)
     long n_total = n_allocations, n_nomem = 0;
     look_again(0);
     clean_up();
-    assert_true(n_total > 200);
+    assert_true(!OWN_MALLOC || n_total > 200);
     for (long n = 1; n <= n_total; n++) {
         enum hearth_status status = one_evening(n);
         if (status != HEARTH_OK && status != HEARTH_NOMEM && status != HEARTH_IO)
@@ -188,18 +189,12 @@ static void every_allocation_fails_once(void **state)
         clean_up();
     }
     print_message("%ld allocations, %ld ended a call with NOMEM\n", n_total, n_nomem);
-    assert_true(n_nomem * 2 > n_total);
+    assert_true(!OWN_MALLOC || n_nomem * 2 > n_total);
     hd_log_set(NULL, NULL);
 }
-#endif
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-#if OWN_MALLOC
-        cmocka_unit_test(every_allocation_fails_once),
-#endif
-        {0},
-    };
-    return _cmocka_run_group_tests("memory", tests, sizeof tests / sizeof tests[0] - 1, NULL, NULL);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_allocation_fails_once)};
+    return cmocka_run_group_tests_name("store_memory", tests, NULL, NULL);
 }
