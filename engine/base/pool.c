@@ -63,12 +63,14 @@ static int reached(unsigned value, unsigned target)
     return (int)(value - target) >= 0;
 }
 
-// The order "value, sleepers" here and "sleepers, value" in event_wait, all sequentially consistent,
-// rules out that a sleeper is missed; the kernel checks the value again before it lets a thread sleep.
+// The order "value, sleepers" here and "sleepers, value" in event_wait, a full fence between the two, rules out that a
+// sleeper is missed; the kernel checks the value again before it lets a thread sleep. Fences rather than sequentially
+// consistent accesses: qemu-user 7.2 lets a later load pass an aarch64 store-release.
 static void event_raise(struct event *event, unsigned value)
 {
-    atomic_store(&event->value, value);
-    if (atomic_load(&event->sleepers))
+    atomic_store_explicit(&event->value, value, memory_order_release);
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&event->sleepers, memory_order_relaxed))
         syscall(SYS_futex, &event->value, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
@@ -83,8 +85,9 @@ static void event_wait(struct event *event, unsigned target, int crowded)
             cpu_pause();
     }
     atomic_fetch_add(&event->sleepers, 1);
+    atomic_thread_fence(memory_order_seq_cst);
     for (;;) {
-        unsigned value = atomic_load(&event->value);
+        unsigned value = atomic_load_explicit(&event->value, memory_order_acquire);
         if (reached(value, target))
             break;
         syscall(SYS_futex, &event->value, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
