@@ -30,6 +30,10 @@ struct hearth_session;
 // "0.1.0"; never NULL.
 const char *hearth_version(void);
 
+// Bytes that this process may still take: what the system can give without swapping, and no more than its control groups
+// allow. 0 = not known. Any thread.
+uint64_t hearth_memory_free(void);
+
 // ---------------------------------------------------------------- engine
 
 enum hearth_kv_type { HEARTH_KV_DEFAULT = 0, HEARTH_KV_F32 = 1, HEARTH_KV_F16 = 2, HEARTH_KV_Q8 = 3 };
