@@ -30,8 +30,8 @@ struct hearth_session;
 // "0.1.0"; never NULL.
 const char *hearth_version(void);
 
-// Bytes that this process may still take: what the system can give without swapping, and no more than its control groups
-// allow. 0 = not known. Any thread.
+// Bytes that this process may still take: what the system can give without swapping, and no more than its control
+// groups allow. 0 = not known. Any thread.
 uint64_t hearth_memory_free(void);
 
 // ---------------------------------------------------------------- engine
