@@ -271,6 +271,8 @@ struct hearth_request {
     // Most tokens proposed per step from what the session already holds (n-grams) and verified together; the answer
     // is the same with any value. 0 = off, at most 7.
     unsigned max_draft;
+    // hearth_engine_adapter_load's id; 0 = the base alone. What the session holds under another one is computed again.
+    unsigned adapter;
     // Called on the engine thread from hearth_engine_step. It must not call the engine, except
     // hearth_session_cancel. Exactly one DONE or FAILED ends every accepted request.
     void (*on_event)(void *user, const struct hearth_event *event);
@@ -286,6 +288,24 @@ void hearth_session_cancel(struct hearth_session *session);
 // The ids of the last answer (at most `capacity`), without its end token: kept so that a turn is never
 // re-tokenized.
 size_t hearth_session_last_ids(const struct hearth_session *session, int32_t *ids, size_t capacity);
+
+// ---- adapters: LoRA adapters beside the base weights, loaded and dropped while others answer (learn.h opens files)
+
+struct hearth_adapter;
+struct hearth_adapter_use {
+    const struct hearth_adapter *adapter; // need not outlive the call
+    float scale;                          // times the adapter's own
+};
+enum { HEARTH_MAX_ADAPTERS = 16 }; // loaded at once
+// Takes one adapter, or the sum of several, as `*id` (never 0) for requests and spans. Its values are copied, f32.
+// INVALID: an adapter for another model (shapes, or base_sha256 where both are known: NULL = the caller has not
+// computed it). LIMIT: too many, NOMEM: not enough memory. Between steps; answers that run are not disturbed.
+enum hearth_status hearth_engine_adapter_load(struct hearth_engine *engine, const struct hearth_adapter_use *uses,
+                                              size_t n_uses, const char *base_sha256, unsigned *id,
+                                              struct hearth_error *err);
+// New requests can no longer name it; the memory is given back when the last request that uses it has ended. What
+// sessions hold and the prefix cache keeps of it is never found again. NOT_FOUND: no such id.
+enum hearth_status hearth_engine_adapter_drop(struct hearth_engine *engine, unsigned id, struct hearth_error *err);
 
 // ---- prefix cache: full KV pages outlive their session while the pool has room for them, least recently used first
 
@@ -315,6 +335,7 @@ struct hearth_span {
     const int32_t *ids;
     size_t n_ids;
     float *logits;
+    unsigned adapter; // as in hearth_request
 };
 enum hearth_status hearth_engine_eval(struct hearth_engine *engine, const struct hearth_span *spans,
                                       size_t n_spans, struct hearth_error *err);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// libhearth, learning: training data. Public, installed as <hearth/learn.h>. Adapters and the trainer join here.
+// libhearth, learning: training data, adapters, the trainer. Public, installed as <hearth/learn.h>.
 //
 // A reader streams one file as records in one normal form; a set puts several files through duplicate removal, the
 // train/held-out split and the mixture, renders each record with the engine's chat template and says for every token
@@ -307,6 +307,101 @@ struct hearth_adapter_difference {
 enum hearth_status hearth_adapter_diff(const struct hearth_adapter *a, const struct hearth_adapter *b,
                                        bool (*each)(void *user, const struct hearth_adapter_difference *one),
                                        void *user, struct hearth_error *err);
+
+// ---------------------------------------------------------------- training (docs/training.md)
+
+// Trains an adapter on the model of an engine, on its packed weights, between the answers that the engine gives: the
+// same thread calls hearth_engine_step and hearth_trainer_run, each run one or more pieces of some milliseconds.
+// Same parameters, data and numerics id: the same bytes, however often it was interrupted.
+struct hearth_trainer;
+
+enum hearth_train_schedule { HEARTH_TRAIN_COSINE = 0, HEARTH_TRAIN_LINEAR, HEARTH_TRAIN_CONSTANT };
+enum hearth_train_precision {
+    HEARTH_TRAIN_AUTO = 0, // BF16 where the CPU has it, else F32; hearth_trainer_info says which
+    HEARTH_TRAIN_F32,
+    HEARTH_TRAIN_BF16,
+};
+enum hearth_train_state {
+    HEARTH_TRAIN_READING = 0, // the data set
+    HEARTH_TRAIN_STEPPING,
+    HEARTH_TRAIN_EVALUATING,  // held-out loss
+    HEARTH_TRAIN_DONE,
+};
+
+// Where a run's files go. Each is replaced as a whole or not at all, and stays after a power cut. NULL functions: files
+// in `folder`.
+struct hearth_train_files {
+    const char *folder;
+    enum hearth_status (*save)(void *user, const char *name, const void *data, size_t len_bytes,
+                               struct hearth_error *err);
+    // *data is malloc's and the trainer's; NOT_FOUND: no such file.
+    enum hearth_status (*load)(void *user, const char *name, void **data, size_t *len_bytes, struct hearth_error *err);
+    void *user;
+};
+
+struct hearth_train_step { // one optimizer step, or an evaluation
+    uint64_t step, n_steps; // from 1
+    double epoch;
+    double loss;      // mean over the step's targets, nats
+    double held_out;  // of an evaluation; NaN else
+    double lr, grad_norm;
+    uint64_t tokens, targets; // since the run began, all its parts
+    double seconds;           // spent training in this process
+    double tokens_per_second; // of this step
+};
+
+struct hearth_train_params { // zero-initialise, then hearth_train_default
+    struct hearth_data_set_params data; // its engine is set by the trainer; strings are copied
+    struct hearth_train_files files;
+    const char *base_sha256; // of the model file; the caller computes it
+    const char *name;        // of the adapter; NULL = ""
+    const char *targets;     // "all", or names joined by commas: "attn_q,attn_v"
+    unsigned rank;
+    float alpha, dropout, lora_plus, neftune;
+    bool rslora, gaussian;
+    const struct hearth_adapter *init; // goes on from this one (its targets, ranks and scales); NULL = a new one
+    enum hearth_train_precision precision;
+    enum hearth_train_schedule schedule;
+    bool checkpointing;
+    unsigned n_batch;      // sequences of n_seq tokens per optimizer step
+    unsigned n_micro_rows; // rows computed together; 0 = chosen. Part of the run's identity
+    double epochs;
+    uint64_t max_steps;    // 0 = by epochs
+    double lr, warmup;     // warmup: share of the steps
+    double beta1, beta2, eps, decay, clip;
+    unsigned eval_every, checkpoint_every; // optimizer steps; 0 = at the end of an epoch / every 50 steps
+    unsigned patience;     // evaluations without gain before it stops early; 0 = never
+    uint64_t seed;
+    bool resume;           // go on from the files' checkpoint; INVALID if it is of other parameters, data or numerics
+    void (*on_step)(void *user, const struct hearth_train_step *step);
+    void *user;
+};
+void hearth_train_default(struct hearth_train_params *params);
+
+struct hearth_train_info {
+    enum hearth_train_state state;
+    struct hearth_train_step last; // step 0: none yet
+    char precision[16];            // "f32", "bf16/amx", "bf16/avx512"
+    char numerics_id[33];
+    uint64_t n_train, n_held_out;  // samples
+    uint64_t n_params, memory_bytes;
+    bool stopped_early;
+};
+
+// Plans and takes its memory. Nothing is read yet but the checkpoint.
+enum hearth_status hearth_trainer_open(struct hearth_trainer **trainer, struct hearth_engine *engine,
+                                       const struct hearth_train_params *params, struct hearth_error *err);
+// Works for about budget_ms (at least one piece; 0 = exactly one). A failure (a loss that is no number: NUMERIC, a full
+// disk: IO) ends the run; the last good checkpoint is there.
+enum hearth_status hearth_trainer_run(struct hearth_trainer *trainer, double budget_ms, struct hearth_error *err);
+void hearth_trainer_get_info(const struct hearth_trainer *trainer, struct hearth_train_info *info);
+// Writes a checkpoint at the next border of an optimizer step that hearth_trainer_run reaches.
+void hearth_trainer_checkpoint(struct hearth_trainer *trainer);
+// What has been learnt so far; the caller closes it.
+enum hearth_status hearth_trainer_adapter(struct hearth_trainer *trainer, struct hearth_adapter **adapter,
+                                          struct hearth_error *err);
+// Lets go of everything; what came after the last checkpoint is lost.
+void hearth_trainer_close(struct hearth_trainer **trainer);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -21,7 +21,8 @@ extern "C" {
     X(CANCELED, 8, "canceled")                       \
     X(NOT_FOUND, 9, "not found")                     \
     X(CONTEXT, 10, "context full")                   \
-    X(BUSY, 11, "busy")
+    X(BUSY, 11, "busy")                              \
+    X(NUMERIC, 12, "not a finite number")
 
 enum hearth_status {
 #define HEARTH_STATUS_ENUM(name, number, text) HEARTH_##name = (number),

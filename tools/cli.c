@@ -99,6 +99,7 @@ int cli_exit_code(enum hearth_status status)
     case HEARTH_INVALID:
     case HEARTH_FORMAT:
     case HEARTH_LIMIT:
+    case HEARTH_NUMERIC:
     case HEARTH_CONTEXT: return CLI_DATAERR;
     case HEARTH_IO: return CLI_IOERR;
     case HEARTH_UNSUPPORTED:

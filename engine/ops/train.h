@@ -50,17 +50,22 @@ size_t ht_train_step_layout(struct ht_train_step *step, uint32_t rows, void *bas
 
 // linear:   y_i (rows, n_i) = [y_i +] t, t = chain over ascending k of W_i[n][k] * x[k]; then t + bias
 // Frozen W, as it is packed; F or B whatever the precision of the device. Fields as in ops.h. No y overlaps x.
+// With `count` (one part only): of W the rows [first, first + count) alone, y (rows, count); first is a multiple of 16.
+// So a large vocabulary is gone through in pieces, each short enough for a slice. 0 = the whole W.
 struct ht_linear {
     struct ht_matmul m;
     enum ht_train_precision precision;
+    uint32_t first, count;
 };
 
 // linear_t: dx (rows, k) = one chain over the parts in order, ascending n: dy_i[r][n] * W_i[n][k]; begins with dx if
 // `add`, else with 0. m.x is dx (written), m.part[i].y is dy_i (read); bias and the parts' `add` are not used.
+// first, count: as above, dy (rows, count).
 struct ht_linear_t {
     struct ht_matmul m;
     bool add;
     enum ht_train_precision precision;
+    uint32_t first, count;
 };
 
 // Over plain f32; t = a chain from 0 in ascending order of the index that is summed, then
