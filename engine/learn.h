@@ -328,8 +328,9 @@ enum hearth_train_state {
     HEARTH_TRAIN_DONE,
 };
 
-// Where a run's files go. Each is replaced as a whole or not at all, and stays after a power cut. NULL functions: files
-// in `folder`.
+// Where a run's files go: "checkpoint.bin", and at the end "manifest.json". Each is replaced as a whole or not at all,
+// and stays after a power cut. NULL functions: files in `folder`, which exists; then "adapter.gguf" too, and "log.jsonl"
+// with a line per step. With functions on_step tells the steps and hearth_trainer_adapter gives the adapter.
 struct hearth_train_files {
     const char *folder;
     enum hearth_status (*save)(void *user, const char *name, const void *data, size_t len_bytes,
@@ -385,6 +386,8 @@ struct hearth_train_info {
     char numerics_id[33];
     uint64_t n_train, n_held_out;  // samples
     uint64_t n_params, memory_bytes;
+    uint64_t saved_step; // of the last checkpoint
+    bool saving;         // a checkpoint was asked for and is not written yet
     bool stopped_early;
 };
 
