@@ -213,12 +213,16 @@ struct hearth_data_sample { // valid until the next call
     const int32_t *ids;   // NULL without an engine
     const float *weights; // of ids[i] as the target of what stands before; weights[0] is 0
     size_t n_tokens, n_targets;
+    // Of a pair: its turns before n_shared and the rejected side instead of the rest. NULL and 0 = none.
+    const int32_t *rejected_ids;
+    const float *rejected_weights;
+    size_t n_rejected_tokens, n_rejected_targets;
 };
 
 enum hearth_status hearth_data_set_open(struct hearth_data_set **set, const struct hearth_data_set_params *params,
                                         struct hearth_error *err);
 void hearth_data_set_close(struct hearth_data_set **set);
-// *sample = NULL at the end. Pairs come without tokens of their rejected side.
+// *sample = NULL at the end. Of a pair both sides fit into a sequence.
 enum hearth_status hearth_data_set_next(struct hearth_data_set *set, const struct hearth_data_sample **sample,
                                         struct hearth_error *err);
 // Of a file: what its reader and the set left out together, and the format that was found.
@@ -307,6 +311,28 @@ struct hearth_adapter_difference {
 enum hearth_status hearth_adapter_diff(const struct hearth_adapter *a, const struct hearth_adapter *b,
                                        bool (*each)(void *user, const struct hearth_adapter_difference *one),
                                        void *user, struct hearth_error *err);
+
+// ---------------------------------------------------------------- merging (docs/adapters.md)
+
+struct hearth_merge_params { // zero-initialise
+    const struct hearth_adapter_base *base;
+    const struct hearth_adapter_use *uses; // each opened with this base; scales may be negative
+    size_t n_uses;                         // [1..HEARTH_MAX_ADAPTERS]
+    const char *type;                      // of the changed tensors: "keep" (or NULL), "f32", "f16", "q4_1", "q6_k" …
+    bool (*progress)(void *user, double done); // share that is done, in [0, 1]; false cancels. May be NULL
+    void *progress_user;
+};
+struct hearth_merge_report {
+    size_t n_merged;        // tensors that were changed
+    size_t n_other_type;    // of them: in another type than asked for, as their rows are not whole blocks of it
+    double rms_change;      // root of the mean square of what the adapters add
+    double rms_rounding;    // … of what writing the sums in their type adds: 0 for f32
+};
+// Writes the base with W + sum of scale · B A in place of each W that an adapter has a part for, as a whole GGUF file
+// in one part; every other tensor and key is copied byte for byte, but for general.file_type where most values are now of
+// another type. What was merged stands in keys hearth.merge.*. All or nothing; bounded memory. `report` may be NULL.
+enum hearth_status hearth_adapter_merge(const char *path, const struct hearth_merge_params *params,
+                                        struct hearth_merge_report *report, struct hearth_error *err);
 
 // ---------------------------------------------------------------- training (docs/training.md)
 
@@ -405,6 +431,187 @@ enum hearth_status hearth_trainer_adapter(struct hearth_trainer *trainer, struct
                                           struct hearth_error *err);
 // Lets go of everything; what came after the last checkpoint is lost.
 void hearth_trainer_close(struct hearth_trainer **trainer);
+
+// ---------------------------------------------------------------- evaluation (docs/evaluation.md)
+
+// Log-probabilities of token sequences by one session of an engine: pieces of a text's logits, never all of them.
+struct hearth_scorer;
+// Takes a session of the engine. The engine must outlive it.
+enum hearth_status hearth_scorer_open(struct hearth_scorer **scorer, struct hearth_engine *engine,
+                                      struct hearth_error *err);
+void hearth_scorer_close(struct hearth_scorer **scorer);
+void hearth_scorer_use(struct hearth_scorer *scorer, unsigned adapter); // 0 = the base alone
+// nll[i] = -ln p(ids[i] | ids[0..i)) where weights[i] is not 0, else 0; nll[0] is 0. weights NULL: all but the first.
+// best[i] (may be NULL): no other id was likelier. Softmax sums are in double. What ids begins with in common with the
+// call before is not computed again; rows that nothing asks for get no logits. Arrays have n_ids elements.
+// NUMERIC: a logit is not a finite number.
+enum hearth_status hearth_scorer_run(struct hearth_scorer *scorer, const int32_t *ids, size_t n_ids,
+                                     const float *weights, double *nll, bool *best, struct hearth_error *err);
+
+// One text: sums of negative log-probabilities (nats) over [0] all scored tokens and [1] those of answers.
+struct hearth_ppl_text {
+    double nll[2];
+    uint64_t n_tokens[2];
+    uint64_t bytes, words; // of the scored tokens; of the text, between white space
+};
+struct hearth_ppl { // zero-initialise; sums over texts
+    struct hearth_ppl_text sum;
+    double seed_sum[2]; // of exp(nll / n_tokens)
+    uint64_t n_texts[2];
+};
+void hearth_ppl_add(struct hearth_ppl *ppl, const struct hearth_ppl_text *text);
+struct hearth_ppl_numbers { // NaN where nothing was scored
+    double seed_all, seed_response;   // (1/N) sum of exp(NLL_i / n_i) over texts
+    double token_all, token_response; // exp(sum of NLL_i / sum of n_i)
+    double bits_per_byte;             // sum of NLL / (ln 2 · bytes)
+    double word;                      // exp(sum of NLL / words)
+};
+void hearth_ppl_get(const struct hearth_ppl *ppl, struct hearth_ppl_numbers *numbers);
+
+// Which ids a window feeds, [begin, end), and which it scores, [from, end). With BOS every window but the first begins
+// with one of its own, which takes a place.
+struct hearth_window {
+    size_t begin, from, end;
+};
+// The window after *at; {0} is before the first. Each token but an unscored first one is scored once, with at least
+// window - stride tokens before it where the text has them. False: none is left.
+bool hearth_window_next(struct hearth_window *at, size_t n_ids, size_t window, size_t stride, bool bos);
+
+struct hearth_ppl_params { // zero-initialise
+    const char *path;
+    size_t window, stride; // 0: as much as the engine holds, at most 2048; half a window
+    bool chunks;           // llama.cpp's way: whole chunks of `window` (512), the first id BOS, the second half scored
+    bool lines;            // each line of a plain text is a text of its own
+    bool (*progress)(void *user, double done); // false cancels
+    void *user;
+};
+// Plain text. FORMAT: empty, not UTF-8, or shorter than chunks need.
+enum hearth_status hearth_ppl_file(struct hearth_scorer *scorer, const struct hearth_ppl_params *params,
+                                   struct hearth_ppl *ppl, struct hearth_error *err);
+
+struct hearth_eval_record { // valid during the callback
+    const struct hearth_data_sample *sample;
+    double nll, weight;          // sums over its targets: weight · nll, and weight; their quotient is the loss
+    struct hearth_ppl_text text; // [1] are the targets; [0] only with `all`
+};
+struct hearth_eval_data_params { // zero-initialise
+    struct hearth_data_set_params data; // with the engine; a whole epoch's copies count once
+    bool all;                           // score every token, not the targets alone
+    int held_out;                       // 0 = every record, 1 = those that training holds out, -1 = the others
+    bool (*each)(void *user, const struct hearth_eval_record *record); // false ends it
+    void *user;
+};
+// counts (may be NULL) has an element per file.
+enum hearth_status hearth_eval_data(struct hearth_scorer *scorer, const struct hearth_eval_data_params *params,
+                                    struct hearth_data_counts *counts, struct hearth_error *err);
+
+// Paired bootstrap over units (conversations) that both sides were scored on: difference = (sum of b - sum of a) / sum
+// of weights. Units are drawn with replacement, by Philox of the seed; an interval is between the order statistics
+// floor(n (1 - confidence) / 2) from either end.
+struct hearth_bootstrap {
+    double loss_a, loss_b, difference, low, high;
+    double relative, relative_low, relative_high; // (loss_b - loss_a) / loss_a
+    unsigned n_resamples;
+};
+enum hearth_status hearth_bootstrap_paired(const double *a, const double *b, const double *weights, size_t n,
+                                           unsigned n_resamples, double confidence, uint64_t seed,
+                                           struct hearth_bootstrap *out, struct hearth_error *err);
+
+// ---- questions with choices, and answers that are compared: local JSON lines (docs/evaluation.md has the fields)
+
+enum hearth_choice_form {
+    HEARTH_CHOICE_AUTO = 0, // LETTERS for records with a subject or choices A to D, else TEXT
+    HEARTH_CHOICE_TEXT,     // the choice's text after the context
+    HEARTH_CHOICE_LETTERS,  // choices are listed, " A" to " D" after "Answer:" are compared
+    HEARTH_CHOICE_LAST_WORD, // LAMBADA: is the last word what the model would say?
+};
+enum { HEARTH_CHOICE_MAX = 26, HEARTH_CHOICE_SCORES = 4, HEARTH_TASK_SKIPS = 6 };
+// "acc", "acc_norm", "acc_bytes", "acc_tokens"; why a record was left out
+extern const char *const hearth_choice_score_names[HEARTH_CHOICE_SCORES];
+extern const char *const hearth_task_skip_names[HEARTH_TASK_SKIPS];
+
+struct hearth_choice_item { // valid during the callback
+    uint64_t line;
+    const char *group; // the record's subject, "" = none
+    unsigned n_choices, answer;
+    double log_p[HEARTH_CHOICE_MAX];        // sums
+    unsigned chosen[HEARTH_CHOICE_SCORES];  // by sum, by sum / characters, / bytes, / tokens
+    bool best;                              // LAST_WORD: every token was the likeliest
+};
+struct hearth_task_counts {
+    uint64_t n_items;
+    uint64_t skipped[HEARTH_TASK_SKIPS], first_line[HEARTH_TASK_SKIPS];
+};
+struct hearth_choices {
+    struct hearth_task_counts counts;
+    uint64_t n_right[HEARTH_CHOICE_SCORES];
+    uint64_t n_best;      // LAST_WORD
+    double macro;         // mean over groups of n_right[0] / n
+    unsigned n_groups;
+    double last_word_nll; // sum; with n_items the perplexity of the word
+};
+struct hearth_choices_params { // zero-initialise
+    const char *path;
+    enum hearth_choice_form form;
+    const char *shots_path; // solved examples put before each question; NULL = none
+    unsigned n_shots;       // of the same group where there are some, in file order
+    uint64_t max_items;     // 0 = all
+    bool (*each)(void *user, const struct hearth_choice_item *item, double done); // false ends it. May be NULL
+    void *user;
+};
+enum hearth_status hearth_eval_choices(struct hearth_scorer *scorer, const struct hearth_engine *engine,
+                                       const struct hearth_choices_params *params, struct hearth_choices *out,
+                                       struct hearth_error *err);
+
+// How a generated answer is compared with the record's.
+#define HEARTH_MATCH_MAP(X)                                                                          \
+    X(EXACT, "exact")       /* equal but for white space at the ends */                              \
+    X(CONTAINS, "contains") /* occurs in it, letters' case apart */                                  \
+    X(NUMBER, "number")     /* the last number in it */                                              \
+    X(STRICT, "strict")     /* the number after "####" */                                            \
+    X(REGEX, "regex")       /* what the pattern's first group, or the whole pattern, catches */      \
+    X(F1, "f1")             /* words in common, without case, articles and punctuation; EM beside it */
+enum hearth_match {
+#define HEARTH_MATCH_ENUM(name, text) HEARTH_MATCH_##name,
+    HEARTH_MATCH_MAP(HEARTH_MATCH_ENUM)
+#undef HEARTH_MATCH_ENUM
+        HEARTH_N_MATCHES
+};
+const char *hearth_match_name(enum hearth_match match);
+bool hearth_match_find(const char *name, enum hearth_match *match);
+
+struct hearth_gen_item { // valid during the callback
+    uint64_t line;
+    const char *text; // generated
+    size_t len_bytes;
+    const char *taken; // what was compared; NULL = nothing could be extracted
+    bool right;
+    double score; // F1's; else 0 or 1
+    unsigned n_tokens;
+    enum hearth_stop_reason stop;
+};
+struct hearth_gen {
+    struct hearth_task_counts counts;
+    uint64_t n_right, n_nothing; // nothing: no answer could be extracted
+    double score_sum;
+};
+struct hearth_gen_params { // zero-initialise
+    const char *path;
+    enum hearth_match match;
+    const char *pattern;   // REGEX: POSIX extended; the last place that it matches counts
+    bool chat;             // the prompt is a user's turn in the model's template
+    const char *const *stop;
+    size_t n_stop;
+    unsigned max_tokens, adapter; // 0 = 256
+    float temperature;            // 0 = greedy
+    uint64_t seed, max_items;
+    const char *shots_path;
+    unsigned n_shots;
+    bool (*each)(void *user, const struct hearth_gen_item *item, double done);
+    void *user;
+};
+enum hearth_status hearth_eval_gen(struct hearth_engine *engine, const struct hearth_gen_params *params,
+                                   struct hearth_gen *out, struct hearth_error *err);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus
