@@ -307,6 +307,7 @@ static void wait_ms(struct hd_loader *loader, unsigned ms) // {lock}
 static void *run(void *user)
 {
     struct hd_loader *loader = user;
+    pthread_setname_np(pthread_self(), "loader");
     bool more = true;
     for (;;) {
         bool busy = loader->params.busy(loader->params.user);

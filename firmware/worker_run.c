@@ -657,6 +657,7 @@ static void step_all(struct hd_worker *worker)
 void *hd_worker_thread(void *user)
 {
     struct hd_worker *worker = user;
+    pthread_setname_np(pthread_self(), "engine");
     while (wait_for_work(worker)) {
         do_cancels(worker);
         do_forgets(worker);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """hearthd as a process: certificates, pages, settings, exit codes, signals, crashes, what is left on disk."""
 
+import ctypes
 import datetime
 import hashlib
 import json
@@ -13,6 +14,7 @@ import socket
 import ssl
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from hearthbox import BUILD, HEARTHD, ROOT, Box, free_port, model_path, python_client
@@ -580,3 +582,65 @@ def test_sd_notify(tmp_path):
             box.process.send_signal(signal.SIGTERM)
             while bus.recv(100) != b"STOPPING=1":
                 pass
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+class Traced:
+    """One thread of a process held still, the others go on."""
+
+    def __init__(self, pid, name):
+        tasks = Path(f"/proc/{pid}/task")
+        self.tid = next(int(t.name) for t in tasks.iterdir() if (t / "comm").read_text().strip() == name)
+        self.libc = ctypes.CDLL(None, use_errno=True)
+
+    def __enter__(self):
+        if self.libc.ptrace(16, self.tid, None, None):  # PTRACE_ATTACH
+            pytest.skip("a process cannot be traced here")
+        os.waitpid(self.tid, 0x40000000)  # __WALL
+
+    def __exit__(self, *_):
+        self.libc.ptrace(17, self.tid, None, None)  # PTRACE_DETACH
+
+
+def drained(bus):
+    """What has been said by now."""
+    said = []
+    try:
+        while True:
+            said.append(bus.recv(100, socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return said
+
+
+@pytest.mark.native("one thread of an emulator cannot be told from another")
+def test_a_hanging_engine_starves_the_service_manager(tmp_path):
+    """Then the service manager starts hearthd anew."""
+    if b"sd_notify" not in (BUILD / "hearthd").read_bytes():
+        pytest.skip("hearthd was built without libsystemd")
+    if not model_path():
+        pytest.skip("the default model (SmolLM2) is absent")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bus:
+        bus.bind(str(tmp_path / "notify"))
+
+        def fed():
+            """Whether it was fed since the last call; a bus that nobody empties would hold hearthd up."""
+            return b"WATCHDOG=1" in drained(bus)
+
+        env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
+        with Box(model_path(), args=["--stall-s", "1"], env=env) as box, box.paired() as client:
+            sampling = {"max_tokens": {"value": 2000}, "temperature": {"value": 0}}
+            client.call("chat", text="Tell me a long story about a lighthouse keeper.", sampling=sampling)
+            wait_for(lambda: box.admin("status")["engine_active"] == 1)
+            with Traced(box.process.pid, "engine"):
+                wait_for(lambda: (fed(), "the engine hangs" in box.log_text())[1])
+                fed()
+                time.sleep(2)
+                assert not fed() and box.admin("status")["stalled"]
+            wait_for(fed)
+            assert not box.admin("status")["stalled"]
