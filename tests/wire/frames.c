@@ -137,7 +137,7 @@ static void fields_and_depth_are_bounded(void **state)
     enum { N = HD_MAX_WIRE_FIELDS };
     static uint8_t fields[3 * (N + 1)];
     for (size_t i = 0; i <= N; i++)
-        memcpy(fields + 3 * i, "\x80\x01\x01", 3); // field 16, a varint: unknown
+        memcpy(fields + 3 * i, "\x80\x7d\x01", 3); // field 2000, a varint: unknown
     assert_int_equal(decode(fields, 3 * N), HEARTH_OK);
     assert_int_equal(decode(fields, 3 * (N + 1)), HEARTH_LIMIT);
     // the deepest legal place is ClientFrame.chat.sampling.temperature.value
