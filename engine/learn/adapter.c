@@ -96,6 +96,16 @@ struct ht_adapter_target *ht_adapter_find(const struct hearth_adapter *adapter, 
     return NULL;
 }
 
+// q, k and v of a layer read the same x, and so do gate and up.
+bool ht_adapter_same_input(const struct ht_adapter_target *a, const struct ht_adapter_target *b)
+{
+    static const uint8_t input[HT_ADAPTER_LINEARS] = {
+        [HT_ATTN_Q] = 0,      [HT_ATTN_K] = 0, [HT_ATTN_V] = 0,   [HT_ATTN_OUTPUT] = 1,
+        [HT_FFN_GATE] = 2,    [HT_FFN_UP] = 2, [HT_FFN_DOWN] = 3, [HT_ADAPTER_OUTPUT] = 4,
+    };
+    return a->layer == b->layer && input[a->linear] == input[b->linear] && a->k == b->k;
+}
+
 static void sort_targets(struct ht_adapter_target *targets, size_t n)
 {
     for (size_t i = 1; i < n; i++) { // at most HT_MAX_LAYERS * 8, most often in order
@@ -107,35 +117,54 @@ static void sort_targets(struct ht_adapter_target *targets, size_t n)
     }
 }
 
+static enum hearth_status check_target(const struct hearth_adapter *adapter, const struct ht_adapter_target *t,
+                                       struct hearth_error *err)
+{
+    char name[64];
+    ht_adapter_tensor_name(t, name);
+    if (t > adapter->targets && place(t) == place(t - 1))
+        return ht_fail(err, HEARTH_FORMAT, "%s: %s stands there twice", adapter->shown, name);
+    if (t->rank < 1 || t->rank > HT_MAX_ADAPTER_RANK)
+        return ht_fail(err, HEARTH_LIMIT, "%s: %s has rank %u, 1 to %d are allowed", adapter->shown, name, t->rank,
+                       HT_MAX_ADAPTER_RANK);
+    if (t->k < 1 || t->n < 1 || t->k > HT_MAX_VOCAB || t->n > HT_MAX_VOCAB)
+        return ht_fail(err, HEARTH_LIMIT, "%s: %s is %u x %u, 1 to %d are allowed", adapter->shown, name, t->n, t->k,
+                       HT_MAX_VOCAB);
+    if (!(t->alpha > 0 && t->alpha < 1e9f))
+        return ht_fail(err, HEARTH_FORMAT, "%s: alpha of %s is %g, not above 0", adapter->shown, name,
+                       (double)t->alpha);
+    return HEARTH_OK;
+}
+
+// Room for n more values behind `total`, which begins on a border of 16 if `aligned`.
+static bool place_values(size_t *total, size_t rows, size_t columns, bool aligned, size_t *at)
+{
+    size_t n;
+    if (aligned && (!ht_add(*total, 15, total)))
+        return false;
+    *total -= aligned ? *total % 16 : 0;
+    *at = *total;
+    return ht_mul(rows, columns, &n) && ht_add(*total, n, total) && *total <= SIZE_MAX / 8;
+}
+
 enum hearth_status ht_adapter_lay_out(struct hearth_adapter *adapter, struct hearth_error *err)
 {
-    size_t total = 0;
-    char name[64];
-    if (!adapter->n_targets)
+    size_t total = 0, n_targets = adapter->n_targets, n;
+    struct ht_adapter_target *targets = adapter->targets;
+    if (!n_targets)
         return ht_fail(err, HEARTH_FORMAT, "%s: the adapter holds no linear", adapter->shown);
-    sort_targets(adapter->targets, adapter->n_targets);
-    for (size_t i = 0; i < adapter->n_targets; i++) {
-        struct ht_adapter_target *t = &adapter->targets[i];
-        size_t a, b;
-        ht_adapter_tensor_name(t, name);
-        if (i && place(t) == place(t - 1))
-            return ht_fail(err, HEARTH_FORMAT, "%s: %s stands there twice", adapter->shown, name);
-        if (t->rank < 1 || t->rank > HT_MAX_ADAPTER_RANK)
-            return ht_fail(err, HEARTH_LIMIT, "%s: %s has rank %u, 1 to %d are allowed", adapter->shown, name,
-                           t->rank, HT_MAX_ADAPTER_RANK);
-        if (t->k < 1 || t->n < 1 || t->k > HT_MAX_VOCAB || t->n > HT_MAX_VOCAB)
-            return ht_fail(err, HEARTH_LIMIT, "%s: %s is %u x %u, 1 to %d are allowed", adapter->shown, name, t->n,
-                           t->k, HT_MAX_VOCAB);
-        if (!(t->alpha > 0 && t->alpha < 1e9f))
-            return ht_fail(err, HEARTH_FORMAT, "%s: alpha of %s is %g, not above 0", adapter->shown, name,
-                           (double)t->alpha);
-        t->a_at = total;
-        if (!ht_mul(t->rank, t->k, &a) || !ht_add(total, a, &total))
-            return ht_fail(err, HEARTH_LIMIT, "%s: the adapter is too large", adapter->shown);
-        t->b_at = total;
-        if (!ht_mul(t->n, t->rank, &b) || !ht_add(total, b, &total) || total > SIZE_MAX / 8)
-            return ht_fail(err, HEARTH_LIMIT, "%s: the adapter is too large", adapter->shown);
+    sort_targets(targets, n_targets);
+    for (size_t i = 0; i < n_targets; i++)
+        HT_TRY(check_target(adapter, &targets[i], err));
+    bool fits = true;
+    for (size_t i = 0; i < n_targets; i += n) {
+        for (n = 0; i + n < n_targets && ht_adapter_same_input(&targets[i], &targets[i + n]); n++)
+            fits = fits && place_values(&total, targets[i + n].rank, targets[i + n].k, !n, &targets[i + n].a_at);
+        for (size_t j = i; j < i + n; j++)
+            fits = fits && place_values(&total, targets[j].n, targets[j].rank, true, &targets[j].b_at);
     }
+    if (!fits)
+        return ht_fail(err, HEARTH_LIMIT, "%s: the adapter is too large", adapter->shown);
     adapter->values = ht_alloc_big(total * sizeof *adapter->values);
     if (!adapter->values)
         return ht_fail(err, HEARTH_NOMEM, "%s: out of memory for %zu values", adapter->shown, total);
@@ -200,18 +229,24 @@ void ht_adapter_init(struct hearth_adapter *adapter, uint64_t seed, bool gaussia
     }
 }
 
+static bool all_finite(const float *values, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(values[i]))
+            return false;
+    return true;
+}
+
 enum hearth_status ht_adapter_check_values(const struct hearth_adapter *adapter, struct hearth_error *err)
 {
     char name[64];
     for (size_t i = 0; i < adapter->n_targets; i++) {
         const struct ht_adapter_target *t = &adapter->targets[i];
-        size_t end = t->b_at + (size_t)t->n * t->rank;
-        for (size_t v = t->a_at; v < end; v++)
-            if (!isfinite(adapter->values[v])) {
-                ht_adapter_tensor_name(t, name);
-                return ht_fail(err, HEARTH_FORMAT, "%s: %s holds a value that is no finite number", adapter->shown,
-                               name);
-            }
+        if (all_finite(adapter->values + t->a_at, (size_t)t->rank * t->k) &&
+            all_finite(adapter->values + t->b_at, (size_t)t->n * t->rank))
+            continue;
+        ht_adapter_tensor_name(t, name);
+        return ht_fail(err, HEARTH_FORMAT, "%s: %s holds a value that is no finite number", adapter->shown, name);
     }
     return HEARTH_OK;
 }
@@ -300,6 +335,7 @@ void hearth_adapter_get_info(const struct hearth_adapter *adapter, struct hearth
         .rslora = adapter->rslora,
         .dropout = adapter->dropout,
         .n_targets = adapter->n_targets,
-        .n_params = adapter->n_values,
     };
+    for (size_t i = 0; i < adapter->n_targets; i++)
+        info->n_params += ((uint64_t)adapter->targets[i].n + adapter->targets[i].k) * adapter->targets[i].rank;
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // An adapter in memory and what its files share. y (n) = W x + scale · B (A x), A (rank, k), B (n, rank), f32.
-// All values lie in one buffer: targets in the order (layer, linear; the head last), of each A, then B, row-major. Rows
-// of B are in the base GGUF's order, or in PEFT's while `peft_rows` (a folder whose base is not known yet).
+// All values lie in one buffer, row-major, layer by layer: the A's of linears that read the same x stand behind each
+// other as one matrix, then their B's: [A_q A_k A_v][B_q][B_k][B_v][A_output][B_output][A_gate A_up][B_gate][B_up]
+// [A_down][B_down], the head last. Each bracket begins at a multiple of 16 values; what is between them is 0. Rows of B
+// are in the base GGUF's order, or in PEFT's while `peft_rows` (a folder whose base is not known yet).
 // One thread at a time. Engine thread or a command's main thread.
 #ifndef HT_ADAPTER_H
 #define HT_ADAPTER_H
@@ -32,7 +34,7 @@ struct hearth_adapter {
     struct ht_adapter_target *targets;
     size_t n_targets;
     float *values; // ht_alloc_big
-    size_t n_values;
+    size_t n_values; // with what is between the matrices
     bool rslora; // scale = alpha / sqrt(rank), not alpha / rank
     bool peft_rows;
     float dropout;
@@ -45,6 +47,7 @@ struct hearth_adapter {
     size_t n_lineage;
 };
 
+bool ht_adapter_same_input(const struct ht_adapter_target *a, const struct ht_adapter_target *b);
 float ht_adapter_scale(const struct hearth_adapter *adapter, const struct ht_adapter_target *target);
 const char *ht_adapter_linear_gguf(uint32_t linear); // "attn_q"
 const char *ht_adapter_linear_peft(uint32_t linear); // "self_attn.q_proj"

@@ -74,7 +74,9 @@ static bool equal(const struct side *x, const struct side *y)
     const struct ht_adapter_target *p = x->target, *q = y->target;
     return p && q && p->rank == q->rank && ht_adapter_scale(x->adapter, p) == ht_adapter_scale(y->adapter, q) &&
            !memcmp(x->adapter->values + p->a_at, y->adapter->values + q->a_at,
-                   ((size_t)p->k + p->n) * p->rank * sizeof(float));
+                   (size_t)p->k * p->rank * sizeof(float)) &&
+           !memcmp(x->adapter->values + p->b_at, y->adapter->values + q->b_at,
+                   (size_t)p->n * p->rank * sizeof(float));
 }
 
 static void compare(const struct side *x, const struct side *y, struct hearth_adapter_difference *one)

@@ -67,9 +67,9 @@ static struct hearth_adapter *made(uint32_t rank, bool rslora)
     ht_gguf_close(&gguf);
     assert_int_equal(ht_adapter_create(&a, &hp, &spec, NULL), HEARTH_OK);
     ht_adapter_init(a, 7, false);
-    for (size_t i = 0; i < a->n_values; i++)
-        if (a->values[i] == 0)
-            a->values[i] = (float)(i % 1000) / 7;
+    for (size_t i = 0; i < a->n_targets; i++)
+        for (size_t j = 0; j < (size_t)a->targets[i].n * rank; j++)
+            a->values[a->targets[i].b_at + j] = (float)((a->targets[i].b_at + j) % 1000) / 7;
     assert_int_equal(ht_adapter_bind(a, &base, NULL), HEARTH_OK);
     ht_adapter_text(a->name, sizeof a->name, "r\xC3\xA4t");
     assert_int_equal(ht_adapter_lineage_add(a, "hearth.lineage.manifest", "m1", NULL), HEARTH_OK);
@@ -119,6 +119,34 @@ static void initial_values(void **state)
     for (sum = 0, n = 0; n < (size_t)t->rank * t->k; n++)
         sum += (double)a->values[t->a_at + n] * (double)a->values[t->a_at + n];
     assert_true(fabs(sum / (double)n * t->rank * t->rank - 1) < 6 * sqrt(2 / (double)n)); // standard deviation 1 / rank
+    hearth_adapter_close(&a);
+}
+
+// Linears that share their input have their A's behind each other; then come their B's.
+static void layout(void **state)
+{
+    (void)state;
+    struct hearth_adapter *a = made(3, false);
+    static const uint32_t groups[][4] = {
+        {3, HT_ATTN_Q, HT_ATTN_K, HT_ATTN_V}, {1, HT_ATTN_OUTPUT}, {2, HT_FFN_GATE, HT_FFN_UP}, {1, HT_FFN_DOWN}};
+    size_t end = 0, n_params = 0;
+    for (size_t i = 0; i < 2 * 4; i++) {
+        const uint32_t *group = groups[i % 4];
+        for (int half = 0; half < 2; half++)
+            for (uint32_t j = 1; j <= group[0]; j++) {
+                const struct ht_adapter_target *t = ht_adapter_find(a, (uint32_t)(i / 4), group[j]);
+                size_t at = half ? t->b_at : t->a_at, n = (size_t)t->rank * (half ? t->n : t->k);
+                assert_int_equal(at, half || j == 1 ? (end + 15) / 16 * 16 : end);
+                for (size_t gap = end; gap < at; gap++)
+                    assert_true(a->values[gap] == 0);
+                end = at + n;
+                n_params += n;
+            }
+    }
+    struct hearth_adapter_info info;
+    hearth_adapter_get_info(a, &info);
+    assert_int_equal(a->n_values, end);
+    assert_int_equal(info.n_params, n_params);
     hearth_adapter_close(&a);
 }
 
@@ -430,10 +458,10 @@ static void differences(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(initial_values),   cmocka_unit_test(both_ways),       cmocka_unit_test(turned_rows),
-        cmocka_unit_test(other_bases),      cmocka_unit_test(lying_ggufs),     cmocka_unit_test(configurations),
-        cmocka_unit_test(damaged),          cmocka_unit_test(every_allocation), cmocka_unit_test(every_operation),
-        cmocka_unit_test(differences),
+        cmocka_unit_test(initial_values), cmocka_unit_test(layout), cmocka_unit_test(both_ways),
+        cmocka_unit_test(turned_rows), cmocka_unit_test(other_bases), cmocka_unit_test(lying_ggufs),
+        cmocka_unit_test(configurations), cmocka_unit_test(damaged), cmocka_unit_test(every_allocation),
+        cmocka_unit_test(every_operation), cmocka_unit_test(differences),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
