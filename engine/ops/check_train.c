@@ -42,15 +42,27 @@ enum hearth_status ht_check_linear_t(const struct ht_plan *plan, const struct ht
     return ht_check_matmul(plan, &p->m, err);
 }
 
+// Like ht_check_view; it may begin at any column of a wider matrix.
+static enum hearth_status check_columns(const char *what, const struct ht_ref *ref, uint64_t rows, uint64_t stride,
+                                        uint64_t width, struct hearth_error *err)
+{
+    struct ht_ref begin = {ref->buf, ref->offset / 16 * 16};
+    HT_TRY(ht_check_view(what, &begin, rows, stride, width, err));
+    uint64_t floats = ((const struct ht_buf_head *)(const void *)ref->buf)->size_bytes / sizeof(float);
+    if ((rows - 1) * stride + width + ref->offset % 16 > floats - begin.offset)
+        return ht_fail(err, HEARTH_INVALID, "%s: columns at %zu do not fit their buffer", what, ref->offset);
+    return HEARTH_OK;
+}
+
 enum hearth_status ht_check_dense(const struct ht_plan *plan, const struct ht_dense *p, struct hearth_error *err)
 {
     uint32_t rows = shape_of(plan)->rows;
     REQUIRE(p->kind >= HT_DENSE_NT && p->kind <= HT_DENSE_TN, "dense: unknown kind");
     REQUIRE(p->n && p->n <= HT_MAX_FF && p->k && p->k <= HT_MAX_FF && isfinite(p->scale), "dense: shape or scale");
     uint32_t b_rows = p->kind == HT_DENSE_NT ? p->n : p->kind == HT_DENSE_NN ? p->k : rows;
-    HT_TRY(ht_check_view("dense a", &p->a, rows, p->a_stride, p->k, err));
-    HT_TRY(ht_check_view("dense b", &p->b, b_rows, p->b_stride, p->kind == HT_DENSE_NT ? p->k : p->n, err));
-    return ht_check_view("dense y", &p->y, p->kind == HT_DENSE_TN ? p->k : rows, p->y_stride, p->n, err);
+    HT_TRY(check_columns("dense a", &p->a, rows, p->a_stride, p->k, err));
+    HT_TRY(check_columns("dense b", &p->b, b_rows, p->b_stride, p->kind == HT_DENSE_NT ? p->k : p->n, err));
+    return check_columns("dense y", &p->y, p->kind == HT_DENSE_TN ? p->k : rows, p->y_stride, p->n, err);
 }
 
 enum hearth_status ht_check_rmsnorm_back(const struct ht_plan *plan, const struct ht_rmsnorm_back *p,

@@ -73,6 +73,7 @@ struct ht_linear_t {
 //   NT  y (rows, n) = a bᵀ, b (n, k)      chain over k
 //   NN  y (rows, n) = a b,  b (k, n)      chain over k
 //   TN  y (k, n)    = aᵀ b, b (rows, n)   chain over the rows
+// a, b and y may begin at any column of a wider matrix: their offsets need be no multiples of 16.
 enum ht_dense_kind { HT_DENSE_NT = 0, HT_DENSE_NN = 1, HT_DENSE_TN = 2 };
 struct ht_dense {
     enum ht_dense_kind kind;
