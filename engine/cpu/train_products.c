@@ -43,18 +43,19 @@ static const float *group_f32(const struct ht_kernels *kernels, const struct ht_
     return panel;
 }
 
+// Rows [from, to) of W; `from` begins a group.
 static void linear_part(const struct ht_run *run, const struct ht_matmul *p, const struct ht_matmul_part *part,
-                        unsigned thread)
+                        uint32_t from, uint32_t to, unsigned thread)
 {
     const struct ht_kernels *kernels = &run->device->kernels;
-    uint32_t n = part->w->head.params.n, rows = ht_run_rows(run, p->rows);
+    uint32_t n = to - from, rows = ht_run_rows(run, p->rows);
     struct ht_range groups = ht_share((n + HT_GROUP - 1) / HT_GROUP, thread, run->n_threads);
     float *panel = ht_run_scratch(run, thread), out[MAX_COLS * HT_GROUP];
     unsigned char *blocks = (unsigned char *)(panel + (size_t)p->k * HT_GROUP);
     for (uint32_t g = groups.from; g < groups.to; g++) {
-        const float *w = group_f32(kernels, part->w, g, panel, blocks);
+        const float *w = group_f32(kernels, part->w, from / HT_GROUP + g, panel, blocks);
         uint32_t first = g * HT_GROUP, width = n - first < HT_GROUP ? n - first : HT_GROUP;
-        const float *bias = part->bias.buf ? ht_ref_floats(&part->bias) + first : NULL;
+        const float *bias = part->bias.buf ? ht_ref_floats(&part->bias) + from + first : NULL;
         for (uint32_t r = 0; r < rows; r += MAX_COLS) {
             const float *x[MAX_COLS];
             unsigned cols = rows - r < MAX_COLS ? rows - r : MAX_COLS;
@@ -70,9 +71,10 @@ static void linear_part(const struct ht_run *run, const struct ht_matmul *p, con
 
 void ht_run_linear(const struct ht_call *call, const struct ht_run *run, unsigned thread)
 {
-    const struct ht_matmul *p = &call->p.linear.m;
-    for (uint32_t i = 0; i < p->n_parts; i++)
-        linear_part(run, p, &p->part[i], thread);
+    const struct ht_linear *p = &call->p.linear;
+    for (uint32_t i = 0; i < p->m.n_parts; i++)
+        linear_part(run, &p->m, &p->m.part[i], p->first,
+                    p->count ? p->first + p->count : p->m.part[i].w->head.params.n, thread);
 }
 
 // ---- linear_t
@@ -105,13 +107,14 @@ static void linear_t_columns(const struct ht_run *run, const struct ht_linear_t 
         memset(dx + (size_t)r * m->x_stride, 0, n * sizeof *dx);
     for (uint32_t i = 0; i < m->n_parts; i++) {
         const struct ht_matmul_part *part = &m->part[i];
-        uint32_t n_out = part->w->head.params.n;
-        for (uint32_t first = 0; first < n_out; first += HT_GROUP) {
-            unsigned group = n_out - first < HT_GROUP ? n_out - first : HT_GROUP;
-            unpack_columns(part->w, first / HT_GROUP, from, n, group, scratch, scratch + HT_GROUP * T_COLUMNS);
+        uint32_t n_out = p->count ? p->count : part->w->head.params.n; // of W from p->first on
+        for (uint32_t j = 0; j < n_out; j += HT_GROUP) {
+            unsigned group = n_out - j < HT_GROUP ? n_out - j : HT_GROUP;
+            unpack_columns(part->w, (p->first + j) / HT_GROUP, from, n, group, scratch,
+                           scratch + HT_GROUP * T_COLUMNS);
             for (uint32_t r = 0; r < rows; r++)
                 ht_chain(dx + (size_t)r * m->x_stride, n,
-                         ht_ref_floats(&part->y) + (size_t)r * part->y_stride + first, 1, scratch, T_COLUMNS, group);
+                         ht_ref_floats(&part->y) + (size_t)r * part->y_stride + j, 1, scratch, T_COLUMNS, group);
         }
     }
 }

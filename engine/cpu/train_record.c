@@ -26,7 +26,8 @@ static enum hearth_status record_linear(struct ht_plan *plan, const struct ht_li
     BEGIN(linear);
     ht_note_all(&notes, &p->m.x, p->m.rows, p->m.x_stride, p->m.k, false);
     for (uint32_t i = 0; i < p->m.n_parts; i++)
-        ht_note_all(&notes, &p->m.part[i].y, p->m.rows, p->m.part[i].y_stride, p->m.part[i].w->head.params.n, true);
+        ht_note_all(&notes, &p->m.part[i].y, p->m.rows, p->m.part[i].y_stride,
+                    p->count ? p->count : p->m.part[i].w->head.params.n, true);
     ht_settle(call, &notes);
     ht_want_scratch(plan, ht_linear_thread_bytes(p), 0);
     return HEARTH_OK;
@@ -39,7 +40,8 @@ static enum hearth_status record_linear_t(struct ht_plan *plan, const struct ht_
     BEGIN(linear_t);
     ht_note_all(&notes, &p->m.x, p->m.rows, p->m.x_stride, p->m.k, true);
     for (uint32_t i = 0; i < p->m.n_parts; i++)
-        ht_note_all(&notes, &p->m.part[i].y, p->m.rows, p->m.part[i].y_stride, p->m.part[i].w->head.params.n, false);
+        ht_note_all(&notes, &p->m.part[i].y, p->m.rows, p->m.part[i].y_stride,
+                    p->count ? p->count : p->m.part[i].w->head.params.n, false);
     ht_settle(call, &notes);
     ht_want_scratch(plan, ht_linear_t_thread_bytes(p), 0);
     return HEARTH_OK;

@@ -29,17 +29,37 @@ static enum hearth_status check_precision(enum ht_train_precision precision, str
     return HEARTH_OK;
 }
 
+// A product with all of W, or with the rows [first, first + count) of its one part.
+static enum hearth_status check_product(const struct ht_plan *plan, const struct ht_matmul *m, uint32_t first,
+                                        uint32_t count, struct hearth_error *err)
+{
+    const struct ht_matmul_part *part = &m->part[0];
+    if (!count) {
+        REQUIRE(!first, "training product: a first row without a count");
+        return ht_check_matmul(plan, m, err);
+    }
+    REQUIRE(m->n_parts == 1 && part->w, "training product: rows of W are for one part");
+    const struct ht_weight_params *w = &((const struct ht_weight_head *)(const void *)part->w)->params;
+    REQUIRE(w->k == m->k, "training product: k of the weight differs");
+    REQUIRE(first % 16 == 0 && first <= w->n && count <= w->n - first, "training product: no such rows of W");
+    uint32_t rows = rows_of(plan, m->rows);
+    HT_TRY(ht_check_view("training product x", &m->x, rows, m->x_stride, m->k, err));
+    if (part->bias.buf)
+        HT_TRY(ht_check_view("training product bias", &part->bias, 1, 0, w->n, err));
+    return ht_check_view("training product y", &part->y, rows, part->y_stride, count, err);
+}
+
 enum hearth_status ht_check_linear(const struct ht_plan *plan, const struct ht_linear *p, struct hearth_error *err)
 {
     HT_TRY(check_precision(p->precision, err));
-    return ht_check_matmul(plan, &p->m, err);
+    return check_product(plan, &p->m, p->first, p->count, err);
 }
 
 enum hearth_status ht_check_linear_t(const struct ht_plan *plan, const struct ht_linear_t *p,
                                      struct hearth_error *err)
 {
     HT_TRY(check_precision(p->precision, err));
-    return ht_check_matmul(plan, &p->m, err);
+    return check_product(plan, &p->m, p->first, p->count, err);
 }
 
 // Like ht_check_view; it may begin at any column of a wider matrix.

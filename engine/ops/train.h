@@ -50,8 +50,9 @@ size_t ht_train_step_layout(struct ht_train_step *step, uint32_t rows, void *bas
 
 // linear:   y_i (rows, n_i) = [y_i +] t, t = chain over ascending k of W_i[n][k] * x[k]; then t + bias
 // Frozen W, as it is packed; F or B whatever the precision of the device. Fields as in ops.h. No y overlaps x.
-// With `count` (one part only): of W the rows [first, first + count) alone, y (rows, count); first is a multiple of 16.
-// So a large vocabulary is gone through in pieces, each short enough for a slice. 0 = the whole W.
+// With `count` (one part only): of W the rows [first, first + count) alone, y (rows, count); first is a multiple of 16;
+// bias stays that of the whole W. So a large vocabulary is gone through in pieces, each short enough for a slice.
+// 0 = the whole W.
 struct ht_linear {
     struct ht_matmul m;
     enum ht_train_precision precision;

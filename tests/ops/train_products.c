@@ -134,6 +134,64 @@ static void frozen_weights(void **state)
     assert_int_equal(train_each_path(test_frozen), 0);
 }
 
+// Rows [first, first + count) of W: the oracle's values, and for linear the bits of the whole product.
+static unsigned range_case(struct check_device *d, unsigned t, uint32_t first, uint32_t count)
+{
+    enum { N = 85 };
+    enum ht_type type = check_types[t];
+    uint32_t block = ht_type_info(type)->block_values, k = block == 1 ? 77 : block, n[2] = {N, count};
+    unsigned failures = 0;
+    char what[96];
+    snprintf(what, sizeof what, "rows of W %s %s %u + %u", d->name, ht_type_info(type)->name, first, count);
+    check_reseed(t);
+    struct matrix w = matrix_make(d, type, N, k);
+    struct train_in x = train_in_make(d, ROWS, k, k + 3, 1), dx = train_in_make(d, ROWS, k, k, 1), y[2];
+    struct train_in bias = train_in_make(d, 1, N, N, 1), dy = train_in_make(d, ROWS, count, count + 1, 1);
+    struct train_plan p = train_plan_begin(d, ROWS, 1);
+    for (unsigned i = 0; i < 2; i++) {
+        y[i] = train_in_make(d, ROWS, n[i], n[i] + 2, 1);
+        struct ht_linear f = {.m = {x.view.ref, x.view.stride, k, 1, {{0}}, HT_ROWS_ALL}, .first = i ? first : 0};
+        f.m.part[0] = (struct ht_matmul_part){w.w, y[i].view.ref, bias.view.ref, y[i].view.stride, false};
+        f.count = i ? count : 0;
+        CHECK_OK(p.ops->linear(p.base.plan, &f, &check_err));
+    }
+    struct ht_linear_t b = {.m = {dx.view.ref, dx.view.stride, k, 1, {{0}}, HT_ROWS_ALL}, .add = true};
+    b.m.part[0] = (struct ht_matmul_part){w.w, dy.view.ref, {NULL, 0}, dy.view.stride, false};
+    b.first = first;
+    b.count = count;
+    CHECK_OK(p.ops->linear_t(p.base.plan, &b, &check_err));
+    train_plan_end(&p);
+    train_plan_run(&p);
+    for (uint32_t r = 0; r < ROWS; r++)
+        failures += check_bits(what, check_view_row(&y[1].view, r), check_view_row(&y[0].view, r) + first, count);
+    ht_ref_dense(HT_DENSE_NN, dy.x, w.x + (size_t)first * k, ROWS, k, count, 1, dx.x);
+    ht_ref_dense(HT_DENSE_NN, dy.magnitude, w.magnitude + (size_t)first * k, ROWS, k, count, 1, dx.magnitude);
+    failures += judge(what, &dx.view, dx.x, dx.magnitude, count);
+    failures += check_view_guards(&y[1].view, what);
+    train_plan_free(&p);
+    struct train_in *all[] = {&x, &dx, &y[0], &y[1], &bias, &dy};
+    for (unsigned i = 0; i < 6; i++)
+        train_in_free(all[i]);
+    matrix_free(d, &w);
+    return failures;
+}
+
+static unsigned test_ranges(struct check_device *d)
+{
+    static const uint32_t ranges[][2] = {{0, 16}, {16, 37}, {32, 53}, {80, 5}, {0, 85}, {48, 1}};
+    unsigned failures = 0;
+    for (unsigned t = 0; t < check_n_types; t++)
+        for (unsigned i = 0; i < 6; i++)
+            failures += range_case(d, t, ranges[i][0], ranges[i][1]);
+    return failures;
+}
+
+static void row_ranges(void **state)
+{
+    (void)state;
+    assert_int_equal(train_each_path(test_ranges), 0);
+}
+
 static unsigned test_dense(struct check_device *d)
 {
     static const uint32_t shapes[][2] = {{1, 1}, {8, 37}, {37, 8}, {24, 300}, {300, 24}, {16, 16}};
@@ -191,6 +249,13 @@ static void refusals(void **state)
     f.precision = HT_TRAIN_B_AMX;
     assert_int_equal(p.ops->linear(p.base.plan, &f, &check_err), HEARTH_UNSUPPORTED);
     f.precision = HT_TRAIN_F;
+    static const uint32_t no_rows[][2] = {{8, 8}, {16, 1}, {0, 17}, {16, 0}, {0xFFFFFFF0u, 32}};
+    for (unsigned i = 0; i < 5; i++) { // of a W of 16
+        f.first = no_rows[i][0];
+        f.count = no_rows[i][1];
+        assert_int_equal(p.ops->linear(p.base.plan, &f, &check_err), HEARTH_INVALID);
+    }
+    f.first = f.count = 0;
     f.m.part[0].y_stride = 1000;
     assert_int_equal(p.ops->linear(p.base.plan, &f, &check_err), HEARTH_INVALID);
     struct ht_dense beyond = {HT_DENSE_TN, x.view.ref, x.view.ref, y.view.ref, 32, 32, 16, 16, 32, 1, false};
@@ -217,6 +282,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(frozen_weights),
+        cmocka_unit_test(row_ranges),
         cmocka_unit_test(dense),
         cmocka_unit_test(refusals),
     };
