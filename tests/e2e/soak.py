@@ -21,6 +21,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 CLIENTS, ASKERS = 64, 8
 LAST = ("response_completed", "response_incomplete", "response_failed")
 ENDS = (ConnectionClosed, WebSocketException, ConnectionError, OSError, TimeoutError)
+DEAF_S = 240  # in which who never reads has been sent more than every buffer holds
 GROWTH_KIB_S, GROWTH_MIB = 64, 24  # of resident memory, in the second half
 
 
@@ -158,15 +159,14 @@ class Soak:
     # ---- who does not behave
 
     def deaf(self, i):
+        """Asks for one long conversation again and again and reads none of it, until it is closed as too slow."""
         while self.going():
             try:
-                client = self.client(i, max_queue=1)
-                self.ask(client, "Write a long story about a train.", 64)
-                for _ in range(200):
-                    client.send("list_models")
-                    time.sleep(0.05)
-                    if not self.going():
-                        break
+                client = self.client(i, max_queue=1, ping_interval=None)
+                accepted = self.ask(client, "Write a long story about a train. " * 150, 8)
+                while self.going():
+                    client.send("get_conversation", conversation_id=accepted.conversation_id)
+                    time.sleep(0.03)
                 cut(client)
             except ENDS:
                 self.count("deaf_closed")
@@ -228,7 +228,10 @@ class Soak:
         slope, grown = self.growth()
         if self.box.process.poll() is not None:
             self.fail("box", "it ended")
-        for what in ("answers", "answers_resumed", "resumed", "pings"):
+        wanted = ["answers", "answers_resumed", "resumed", "pings"]
+        if seconds >= DEAF_S:
+            wanted.append("deaf_closed")
+        for what in wanted:
             if not self.counts.get(what):
                 self.fail("soak", f"no {what}")
         if slope > GROWTH_KIB_S and grown > GROWTH_MIB * 1024:
