@@ -18,11 +18,7 @@
 // new header. "Wrapped by" leaves room for persons' keys: such a record names the person and is wrapped by
 // that person's key instead.
 //
-// Sealed value: 0 u8 version (1) | 1 u8 algorithm (1 = AES-256-GCM) | 2 u16 zero | 4 nonce (12) | text | tag
-// (16)
-//   AAD = "hearth.seal" | bytes 0..3 | u32 SCHEMA | key id (16) | row id (16) | u8 length + table | u8 length
-//   + field.
-// Nonces are random everywhere. In memory keys stay wrapped; only the box key is held, and one text's key
+// Sealed values: top of seal.c. Nonces are random everywhere. In memory keys stay wrapped; only the box key is held, and one text's key
 // while it is used, in locked memory.
 #include "firmware/vault.h"
 
@@ -35,6 +31,7 @@
 #include <mbedtls/gcm.h>
 
 #include "firmware/io.h"
+#include "firmware/seal.h"
 
 enum {
     KEY_BYTES = 32,
@@ -49,11 +46,6 @@ enum {
     RECORD_TAG = 84,
     RECORD_AAD_BYTES = 10 + 16 + 8 + RECORD_SIGNED_BYTES,
     FILE_VERSION = 1,
-    SEAL_VERSION = 1,
-    SEAL_HEAD_BYTES = 4,
-    SEAL_SCHEMA = 1, // of what is inside the sealed fields
-    SEAL_NAME_BYTES = 32,
-    SEAL_AAD_BYTES = 11 + SEAL_HEAD_BYTES + 4 + 16 + 16 + 2 * (1 + SEAL_NAME_BYTES),
     NO_RECORD = -1,
 };
 static const char magic[8] = {'H', 'R', 'T', 'H', 'K', 'E', 'Y', 'S'};
@@ -641,33 +633,6 @@ enum hearth_status hd_vault_repair(struct hd_vault *vault, struct hearth_error *
 
 // ---- sealing
 
-static size_t put_name(uint8_t *p, const char *name)
-{
-    size_t len_bytes = strnlen(name, SEAL_NAME_BYTES);
-    p[0] = (uint8_t)len_bytes;
-    memcpy(p + 1, name, len_bytes);
-    return 1 + len_bytes;
-}
-
-static size_t seal_aad(uint8_t aad[SEAL_AAD_BYTES], const uint8_t *head, const struct hd_id *key,
-                       const struct hd_slot *slot)
-{
-    uint8_t *p = aad;
-    memcpy(p, "hearth.seal", 11);
-    p += 11;
-    memcpy(p, head, SEAL_HEAD_BYTES);
-    p += SEAL_HEAD_BYTES;
-    put_u32(p, SEAL_SCHEMA);
-    p += 4;
-    memcpy(p, key->b, 16);
-    p += 16;
-    memcpy(p, slot->row.b, 16);
-    p += 16;
-    p += put_name(p, slot->table);
-    p += put_name(p, slot->field);
-    return (size_t)(p - aad);
-}
-
 // A cipher keyed with the text's key; the caller frees it in any case.
 static enum hearth_status text_cipher(struct hd_vault *vault, const struct hd_id *key,
                                       mbedtls_gcm_context *gcm, struct hearth_error *err)
@@ -686,69 +651,40 @@ enum hearth_status hd_vault_seal(struct hd_vault *vault, const struct hd_id *key
                                  const void *data, size_t len_bytes, uint8_t **out, size_t *out_len,
                                  struct hearth_error *err)
 {
+    mbedtls_gcm_context gcm;
     *out = NULL;
     *out_len = 0;
-    if (len_bytes > HD_SEAL_MAX_BYTES)
-        return hd_fail(err, HEARTH_LIMIT, "a text of %zu bytes is too long", len_bytes);
-    uint8_t *sealed = malloc(len_bytes + HD_SEAL_OVERHEAD_BYTES);
-    if (sealed == NULL)
-        return no_memory(err);
-    memcpy(sealed, (const uint8_t[SEAL_HEAD_BYTES]){SEAL_VERSION, 1, 0, 0}, SEAL_HEAD_BYTES);
-    mbedtls_gcm_context gcm;
     enum hearth_status status = text_cipher(vault, key, &gcm, err);
     if (status == HEARTH_OK)
-        status = hd_random(sealed + SEAL_HEAD_BYTES, NONCE_BYTES, err);
-    if (status == HEARTH_OK) {
-        uint8_t aad[SEAL_AAD_BYTES];
-        size_t aad_len = seal_aad(aad, sealed, key, slot);
-        uint8_t *text = sealed + SEAL_HEAD_BYTES + NONCE_BYTES;
-        if (mbedtls_gcm_crypt_and_tag(&gcm, MBEDTLS_GCM_ENCRYPT, len_bytes, sealed + SEAL_HEAD_BYTES,
-                                      NONCE_BYTES, aad, aad_len, data, text, TAG_BYTES,
-                                      text + len_bytes) != 0)
-            status = cipher_failed(err);
-    }
+        status = hd_seal_with(&gcm, key, slot, data, len_bytes, out, out_len, err);
     mbedtls_gcm_free(&gcm);
-    if (status != HEARTH_OK) {
-        free(sealed);
-        return status;
-    }
-    *out = sealed;
-    *out_len = len_bytes + HD_SEAL_OVERHEAD_BYTES;
-    return HEARTH_OK;
+    return status;
 }
 
 enum hearth_status hd_vault_open_value(struct hd_vault *vault, const struct hd_id *key,
                                        const struct hd_slot *slot, const void *data, size_t len_bytes,
                                        uint8_t **out, size_t *out_len, struct hearth_error *err)
 {
+    mbedtls_gcm_context gcm;
     *out = NULL;
     *out_len = 0;
-    const uint8_t *sealed = data;
-    if (len_bytes < HD_SEAL_OVERHEAD_BYTES ||
-        len_bytes > (size_t)HD_SEAL_MAX_BYTES + HD_SEAL_OVERHEAD_BYTES || sealed[0] != SEAL_VERSION ||
-        sealed[1] != 1)
-        return hd_fail(err, HEARTH_FORMAT, "a stored %s of table %s is damaged", slot->field, slot->table);
-    size_t text_len = len_bytes - HD_SEAL_OVERHEAD_BYTES;
-    uint8_t *text = calloc(1, text_len + 1);
-    if (text == NULL)
-        return no_memory(err);
-    mbedtls_gcm_context gcm;
     enum hearth_status status = text_cipher(vault, key, &gcm, err);
-    if (status == HEARTH_OK) {
-        uint8_t aad[SEAL_AAD_BYTES];
-        size_t aad_len = seal_aad(aad, sealed, key, slot);
-        const uint8_t *body = sealed + SEAL_HEAD_BYTES + NONCE_BYTES;
-        if (mbedtls_gcm_auth_decrypt(&gcm, text_len, sealed + SEAL_HEAD_BYTES, NONCE_BYTES, aad, aad_len,
-                                     body + text_len, TAG_BYTES, body, text) != 0)
-            status =
-                hd_fail(err, HEARTH_FORMAT, "a stored %s of table %s is damaged", slot->field, slot->table);
-    }
+    if (status == HEARTH_OK)
+        status = hd_open_with(&gcm, key, slot, data, len_bytes, out, out_len, err);
     mbedtls_gcm_free(&gcm);
-    if (status != HEARTH_OK) {
-        hd_wipe_free(text, text_len);
-        return status;
-    }
-    *out = text;
-    *out_len = text_len;
-    return HEARTH_OK;
+    return status;
+}
+
+enum hearth_status hd_vault_sealer(struct hd_vault *vault, const struct hd_id *key, struct hd_sealer **sealer,
+                                   struct hearth_error *err)
+{
+    *sealer = NULL;
+    int64_t record = find_record(vault, key);
+    if (record == NO_RECORD)
+        return hd_fail(err, HEARTH_NOT_FOUND, "the key was destroyed");
+    enum hearth_status status = unwrap_key(vault, record_at(vault, (size_t)record))
+                                    ? hd_sealer_new(sealer, key, vault->secrets->text_key, err)
+                                    : cipher_failed(err);
+    forget_text_key(vault);
+    return status;
 }

@@ -13,6 +13,7 @@ enum hd_key_kind {
     HD_KEY_TURN = 1,         // text and token ids of one turn
     HD_KEY_CONVERSATION = 2, // title
     HD_KEY_PREFIX = 3,       // a person's caches on disk (prefixes.h); goes with any deletion of theirs
+    HD_KEY_LEARN = 4,        // a data set, a training or an adapter; of a person's conversations: as above
 };
 
 struct hd_key_spec {
@@ -73,5 +74,11 @@ enum hearth_status hd_vault_seal(struct hd_vault *vault, const struct hd_id *key
 enum hearth_status hd_vault_open_value(struct hd_vault *vault, const struct hd_id *key,
                                        const struct hd_slot *slot, const void *sealed, size_t len_bytes,
                                        uint8_t **out, size_t *out_len, struct hearth_error *err);
+
+// The key taken out, for another thread (seal.h). Until the last reference goes it opens what it has sealed, also after
+// hd_vault_destroy.
+struct hd_sealer;
+enum hearth_status hd_vault_sealer(struct hd_vault *vault, const struct hd_id *key, struct hd_sealer **sealer,
+                                   struct hearth_error *err);
 
 #endif
