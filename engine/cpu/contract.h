@@ -21,6 +21,10 @@ float ht_contract_dot_q(enum ht_type type, const void *blocks, uint32_t k, const
 // by contract F; w and x f32
 float ht_contract_dot_f(const float *w, const float *x, uint32_t k);
 
+// LoRA (ht_matmul): u_j = dot(a, x), and y[0 .. n) += B u for 16 outputs at most; see lora_up in kernels.h.
+float ht_contract_lora_down(const float *a, const float *x, uint32_t k);
+void ht_contract_lora_up(const float *b, uint32_t rank, const float *u, uint32_t n, float *y);
+
 void ht_contract_rmsnorm(const float *x, const float *w, uint32_t dim, float eps, bool add, float *y);
 void ht_contract_rope(float *x, const float *cosine, const float *sine, uint32_t n_rot,
                       enum ht_rope_kind kind);

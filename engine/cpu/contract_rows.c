@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The contract of the ops that work on rows: norm, rope, glu, soft-cap, softmax. Any thread.
+// The contract of the ops that work on rows: LoRA, norm, rope, glu, soft-cap, softmax. Any thread.
 #include "engine/cpu/contract.h"
 
 #include "engine/cpu/math.h"
@@ -10,6 +10,24 @@ static float fold16(float p[16]) // 8, 4, 2, 1 apart
         for (int i = 0; i < step; i++)
             p[i] += p[i + step];
     return p[0];
+}
+
+float ht_contract_lora_down(const float *a, const float *x, uint32_t k)
+{
+    float p[16] = {0};
+    for (uint32_t i = 0; i < k; i++)
+        p[i % 16] = fmaf(a[i], x[i], p[i % 16]);
+    return fold16(p);
+}
+
+void ht_contract_lora_up(const float *b, uint32_t rank, const float *u, uint32_t n, float *y)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        float t = 0;
+        for (uint32_t j = 0; j < rank; j++)
+            t = fmaf(b[(size_t)j * HT_GROUP + i], u[j], t);
+        y[i] += t;
+    }
 }
 
 void ht_contract_rmsnorm(const float *x, const float *w, uint32_t dim, float eps, bool add, float *y)

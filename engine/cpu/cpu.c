@@ -68,6 +68,7 @@ static void cpu_close(struct ht_device **device)
     if (*device) {
         ht_pool_destroy(&(*device)->pool);
         ht_free((*device)->staging);
+        ht_free_big((*device)->scratch, (*device)->scratch_bytes);
         ht_free(*device);
     }
     *device = NULL;
@@ -287,6 +288,11 @@ const struct ht_device_ops ht_cpu_device_ops = {
     .kv_page_read = cpu_kv_page_read,
     .kv_page_write = cpu_kv_page_write,
     .kv_page_copy = cpu_kv_page_copy,
+    .bank_create = ht_cpu_bank_create,
+    .bank_destroy = ht_cpu_bank_destroy,
+    .bank_bytes = ht_cpu_bank_bytes,
+    .bank_set = ht_cpu_bank_set,
+    .bank_clear = ht_cpu_bank_clear,
     .plan_begin = ht_cpu_plan_begin,
     .plan_end = ht_cpu_plan_end,
     .plan_scratch = ht_cpu_plan_scratch,

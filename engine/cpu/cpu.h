@@ -23,6 +23,8 @@ struct ht_device {
     struct ht_weight_block *filling; // takes the next weight; NULL at first
     unsigned char *staging;          // a part per thread: rows as they come from the file; NULL at first
     size_t staging_bytes;            // of one part
+    unsigned char *scratch;          // of the plan that runs; NULL at first
+    size_t scratch_bytes;
 };
 
 struct ht_buf {
@@ -54,6 +56,28 @@ struct ht_kv {
     size_t page_bytes, size_bytes;
 };
 
+// ---- LoRA (bank.c, run_lora.c)
+
+struct ht_bank_entry { // what a slot holds for a linear; rank 0 = nothing
+    uint32_t rank;
+    const float *a; // (rank, k)
+    const float *b; // scaled; per 16 outputs (rank, 16), the last ones filled up with zeros
+};
+struct ht_bank_slot {
+    struct ht_bank_entry *entries; // [n_linears], NULL = empty
+    unsigned char *data;
+    size_t data_bytes;
+    uint32_t max_rank;
+};
+struct ht_bank {
+    struct ht_bank_head head;
+    struct ht_bank_slot slot[HT_MAX_BANK_SLOTS];
+    // A x of one call: [3 parts][rows][u_stride], as wide as the largest rank of a slot wants.
+    float *u;
+    uint32_t u_stride;
+    size_t u_bytes;
+};
+
 // ---- plans
 
 enum { HT_MAX_CALLS = 16384, HT_MAX_ACCESSES = 96, HT_MAX_ROPES = 8 };
@@ -65,6 +89,7 @@ struct ht_run { // one submit
     const struct ht_step *step;
     const struct ht_train_step *train; // NULL: the plan does not train
     uint32_t n_rows, n_outs;           // R, O
+    uint32_t slots;                    // bit s: a row has adapter s
     unsigned n_threads;
 };
 typedef void ht_call_fn(const struct ht_call *call, const struct ht_run *run, unsigned thread);
@@ -127,13 +152,13 @@ struct ht_plan {
     struct ht_access accesses[HT_MAX_ACCESSES]; // since the last barrier, while recording
     uint32_t n_accesses, n_before_norm;         // all; those older than the last rmsnorm's
     const struct ht_kv *kv;                     // the pool that the plan's ops use
+    const struct ht_bank *bank;                 // its LoRA bank; NULL = none
     uint32_t n_ids;                             // token ids that its embeddings have
     uint32_t n_vocab;                           // of its loss; 0 = none
     bool trains;                                // has training ops
     size_t shared_bytes, thread_bytes;          // scratch: wanted while recording
-    unsigned char *scratch, *shared; // taken at plan_end: shared part, rope tables, then a part per thread
-    unsigned char *thread_scratch;
-    size_t scratch_bytes;
+    unsigned char *shared, *thread_scratch; // of the device's scratch, while it runs; rope tables lie between
+    size_t taken_bytes;                     // by which plan_end made the device's scratch larger
     bool ended;
 };
 
@@ -188,6 +213,21 @@ enum hearth_status ht_cpu_weight_unpack_row(struct ht_device *device, const stru
                                             void *blocks, struct hearth_error *err);
 size_t ht_cpu_weight_size(const struct ht_device *device, const struct ht_weight_params *params);
 void ht_cpu_weight_destroy(struct ht_device *device, struct ht_weight **w);
+
+enum hearth_status ht_cpu_bank_create(struct ht_device *device, const struct ht_bank_params *params,
+                                      struct ht_bank **out, struct hearth_error *err);
+void ht_cpu_bank_destroy(struct ht_device *device, struct ht_bank **bank);
+uint64_t ht_cpu_bank_bytes(const struct ht_bank *bank);
+enum hearth_status ht_cpu_bank_set(struct ht_device *device, struct ht_bank *bank, uint32_t slot,
+                                   const struct ht_bank_piece *pieces, size_t n_pieces, struct hearth_error *err);
+void ht_cpu_bank_clear(struct ht_device *device, struct ht_bank *bank, uint32_t slot);
+// Does any row's adapter have a part for this product? The same for the whole team.
+bool ht_lora_live(const struct ht_matmul *p, const struct ht_run *run);
+// This thread's share of A x; x rows are x_stride floats apart. All must have come here before ht_lora_up.
+void ht_lora_down(const struct ht_matmul *p, const struct ht_run *run, unsigned thread, const float *x,
+                  uint32_t x_stride);
+// Adds B (A x) to the outputs whose products this thread computed.
+void ht_lora_up(const struct ht_matmul *p, const struct ht_run *run, unsigned thread);
 
 enum hearth_status ht_cpu_plan_begin(struct ht_device *device, const struct ht_step_shape *shape,
                                      struct ht_plan **out, struct hearth_error *err);

@@ -57,6 +57,21 @@ static void values(const struct ht_kv_geometry *g, const unsigned char *v_page, 
                 acc[i][d] = fmaf(e[i * stride + j], ht_kv_get_v(g, v_page - g->v_at, j, d), acc[i][d]);
 }
 
+static void lora_down(const float *a, uint32_t n, uint32_t k, const float *x, size_t x_stride, uint32_t n_rows,
+                      float *u, size_t u_stride)
+{
+    for (uint32_t r = 0; r < n_rows; r++)
+        for (uint32_t j = 0; j < n; j++)
+            u[r * u_stride + j] = ht_contract_lora_down(a + (size_t)j * k, x + r * x_stride, k);
+}
+
+static void lora_up(const float *b, uint32_t rank, const float *u, size_t u_stride, uint32_t n_rows, uint32_t n,
+                    float *y, size_t y_stride)
+{
+    for (uint32_t r = 0; r < n_rows; r++)
+        ht_contract_lora_up(b, rank, u + r * u_stride, n, y + r * y_stride);
+}
+
 static void put(const float *value, const float *bias, bool add, uint32_t n, float *y)
 {
     for (uint32_t i = 0; i < n; i++) {
@@ -82,6 +97,8 @@ void ht_kernels_ref(struct ht_kernels *kernels)
         .quantise = ht_contract_quantise,
         .dot_f = dot_f,
         .put = put,
+        .lora_down = lora_down,
+        .lora_up = lora_up,
         .widen_f16 = widen_f16,
         .widen_bf16 = widen_bf16,
         .narrow_f16 = narrow_f16,

@@ -110,6 +110,13 @@ struct ht_kernels {
     void (*values)(const struct ht_kv_geometry *g, const unsigned char *v_page, const float *e, size_t stride,
                    unsigned n_q, unsigned from, unsigned to, float *const *acc);
 
+    // LoRA (ht_matmul): u[r * u_stride + j] = dot(a[j], x[r]) in 16 folded chains; a (n, k), n_rows rows of x
+    void (*lora_down)(const float *a, uint32_t n, uint32_t k, const float *x, size_t x_stride, uint32_t n_rows,
+                      float *u, size_t u_stride);
+    // y[r * y_stride + i] += chain over j < rank of b[j * 16 + i] * u[r * u_stride + j], i < n <= 16
+    void (*lora_up)(const float *b, uint32_t rank, const float *u, size_t u_stride, uint32_t n_rows, uint32_t n,
+                    float *y, size_t y_stride);
+
     // Largest finite value of each run of 256 of x (n); -inf where there is none.
     void (*block_max)(const float *x, uint32_t n, float *out);
 };

@@ -7,5 +7,6 @@
 void ht_matmul_avx2(struct ht_kernels *kernels);
 void ht_rows_avx2(struct ht_kernels *kernels);
 void ht_attention_avx2(struct ht_kernels *kernels);
+void ht_lora_avx2(struct ht_kernels *kernels);
 
 #endif

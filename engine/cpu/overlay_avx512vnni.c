@@ -10,4 +10,5 @@ void ht_kernels_avx512vnni(struct ht_kernels *kernels)
     ht_panel_avx512vnni(kernels);
     ht_rows_avx512vnni(kernels);
     ht_attention_avx512vnni(kernels);
+    ht_lora_avx512vnni(kernels);
 }

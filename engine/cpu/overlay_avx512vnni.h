@@ -10,5 +10,6 @@ void ht_dequant_avx512vnni(struct ht_kernels *kernels);
 void ht_panel_avx512vnni(struct ht_kernels *kernels);
 void ht_rows_avx512vnni(struct ht_kernels *kernels);
 void ht_attention_avx512vnni(struct ht_kernels *kernels);
+void ht_lora_avx512vnni(struct ht_kernels *kernels);
 
 #endif

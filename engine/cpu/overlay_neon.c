@@ -8,4 +8,5 @@ void ht_kernels_neon(struct ht_kernels *kernels)
     ht_matmul_neon(kernels);
     ht_rows_neon(kernels);
     ht_attention_neon(kernels);
+    ht_lora_neon(kernels);
 }

@@ -35,39 +35,52 @@ enum hearth_status ht_cpu_plan_begin(struct ht_device *device, const struct ht_s
     return HEARTH_OK;
 }
 
+static size_t rope_bytes(const struct ht_plan *plan, uint32_t table)
+{
+    return ht_round64((size_t)plan->head.shape.rows * plan->ropes[table].pairs * sizeof(float));
+}
+
+// Plans of a device run one after the other: they share its scratch, which is as large as the largest wants.
 enum hearth_status ht_cpu_plan_end(struct ht_plan *plan, struct hearth_error *err)
 {
-    size_t table = 0, tables, shared = ht_round64(plan->shared_bytes);
+    struct ht_device *device = plan->device;
     plan->thread_bytes = ht_round64(plan->thread_bytes) + 64; // no two threads write the same line
+    size_t need = ht_round64(plan->shared_bytes) + plan->thread_bytes * device->n_threads;
     for (uint32_t i = 0; i < plan->n_ropes; i++)
-        table += ht_round64((size_t)plan->head.shape.rows * plan->ropes[i].pairs * sizeof(float));
-    tables = 2 * table;
-    plan->scratch_bytes = shared + tables + plan->thread_bytes * plan->device->n_threads;
-    if (!(plan->scratch = ht_alloc_big(plan->scratch_bytes)))
-        return ht_fail(err, HEARTH_NOMEM, "out of memory for %zu bytes of a plan's scratch",
-                       plan->scratch_bytes);
-    plan->shared = plan->scratch;
-    unsigned char *at = plan->scratch + shared;
-    for (uint32_t i = 0; i < plan->n_ropes; i++) {
-        size_t bytes = ht_round64((size_t)plan->head.shape.rows * plan->ropes[i].pairs * sizeof(float));
-        plan->ropes[i].cosine = (float *)(void *)at;
-        plan->ropes[i].sine = (float *)(void *)(at + bytes);
-        at += 2 * bytes;
+        need += 2 * rope_bytes(plan, i);
+    if (need > device->scratch_bytes) {
+        unsigned char *scratch = ht_alloc_big(need);
+        if (!scratch)
+            return ht_fail(err, HEARTH_NOMEM, "out of memory for %zu bytes of a plan's scratch", need);
+        ht_free_big(device->scratch, device->scratch_bytes);
+        plan->taken_bytes = need - device->scratch_bytes;
+        device->scratch = scratch;
+        device->scratch_bytes = need;
     }
-    plan->thread_scratch = at;
     plan->ended = true;
     return HEARTH_OK;
 }
 
+static void place_scratch(struct ht_plan *plan)
+{
+    unsigned char *at = plan->shared = plan->device->scratch;
+    at += ht_round64(plan->shared_bytes);
+    for (uint32_t i = 0; i < plan->n_ropes; i++) {
+        plan->ropes[i].cosine = (float *)(void *)at;
+        plan->ropes[i].sine = (float *)(void *)(at + rope_bytes(plan, i));
+        at += 2 * rope_bytes(plan, i);
+    }
+    plan->thread_scratch = at;
+}
+
 size_t ht_cpu_plan_scratch(const struct ht_plan *plan)
 {
-    return plan->scratch_bytes;
+    return plan->taken_bytes;
 }
 
 void ht_cpu_plan_destroy(struct ht_plan **plan)
 {
     if (*plan) {
-        ht_free_big((*plan)->scratch, (*plan)->scratch_bytes);
         ht_free((*plan)->calls);
         ht_free(*plan);
     }
@@ -108,19 +121,34 @@ static void walk(void *arg, unsigned thread, unsigned n_threads)
     }
 }
 
+static uint32_t slots_of(const struct ht_step *step)
+{
+    uint32_t slots = 0;
+    for (uint32_t r = 0; r < step->counts[0]; r++)
+        if (step->adapter[r] >= 0)
+            slots |= 1u << step->adapter[r];
+    return slots;
+}
+
 static enum hearth_status submit(struct ht_plan *plan, const struct ht_step *step, const struct ht_train_step *train,
                                  struct hearth_error *err)
 {
     if (!plan->ended)
         return ht_fail(err, HEARTH_INVALID, "the plan is still being recorded");
-    struct ht_step_bounds bounds = {plan->kv ? plan->kv->head.params.n_pages : 0, plan->n_ids};
+    struct ht_step_bounds bounds = {plan->kv ? plan->kv->head.params.n_pages : 0, plan->n_ids,
+                                    plan->bank ? plan->bank->head.params.slots : 0};
     HT_TRY(ht_check_step(plan, step, &bounds, err));
     if (plan->trains)
         HT_TRY(ht_check_train_step(train, step, plan->n_vocab, err));
-    struct ht_run run = {plan->device,    plan,
-                         step,            train,
-                         step->counts[0], step->counts[1],
-                         plan->device->n_threads};
+    place_scratch(plan);
+    struct ht_run run = {.device = plan->device,
+                         .plan = plan,
+                         .step = step,
+                         .train = train,
+                         .n_rows = step->counts[0],
+                         .n_outs = step->counts[1],
+                         .slots = plan->bank ? slots_of(step) : 0,
+                         .n_threads = plan->device->n_threads};
     ht_pool_run(plan->device->pool, walk, &run);
     return HEARTH_OK;
 }

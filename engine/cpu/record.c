@@ -36,6 +36,9 @@ void ht_want_scratch(struct ht_plan *plan, size_t thread_bytes, size_t shared_by
 
 // ---- accesses of the call being recorded
 
+// The team's scratch and the bank's A x lie at addresses that are nobody's.
+enum { AT_SHARED = 0, AT_LORA = 1 };
+
 static void note(struct ht_notes *notes, struct ht_access access)
 {
     notes->list[notes->n++] = access;
@@ -90,9 +93,9 @@ void ht_note_flat(struct ht_notes *notes, const struct ht_ref *ref, size_t n, bo
     note(notes, (struct ht_access){.from = from, .to = from + n * sizeof(float), .write = write});
 }
 
-void ht_note_shared(struct ht_notes *notes) // the team's scratch; 0 is nobody's address
+void ht_note_shared(struct ht_notes *notes)
 {
-    note(notes, (struct ht_access){.from = 0, .to = 1, .write = true});
+    note(notes, (struct ht_access){.from = AT_SHARED, .to = AT_SHARED + 1, .write = true});
 }
 
 static bool conflict(const struct ht_access *a, const struct ht_access *b)
@@ -191,6 +194,9 @@ static enum hearth_status record_matmul(struct ht_plan *plan, const struct ht_ma
                                         struct hearth_error *err)
 {
     HT_TRY(ht_check_matmul(plan, p, err));
+    if (p->bank && plan->bank && plan->bank != p->bank)
+        return ht_fail(err, HEARTH_INVALID, "a plan uses one LoRA bank");
+    plan->bank = p->bank ? p->bank : plan->bank;
     struct ht_call *call = ht_plan_call(plan, ht_run_matmul, err);
     if (!call)
         return HEARTH_NOMEM;
@@ -201,6 +207,8 @@ static enum hearth_status record_matmul(struct ht_plan *plan, const struct ht_ma
         ht_note_columns(&notes, &p->part[i].y, p->rows, p->part[i].y_stride, p->part[i].w->head.params.n, true);
     if (ht_matmul_shared_bytes(plan, p))
         ht_note_shared(&notes);
+    if (p->bank)
+        note(&notes, (struct ht_access){.from = AT_LORA, .to = AT_LORA + 1, .write = true});
     call->fused = takes_norm(plan, p);
     if (call->fused) { // every thread reads all of what the norm reads, whoever wrote it
         const struct ht_rmsnorm *norm = &call[-1].p.rmsnorm;

@@ -23,6 +23,18 @@ struct ht_ref_sum ht_ref_dot(enum ht_type type, const void *blocks, const float 
     return sum;
 }
 
+struct ht_ref_sum ht_ref_lora(const float *a, const float *b, uint32_t rank, double scale, const float *x, uint32_t k)
+{
+    struct ht_ref_sum sum = {0, 0};
+    for (uint32_t j = 0; j < rank; j++)
+        for (uint32_t i = 0; i < k; i++) {
+            double term = scale * (double)b[j] * (double)a[(size_t)j * k + i] * (double)x[i];
+            sum.value += term;
+            sum.magnitude += fabs(term);
+        }
+    return sum;
+}
+
 void ht_ref_rmsnorm(const float *x, const float *w, uint32_t dim, double eps, double *y)
 {
     double sum = 0;

@@ -12,6 +12,8 @@ struct ht_ref_sum {
 };
 // Σ w_i x_i over k values of a row in GGUF form; x as given (f32).
 struct ht_ref_sum ht_ref_dot(enum ht_type type, const void *blocks, const float *x, uint32_t k);
+// scale * B (A x) for one output: b its row of B, a (rank, k).
+struct ht_ref_sum ht_ref_lora(const float *a, const float *b, uint32_t rank, double scale, const float *x, uint32_t k);
 void ht_ref_rmsnorm(const float *x, const float *w, uint32_t dim, double eps, double *y);
 void ht_ref_rope(const float *x, double pos, const float *freq, uint32_t n_rot, enum ht_rope_kind kind,
                  double mscale, double *y);

@@ -359,14 +359,14 @@ static void quantise_few(const struct job *job, struct ht_xfew *to)
     }
 }
 
-// With few rows each thread quantises for itself; else the rows are shared out and all wait.
-static void prepare(struct job *job, enum path path, unsigned char *own)
+// With few rows each thread quantises for itself; else the rows are shared out and all wait: true.
+static bool prepare(struct job *job, enum path path, unsigned char *own)
 {
     unsigned char *shared = job->run->plan->shared;
     if (path != PATH_PANELS && path != PATH_TALL && job->rows <= HT_FEW) {
         job->xrows = own;
         quantise_rows(job, (struct ht_range){0, job->rows});
-        return;
+        return false;
     }
     if (path == PATH_PANELS) {
         quantise_tiles(job, shared);
@@ -382,6 +382,7 @@ static void prepare(struct job *job, enum path path, unsigned char *own)
         quantise_rows(job, ht_share(job->rows, job->thread, job->run->n_threads));
     }
     ht_pool_barrier(job->run->device->pool, job->thread);
+    return true;
 }
 
 static void run_part(const struct job *job, const struct ht_matmul_part *part, enum path path)
@@ -433,10 +434,17 @@ void ht_run_matmul(const struct ht_call *call, const struct ht_run *run, unsigne
     if (call->fused && run->n_rows <= HT_FEW)
         own_norm(&job, &call[-1].p.rmsnorm, (float *)(void *)scratch);
     enum path path = path_of(&job);
+    bool lora = ht_lora_live(p, run), waited = false;
+    if (lora)
+        ht_lora_down(p, run, thread, job.x, job.x_stride);
     if (path != PATH_FLOAT)
-        prepare(&job, path, scratch + norm_bytes);
+        waited = prepare(&job, path, scratch + norm_bytes);
     for (uint32_t i = 0; i < p->n_parts; i++)
         run_part(&job, &p->part[i], path);
+    if (lora && !waited)
+        ht_pool_barrier(run->device->pool, thread);
+    if (lora)
+        ht_lora_up(p, run, thread);
     if (job.rows <= HT_MAX_MATVEC)
         fetch_ahead(call, run, thread);
 }

@@ -40,6 +40,20 @@ struct ht_kv_params {
     enum ht_kv_type { HT_KV_F32 = 1, HT_KV_F16 = 2, HT_KV_Q8 = 3 } type;
 };
 
+// A bank of LoRA adapters. Plans refer to the bank; step.adapter names a slot of it. What slots hold changes between
+// submits, plans stay as they are.
+enum { HT_MAX_BANK_SLOTS = 32 };
+struct ht_bank_params {
+    const struct ht_weight_params *linears; // n and k of each linear that an adapter may have a part for; copied
+    uint32_t n_linears, slots;
+    uint32_t rows; // of a step, at most
+};
+struct ht_bank_piece { // what one adapter adds to one linear, borrowed for the call
+    uint32_t linear, rank;
+    float scale;        // B is kept as scale * B, rounded f32
+    const float *a, *b; // A (rank, k), B (n, rank), row-major
+};
+
 struct ht_device_ops {
     const char *name; // "cpu"
     enum hearth_status (*open)(struct ht_device **out, const struct ht_device_params *params,
@@ -92,13 +106,25 @@ struct ht_device_ops {
     enum hearth_status (*kv_page_copy)(struct ht_device *device, struct ht_kv *kv, uint32_t to, uint32_t from,
                                        struct hearth_error *err);
 
+    // LoRA bank; NULL where the back end has none. bank_set fills a slot, pieces of one linear stacked in their order,
+    // and leaves it as it was when it fails (NOMEM; INVALID: a scaled value is not finite). An empty slot adds
+    // nothing. bank_bytes: what all slots take now.
+    enum hearth_status (*bank_create)(struct ht_device *device, const struct ht_bank_params *params,
+                                      struct ht_bank **out, struct hearth_error *err);
+    void (*bank_destroy)(struct ht_device *device, struct ht_bank **bank);
+    uint64_t (*bank_bytes)(const struct ht_bank *bank);
+    enum hearth_status (*bank_set)(struct ht_device *device, struct ht_bank *bank, uint32_t slot,
+                                   const struct ht_bank_piece *pieces, size_t n_pieces, struct hearth_error *err);
+    void (*bank_clear)(struct ht_device *device, struct ht_bank *bank, uint32_t slot);
+
     // Plans. Recorded once; `submit` replays with the step's values; `wait` returns when all is done. One step block
     // may serve plans of several row counts: its shape is at least each plan's, its counts are within the plan's.
     enum hearth_status (*plan_begin)(struct ht_device *device, const struct ht_step_shape *shape,
                                      struct ht_plan **out, struct hearth_error *err);
     enum hearth_status (*plan_end)(struct ht_plan *plan,
                                    struct hearth_error *err); // all memory it needs is taken here
-    size_t (*plan_scratch)(const struct ht_plan *plan);       // bytes taken, after plan_end
+    // Bytes by which plan_end made the device's scratch larger; the device keeps them until it is closed.
+    size_t (*plan_scratch)(const struct ht_plan *plan);
     void (*plan_destroy)(struct ht_plan **plan);
     enum hearth_status (*submit)(struct ht_plan *plan, const struct ht_step *step, struct hearth_error *err);
     enum hearth_status (*wait)(struct ht_device *device, uint64_t timeout_ms, struct hearth_error *err);

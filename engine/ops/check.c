@@ -37,6 +37,11 @@ enum hearth_status ht_check_view(const char *what, const struct ht_ref *ref, uin
     return HEARTH_OK;
 }
 
+static const struct ht_bank_params *bank_of(const struct ht_bank *bank)
+{
+    return &((const struct ht_bank_head *)(const void *)bank)->params;
+}
+
 static uint32_t rows_of(const struct ht_plan *plan, enum ht_rows rows)
 {
     return rows == HT_ROWS_OUT ? shape_of(plan)->outs : shape_of(plan)->rows;
@@ -78,6 +83,13 @@ enum hearth_status ht_check_matmul(const struct ht_plan *plan, const struct ht_m
         HT_TRY(ht_check_view("matmul y", &part->y, rows, part->y_stride, weight_of(part->w)->n, err));
         if (part->bias.buf)
             HT_TRY(ht_check_view("matmul bias", &part->bias, 1, 0, weight_of(part->w)->n, err));
+        if (p->bank) {
+            REQUIRE(part->linear < bank_of(p->bank)->n_linears, "matmul: no such linear in the bank");
+            const struct ht_weight_params *linear = &bank_of(p->bank)->linears[part->linear];
+            REQUIRE(linear->n == weight_of(part->w)->n && linear->k == p->k,
+                    "matmul: the bank's linear is of another shape");
+            REQUIRE(bank_of(p->bank)->rows >= rows, "matmul: more rows than the bank has room for");
+        }
     }
     return HEARTH_OK;
 }
@@ -172,6 +184,33 @@ enum hearth_status ht_check_kv_params(const struct ht_kv_params *params, struct 
     return HEARTH_OK;
 }
 
+enum hearth_status ht_check_bank_params(const struct ht_bank_params *params, struct hearth_error *err)
+{
+    REQUIRE(params->slots && params->slots <= HT_MAX_BANK_SLOTS, "LoRA bank: slots");
+    REQUIRE(params->rows && params->rows <= HT_MAX_CTX, "LoRA bank: rows");
+    REQUIRE(params->n_linears, "LoRA bank: no linears");
+    for (uint32_t i = 0; i < params->n_linears; i++) {
+        const struct ht_weight_params *linear = &params->linears[i];
+        REQUIRE(linear->n && linear->n <= HT_MAX_VOCAB && linear->k && linear->k <= HT_MAX_FF,
+                "LoRA bank: shape of a linear");
+    }
+    return HEARTH_OK;
+}
+
+enum hearth_status ht_check_bank_pieces(const struct ht_bank *bank, uint32_t slot,
+                                        const struct ht_bank_piece *pieces, size_t n_pieces,
+                                        struct hearth_error *err)
+{
+    REQUIRE(slot < bank_of(bank)->slots, "LoRA bank: no such slot");
+    REQUIRE(n_pieces <= (size_t)bank_of(bank)->n_linears * HT_MAX_BANK_SLOTS, "LoRA bank: too many pieces");
+    for (size_t i = 0; i < n_pieces; i++) {
+        REQUIRE(pieces[i].linear < bank_of(bank)->n_linears, "LoRA bank: no such linear");
+        REQUIRE(pieces[i].rank && pieces[i].rank <= HT_MAX_ADAPTER_RANK, "LoRA bank: rank");
+        REQUIRE(isfinite(pieces[i].scale), "LoRA bank: scale");
+    }
+    return HEARTH_OK;
+}
+
 enum hearth_status ht_check_step_shape(const struct ht_step_shape *shape, struct hearth_error *err)
 {
     REQUIRE(shape->rows && shape->rows <= HT_MAX_CTX, "plan: rows");
@@ -192,6 +231,9 @@ static enum hearth_status check_rows(const struct ht_step *step, const struct ht
         if (bounds->n_ids)
             REQUIRE(step->ids[r] >= 0 && (uint32_t)step->ids[r] < bounds->n_ids,
                     "step: token id out of range");
+        if (bounds->n_slots)
+            REQUIRE(step->adapter[r] >= -1 && step->adapter[r] < (int32_t)bounds->n_slots,
+                    "step: adapter out of range");
         REQUIRE(seq >= 0 && (uint32_t)seq < n_seqs, "step: session out of range");
         REQUIRE(pos >= 0 && (uint32_t)pos < shape->pages * HT_KV_PAGE,
                 "step: position beyond the page table");

@@ -15,6 +15,9 @@ struct ht_weight_head {
 struct ht_kv_head {
     struct ht_kv_params params;
 };
+struct ht_bank_head {
+    struct ht_bank_params params;
+};
 struct ht_plan_head {
     struct ht_step_shape shape;
 };
@@ -33,11 +36,16 @@ HT_MUST_USE enum hearth_status ht_check_weight_params(const struct ht_weight_par
                                                       struct hearth_error *err);
 HT_MUST_USE enum hearth_status ht_check_kv_params(const struct ht_kv_params *params,
                                                   struct hearth_error *err);
+HT_MUST_USE enum hearth_status ht_check_bank_params(const struct ht_bank_params *params, struct hearth_error *err);
+HT_MUST_USE enum hearth_status ht_check_bank_pieces(const struct ht_bank *bank, uint32_t slot,
+                                                    const struct ht_bank_piece *pieces, size_t n_pieces,
+                                                    struct hearth_error *err);
 HT_MUST_USE enum hearth_status ht_check_step_shape(const struct ht_step_shape *shape,
                                                    struct hearth_error *err);
 // What a step says against the shape of the plan and what its ops index: 0 where none does.
 struct ht_step_bounds {
     uint32_t n_pages, n_ids; // KV pages of the pool, rows of the embedding
+    uint32_t n_slots;        // of the LoRA bank
 };
 HT_MUST_USE enum hearth_status ht_check_step(const struct ht_plan *plan, const struct ht_step *step,
                                              const struct ht_step_bounds *bounds, struct hearth_error *err);

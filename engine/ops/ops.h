@@ -27,6 +27,7 @@
 struct ht_buf;    // memory of a device, f32 unless said
 struct ht_weight; // one packed matrix W (n, k) of a device: n outputs, k inputs
 struct ht_kv;     // the KV pool of a device
+struct ht_bank;   // LoRA adapters of a device, in slots
 struct ht_plan;   // recorded ops
 
 struct ht_ref { // where a tensor lies
@@ -118,11 +119,19 @@ struct ht_rmsnorm {
 // (d, m, dmin are f16 read as f32; the products d_w * dx and dx * sum are rounded f32.) F32, F16 and BF16 weights
 // take contract F in both. Every output row i is computed by one thread in full: the result depends on neither
 // the thread count nor the number of rows. Error bounds: tests/ops/matmul.c.
+//
+// LoRA: with a bank, each row whose adapter slot holds the part's linear, A (rank, k) and B (n, rank) with the scale in
+// it, both f32 (several adapters of one slot are stacked), goes on after the product, in both contracts alike:
+//   u_j = sum of A[j][i] * x[i] in 16 partial chains (value i into chain i mod 16, fma), folded 8, 4, 2, 1 apart
+//   y[i] = y[i] + (fma chain over ascending j of B[i][j] * u_j)
+// x is the f32 row, not the quantised one. Rows without an adapter, or whose adapter lacks the linear, keep their bits.
+// A row's result depends on its own adapter alone. Error bound: tests/ops/lora.c.
 struct ht_matmul_part {
     const struct ht_weight *w;
     struct ht_ref y;
     struct ht_ref bias; // buf NULL = none
     uint32_t y_stride;
+    uint32_t linear; // of the bank
     bool add;
 };
 struct ht_matmul {
@@ -130,6 +139,7 @@ struct ht_matmul {
     uint32_t x_stride, k, n_parts;
     struct ht_matmul_part part[3];
     enum ht_rows rows;
+    struct ht_bank *bank; // NULL = no adapters; one bank for a plan
 };
 
 // Rotates the first n_rot values of each head in place.                     x (R, heads, dim)
