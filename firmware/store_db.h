@@ -72,6 +72,8 @@ enum hearth_status hd_store_doom_conversation(struct hd_store *store, const stru
 // A person with everything that is theirs. When it fails after the rows are gone, `deleted` is filled.
 enum hearth_status hd_store_delete_person(struct hd_store *store, const struct hd_id *person,
                                           struct hd_deleted *deleted, struct hearth_error *err);
+// store_learn.c, inside a transaction: all that was learnt from a person's conversations goes, its keys are noted.
+enum hearth_status hd_store_doom_learnt(struct hd_store *store, const struct hd_id *person, struct hearth_error *err);
 // people.c: `what` ("a person's name") has min_bytes..HD_MAX_NAME_BYTES of UTF-8, no control characters.
 enum hearth_status hd_name_check(const char *what, const char *name, size_t min_bytes,
                                  struct hearth_error *err);

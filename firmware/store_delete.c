@@ -99,8 +99,9 @@ enum hearth_status hd_store_doom_conversation(struct hd_store *store, const stru
     return status;
 }
 
-// A person's caches on disk may hold anything of theirs: with the first thing deleted their key goes too.
-static enum hearth_status doom_prefixes(struct hd_store *store, const struct hd_id *person,
+// A person's caches on disk may hold anything of theirs, and so may what was learnt from their conversations: with the
+// first thing deleted these go too.
+static enum hearth_status doom_derived(struct hd_store *store, const struct hd_id *person,
                                         struct hearth_error *err)
 {
     struct hd_id ids[HD_VAULT_MAX_BATCH];
@@ -108,7 +109,7 @@ static enum hearth_status doom_prefixes(struct hd_store *store, const struct hd_
     enum hearth_status status = HEARTH_OK;
     for (size_t i = 0; i < n && i < HD_VAULT_MAX_BATCH && status == HEARTH_OK; i++)
         status = doom_key(store, &ids[i], err);
-    return status;
+    return status == HEARTH_OK ? hd_store_doom_learnt(store, person, err) : status;
 }
 
 // The rest of every deletion: commit, then the keys.
@@ -142,7 +143,7 @@ enum hearth_status hd_store_turn_delete(struct hd_store *store, const struct hd_
     if (status == HEARTH_OK)
         status = hd_db_begin(store, err);
     if (status == HEARTH_OK) {
-        status = doom_prefixes(store, person, err);
+        status = doom_derived(store, person, err);
         if (status == HEARTH_OK)
             status = hd_store_doom_turn(store, turn, deleted, err);
         for (size_t i = 0; i < answers.n_turns && status == HEARTH_OK; i++)
@@ -167,7 +168,7 @@ enum hearth_status hd_store_conversation_delete(struct hd_store *store, const st
     if (status == HEARTH_OK)
         status = hd_db_begin(store, err);
     if (status == HEARTH_OK) {
-        status = doom_prefixes(store, person, err);
+        status = doom_derived(store, person, err);
         if (status == HEARTH_OK)
             status = hd_store_doom_conversation(store, conversation, deleted, err);
         status = finish(store, status, deleted, err);
@@ -185,7 +186,7 @@ enum hearth_status hd_store_delete_person(struct hd_store *store, const struct h
     if (status == HEARTH_OK)
         status = hd_db_begin(store, err);
     if (status == HEARTH_OK) {
-        status = doom_prefixes(store, person, err);
+        status = doom_derived(store, person, err);
         for (size_t i = 0; i < conversations.n_turns && status == HEARTH_OK; i++)
             status = hd_store_doom_conversation(store, &conversations.turns[i], deleted, err);
         if (status == HEARTH_OK)
@@ -193,6 +194,8 @@ enum hearth_status hd_store_delete_person(struct hd_store *store, const struct h
                 hd_db_run(store, NULL, err,
                           "DELETE FROM responses WHERE device IN (SELECT id FROM devices WHERE person = ?)",
                           "b", person);
+        if (status == HEARTH_OK)
+            status = hd_db_run(store, NULL, err, "DELETE FROM adapter_choices WHERE person = ?", "b", person);
         if (status == HEARTH_OK) // devices and pairing secrets follow by the foreign keys
             status = hd_db_run(store, NULL, err, "DELETE FROM people WHERE id = ?", "b", person);
         status = finish(store, status, deleted, err);

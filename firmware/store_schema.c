@@ -11,7 +11,7 @@
 
 enum {
     APPLICATION_ID = 0x48525448, // "HRTH"
-    SCHEMA_VERSION = 2,
+    SCHEMA_VERSION = 3,
     BUSY_MS = 2000,
     WAL_KEEP_BYTES = 4 << 20,
     MAX_VALUE_BYTES = HD_SEAL_MAX_BYTES + 4096,
@@ -59,6 +59,15 @@ static const char schema_2[] =
     "ALTER TABLE turns ADD COLUMN model_tag TEXT;"
     "CREATE TABLE model_files(path TEXT PRIMARY KEY, dev INTEGER NOT NULL, ino INTEGER NOT NULL,"
     "  size INTEGER NOT NULL, mtime INTEGER NOT NULL, sha256 TEXT NOT NULL) STRICT, WITHOUT ROWID;";
+
+// Data sets, trainings, adapters (store_learn.h). person is NULL for nobody's; in adapter_choices 16 zero bytes stand for
+// whoever has made no choice.
+static const char schema_3[] =
+    "CREATE TABLE learnt(id BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL, person BLOB, name TEXT NOT NULL,"
+    "  created INTEGER NOT NULL, size INTEGER NOT NULL, meta TEXT NOT NULL, UNIQUE(kind, name)) STRICT;"
+    "CREATE INDEX learnt_person ON learnt(person);"
+    "CREATE TABLE adapter_choices(person BLOB NOT NULL PRIMARY KEY, adapter BLOB, scale REAL NOT NULL) STRICT,"
+    " WITHOUT ROWID;";
 
 static int configure(sqlite3 *db)
 {
@@ -163,7 +172,7 @@ static enum hearth_status first_rows(struct hd_store *store, struct hearth_error
 // One step up, in its own transaction.
 static enum hearth_status step_up(struct hd_store *store, int64_t version, struct hearth_error *err)
 {
-    static const char *const steps[SCHEMA_VERSION] = {schema_1, schema_2};
+    static const char *const steps[SCHEMA_VERSION] = {schema_1, schema_2, schema_3};
     char stamp[96];
     snprintf(stamp, sizeof stamp, "PRAGMA application_id=%d; PRAGMA user_version=%d;", APPLICATION_ID,
              (int)version + 1);

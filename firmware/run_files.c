@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files of a training. See run_files.h. One lock guards what waits to be written.
+#include "firmware/run_files.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct waiting {
+    char name[HD_SEALED_NAME_BYTES + 1]; // "" = free place
+    uint8_t *data; // NULL = nothing waits
+    size_t len_bytes;
+};
+
+struct hd_run_files {
+    atomic_uint refs, n_saved;
+    atomic_bool abandoned;
+    pthread_mutex_t lock;
+    struct waiting waiting[HD_MAX_RUN_FILES]; // {lock}
+    struct hd_keeper *keeper;
+    char dir[HD_PATH_BYTES];
+    struct hd_sealer *sealer;
+    void (*failed)(void *user, const struct hearth_error *error);
+    void *user;
+};
+
+struct write_task {
+    struct hd_task task;
+    struct hd_run_files *files;
+    unsigned at; // in waiting
+    struct hearth_error error;
+};
+
+struct hd_run_files *hd_run_files_new(struct hd_keeper *keeper, const struct hd_sealed_place *place,
+                                      void (*failed)(void *user, const struct hearth_error *error), void *user)
+{
+    struct hd_run_files *files = calloc(1, sizeof *files);
+    if (!files)
+        return NULL;
+    atomic_init(&files->refs, 1);
+    atomic_init(&files->n_saved, 0);
+    atomic_init(&files->abandoned, false);
+    pthread_mutex_init(&files->lock, NULL);
+    files->keeper = keeper;
+    files->sealer = hd_sealer_ref(place->sealer);
+    snprintf(files->dir, sizeof files->dir, "%s", place->dir);
+    files->failed = failed;
+    files->user = user;
+    return files;
+}
+
+struct hd_run_files *hd_run_files_ref(struct hd_run_files *files)
+{
+    atomic_fetch_add(&files->refs, 1);
+    return files;
+}
+
+void hd_run_files_unref(struct hd_run_files **out)
+{
+    struct hd_run_files *files = *out;
+    *out = NULL;
+    if (!files || atomic_fetch_sub(&files->refs, 1) != 1)
+        return;
+    for (size_t i = 0; i < HD_MAX_RUN_FILES; i++)
+        hd_wipe_free(files->waiting[i].data, files->waiting[i].len_bytes);
+    hd_sealer_unref(&files->sealer);
+    pthread_mutex_destroy(&files->lock);
+    free(files);
+}
+
+void hd_run_files_abandon(struct hd_run_files *files)
+{
+    atomic_store(&files->abandoned, true);
+}
+
+unsigned hd_run_files_saved(const struct hd_run_files *files)
+{
+    return atomic_load(&files->n_saved);
+}
+
+// ---- writing, on the keeper thread
+
+static void run(struct hd_task *task)
+{
+    struct write_task *write = (struct write_task *)task;
+    struct hd_run_files *files = write->files;
+    const struct hd_sealed_place place = {files->dir, files->sealer};
+    pthread_mutex_lock(&files->lock);
+    struct waiting taken = files->waiting[write->at];
+    files->waiting[write->at].data = NULL;
+    pthread_mutex_unlock(&files->lock);
+    if (!atomic_load(&files->abandoned) &&
+        hd_sealed_write(&place, taken.name, taken.data, taken.len_bytes, &write->error) == HEARTH_OK)
+        write->error.code = HEARTH_OK;
+    hd_wipe_free(taken.data, taken.len_bytes);
+}
+
+static void done(struct hd_task *task)
+{
+    struct write_task *write = (struct write_task *)task;
+    if (write->error.code != HEARTH_OK && !atomic_load(&write->files->abandoned))
+        write->files->failed(write->files->user, &write->error);
+    hd_run_files_unref(&write->files);
+    free(write);
+}
+
+// ---- for the trainer
+
+static struct waiting *place_of(struct hd_run_files *files, const char *name) // {lock}
+{
+    struct waiting *free_place = NULL;
+    for (size_t i = 0; i < HD_MAX_RUN_FILES; i++) {
+        struct waiting *w = &files->waiting[i];
+        if (strcmp(w->name, name) == 0)
+            return w;
+        if (!w->name[0] && !free_place)
+            free_place = w;
+    }
+    if (free_place)
+        snprintf(free_place->name, sizeof free_place->name, "%s", name);
+    return free_place;
+}
+
+enum hearth_status hd_run_files_save(void *user, const char *name, const void *data, size_t len_bytes,
+                                     struct hearth_error *err)
+{
+    struct hd_run_files *files = user;
+    if (!hd_sealed_name_ok(name) || len_bytes > HD_MAX_RUN_FILE_BYTES)
+        return hd_fail(err, HEARTH_LIMIT, "a file of a training has that name or size: it is not kept");
+    struct write_task *write = calloc(1, sizeof *write);
+    uint8_t *copy = malloc(len_bytes + 1);
+    if (!write || !copy) {
+        free(write);
+        free(copy);
+        return hd_fail(err, HEARTH_NOMEM, "no memory to save %s", name);
+    }
+    memcpy(copy, data, len_bytes);
+    pthread_mutex_lock(&files->lock);
+    struct waiting *w = place_of(files, name), old = w ? *w : (struct waiting){0};
+    if (w) {
+        w->data = copy;
+        w->len_bytes = len_bytes;
+    }
+    pthread_mutex_unlock(&files->lock);
+    atomic_fetch_add(&files->n_saved, w != NULL);
+    if (!w)
+        hd_wipe_free(copy, len_bytes);
+    if (!w || old.data) { // one more than it should have; or its turn comes as it is
+        free(write);
+        hd_wipe_free(old.data, old.len_bytes);
+        return w ? HEARTH_OK : hd_fail(err, HEARTH_LIMIT, "a training has more than %d files", HD_MAX_RUN_FILES);
+    }
+    *write = (struct write_task){.task = {.run = run, .done = done},
+                                 .files = hd_run_files_ref(files),
+                                 .at = (unsigned)(w - files->waiting)};
+    hd_keeper_add(files->keeper, &write->task);
+    return HEARTH_OK;
+}
+
+enum hearth_status hd_run_files_load(void *user, const char *name, void **data, size_t *len_bytes,
+                                     struct hearth_error *err)
+{
+    struct hd_run_files *files = user;
+    const struct hd_sealed_place place = {files->dir, files->sealer};
+    uint8_t *bytes = NULL;
+    *data = NULL;
+    *len_bytes = 0;
+    pthread_mutex_lock(&files->lock);
+    for (size_t i = 0; i < HD_MAX_RUN_FILES; i++) { // not written yet
+        struct waiting *w = &files->waiting[i];
+        if (!w->data || strcmp(w->name, name) != 0)
+            continue;
+        bytes = malloc(w->len_bytes + 1);
+        *len_bytes = w->len_bytes;
+        if (bytes)
+            memcpy(bytes, w->data, w->len_bytes);
+    }
+    pthread_mutex_unlock(&files->lock);
+    *data = bytes;
+    return bytes ? HEARTH_OK
+                 : hd_sealed_read(&place, name, HD_MAX_RUN_FILE_BYTES, (uint8_t **)data, len_bytes, err);
+}
