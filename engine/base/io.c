@@ -303,3 +303,32 @@ enum hearth_status ht_file_replace(const char *path, const void *data, size_t le
     ht_file_close(&file);
     return status;
 }
+
+enum hearth_status ht_file_append(const char *path, const void *data, size_t len_bytes, uint64_t offset, bool durable,
+                                  struct hearth_error *err)
+{
+    const unsigned char *from = data;
+    int fd = io_open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, NEW_FILE_MODE);
+    if (fd < 0)
+        return fail_errno(err, path, "open", -fd);
+    enum hearth_status status = HEARTH_OK;
+    while (len_bytes && status == HEARTH_OK) {
+        int64_t n = io_write_at(fd, from, len_bytes, offset);
+        if (n == -EINTR)
+            continue;
+        if (n <= 0 || (uint64_t)n > len_bytes) {
+            status = fail_errno(err, path, "write", n < 0 ? (int)-n : EIO);
+            break;
+        }
+        from += n;
+        len_bytes -= (size_t)n;
+        offset += (uint64_t)n;
+    }
+    int code = status == HEARTH_OK && durable ? io_fsync(fd) : 0;
+    if (code)
+        status = fail_errno(err, path, "sync", -code);
+    code = io_close(fd);
+    if (code && status == HEARTH_OK)
+        status = fail_errno(err, path, "close", -code);
+    return status;
+}

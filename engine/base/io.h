@@ -4,6 +4,7 @@
 // writes.
 #ifndef HT_IO_H
 #define HT_IO_H
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -50,5 +51,10 @@ HT_MUST_USE enum hearth_status ht_file_commit(struct ht_file **file, struct hear
 // Writes all or nothing: temporary file beside it, fsync, rename, fsync of the folder.
 HT_MUST_USE enum hearth_status ht_file_replace(const char *path, const void *data, size_t len_bytes,
                                                struct hearth_error *err);
+
+// Writes at `offset`, which is the file's end or before it; makes the file if it is not there. A log's lines: only with
+// `durable` do they stay after a power cut.
+HT_MUST_USE enum hearth_status ht_file_append(const char *path, const void *data, size_t len_bytes, uint64_t offset,
+                                              bool durable, struct hearth_error *err);
 
 #endif

@@ -47,6 +47,10 @@ enum {
     HT_MAX_DATA_RECORDS = 1 << 20,       // kept by one set (duplicates are told apart among them)
     HT_MAX_DATA_NESTING = 256,
     HT_MAX_DATA_TEXT_BYTES = 32 << 10, // plain text comes in pieces of at most this
+    HT_MAX_TRAIN_SAMPLES = 1 << 20, // of one run, held in memory
+    HT_MAX_TRAIN_TOKENS = 1 << 28,
+    HT_MAX_TRAIN_EPOCHS = 1 << 20,
+    HT_MAX_TRAIN_ROWS = 1 << 16, // of a micro-batch
     HT_KV_PAGE = 32, // positions in a KV page (docs/design.md, KV)
 };
 

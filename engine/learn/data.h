@@ -145,6 +145,13 @@ HT_MUST_USE enum hearth_status ht_data_near_add(struct ht_data_near *near, const
                                                 bool *like, struct hearth_error *err);
 uint64_t ht_data_content_hash(const struct hearth_data_turn *turns, size_t n_turns, uint64_t seed);
 
+// ---------------------------------------------------------------- sets (data_set.c)
+
+// The id of the whole record that the sample at hand is of: it decides the split and the copies.
+const char *ht_data_set_id(const struct hearth_data_set *set);
+// Copies of a record in an epoch.
+unsigned ht_data_copies(const char *id, double weight, uint64_t seed, uint32_t epoch);
+
 // ---------------------------------------------------------------- records as tokens (data_tokens.c)
 
 struct ht_data_tokens {

@@ -91,10 +91,15 @@ bool hearth_data_is_held_out(const char *id, uint64_t seed, double share)
     return share_of(id, seed, 1) < share;
 }
 
-static unsigned copies_of(const struct hearth_data_set *set, const char *id)
+unsigned ht_data_copies(const char *id, double weight, uint64_t seed, uint32_t epoch)
 {
-    double weight = set->files[set->file].weight, whole = (double)(uint64_t)weight;
-    return (unsigned)whole + (share_of(id, set->params.seed, 2 + (uint64_t)set->params.epoch) < weight - whole);
+    double whole = (double)(uint64_t)weight;
+    return (unsigned)whole + (share_of(id, seed, 2 + (uint64_t)epoch) < weight - whole);
+}
+
+const char *ht_data_set_id(const struct hearth_data_set *set)
+{
+    return set->record->id;
 }
 
 // ---------------------------------------------------------------- opening
@@ -480,7 +485,8 @@ enum hearth_status hearth_data_set_next(struct hearth_data_set *set, const struc
     set->sample.record = &set->piece;
     set->sample.file = set->file;
     set->sample.held_out = hearth_data_is_held_out(set->record->id, set->params.seed, set->params.held_out);
-    set->sample.copies = copies_of(set, set->record->id);
+    set->sample.copies = ht_data_copies(set->record->id, set->files[set->file].weight, set->params.seed,
+                                        set->params.epoch);
     set->sample.ids = tokens ? set->tokens.ids : NULL;
     set->sample.weights = tokens ? set->tokens.weights : NULL;
     set->sample.n_tokens = set->tokens.n;
