@@ -31,7 +31,9 @@ struct ht_xtall {
     float d[16], ds[16], sum[2][16];
 };
 
-// The same for up to 8 rows side by side, what a step of a few rows reads: per 32 values, column by column.
+// The same for up to 8 rows side by side, what a step of a few rows reads: per 32 values, column by column. Up to
+// HT_MAX_FEW rows go as two such sets.
+enum { HT_MAX_FEW = 2 * HT_MAX_MATVEC };
 struct ht_xfew {
     int32_t q[HT_MAX_MATVEC][8]; // 4 q each, ascending k
     float d[HT_MAX_MATVEC], ds[HT_MAX_MATVEC];

@@ -3,7 +3,7 @@
 // outputs. Every thread computes a fixed range of 16-row groups of W for all rows of x. Team threads, inside
 // a submit.
 //   matvec   up to 8 rows: one group after another, streamed once from memory
-//   few      the same for more than HT_FEW rows, where the CPU has kernels that read x side by side
+//   few      the same for more than HT_FEW and up to 16 rows, where the CPU has kernels that read x side by side
 //   panels   more rows: 32 rows of W unpacked into scratch, then a register tile of 32 x 6 per 6 rows of x
 //   tall     the same with matrix registers, 12 rows of x at a time
 //   plain    types or CPUs without these: the contract itself
@@ -25,7 +25,7 @@ struct job { // one thread's view of a call
     unsigned char *xrows;          // x quantised, as rows (xrow_at) ...
     const struct ht_xtile *xtiles; // ... or as tiles
     const struct ht_xtall *xtalls; // ... of either kind ...
-    const struct ht_xfew *xfew;    // ... or side by side
+    const struct ht_xfew *xfew;    // ... or side by side, in one or two sets
 };
 
 static bool is_float(const struct ht_device *device, const struct ht_weight *w)
@@ -102,14 +102,14 @@ static uint32_t max_rows(const struct ht_plan *plan, const struct ht_matmul *p)
     return p->rows == HT_ROWS_OUT ? plan->head.shape.outs : plan->head.shape.rows;
 }
 
-// Shared: rows as xrows (up to 8, or all for the plain path), as tiles of 6 or 12, or up to 8 side by side.
+// Shared: rows as xrows (up to 8, or all for the plain path), as tiles of 6 or 12, or up to 16 side by side.
 size_t ht_matmul_shared_bytes(const struct ht_plan *plan, const struct ht_matmul *p)
 {
     size_t rows = max_rows(plan, p);
     if (rows <= HT_FEW || p->k % 32)
         return 0;
     size_t as_rows = rows * xrow_bytes(p->k), as_tiles = (rows + HT_COLS - 1) / HT_COLS * xtile_bytes(p->k);
-    size_t most = as_rows > as_tiles ? as_rows : as_tiles, as_few = p->k / 32 * sizeof(struct ht_xfew);
+    size_t most = as_rows > as_tiles ? as_rows : as_tiles, as_few = 2 * (p->k / 32) * sizeof(struct ht_xfew);
     most = most > as_few ? most : as_few;
     bool tall = plan->device->kernels.tall_begin && rows >= HT_TALL_FROM;
     size_t as_talls = (rows + HT_TALL - 1) / HT_TALL * xtall_bytes(p->k);
@@ -214,14 +214,33 @@ static void run_matvec(const struct job *job, const struct ht_matmul_part *part)
     struct ht_xrow x[HT_MAX_MATVEC];
     _Alignas(64) float out[HT_MAX_MATVEC * HT_GROUP];
     enum ht_type type = w->head.params.type;
-    for (uint32_t r = 0; r < job->rows && !job->xfew; r++)
+    for (uint32_t r = 0; r < job->rows; r++)
         x[r] = xrow_at(job->xrows + xrow_bytes(job->p->k) * r, job->p->k);
     for (uint32_t g = groups.from; g < groups.to; g++) {
-        const unsigned char *tiles = ht_weight_group(w, g);
-        if (job->xfew)
-            kernels->few[type](tiles, job->p->k, job->xfew, job->rows, out);
-        else
-            kernels->matvec[type](tiles, job->p->k, x, job->rows, out);
+        kernels->matvec[type](ht_weight_group(w, g), job->p->k, x, job->rows, out);
+        for (unsigned c = 0; c < job->rows; c++)
+            put(job, part, c, g * HT_GROUP, rows_left(w, g, HT_GROUP), out + c * HT_GROUP);
+    }
+}
+
+// Rows of the first set: all, or an even half where kernels take two sets one after the other.
+static uint32_t first_set(uint32_t rows)
+{
+    return rows <= HT_MAX_MATVEC ? rows : (rows + 3) / 4 * 2;
+}
+
+static void run_few(const struct job *job, const struct ht_matmul_part *part)
+{
+    const struct ht_weight *w = part->w;
+    struct ht_range groups = group_share(job, w);
+    const struct ht_kernels *kernels = &job->run->device->kernels;
+    _Alignas(64) float out[HT_MAX_FEW * HT_GROUP];
+    uint32_t k = job->p->k, first = first_set(job->rows);
+    enum ht_type type = w->head.params.type;
+    for (uint32_t g = groups.from; g < groups.to; g++) {
+        kernels->few[type](ht_weight_group(w, g), k, job->xfew, first, out);
+        if (first < job->rows) // the group is in the nearest cache now
+            kernels->few[type](ht_weight_group(w, g), k, job->xfew + k / 32, job->rows - first, out + first * HT_GROUP);
         for (unsigned c = 0; c < job->rows; c++)
             put(job, part, c, g * HT_GROUP, rows_left(w, g, HT_GROUP), out + c * HT_GROUP);
     }
@@ -279,7 +298,7 @@ static enum path path_of(const struct job *job)
 {
     const struct ht_device *device = job->run->device;
     bool any = false, matvec = job->rows <= HT_MAX_MATVEC, panels = job->rows > HT_FEW,
-         tall = job->rows >= HT_TALL_FROM, few = matvec && panels;
+         tall = job->rows >= HT_TALL_FROM, few = panels && job->rows <= HT_MAX_FEW;
     for (uint32_t i = 0; i < job->p->n_parts; i++) {
         const struct ht_weight *w = job->p->part[i].w;
         if (is_float(device, w))
@@ -349,13 +368,15 @@ static void quantise_talls(const struct job *job, unsigned char *to)
 static void quantise_few(const struct job *job, struct ht_xfew *to)
 {
     struct ht_range blocks = ht_share(job->p->k / 32, job->thread, job->run->n_threads);
-    uint32_t k = 32 * (blocks.to - blocks.from);
+    uint32_t k = 32 * (blocks.to - blocks.from), first = first_set(job->rows);
     struct ht_xrow x = xrow_at(job->scratch, k);
     for (uint32_t r = 0; r < job->rows; r++) {
+        struct ht_xfew *set = to + (r < first ? 0 : job->p->k / 32) + blocks.from;
+        uint32_t c = r < first ? r : r - first;
         job->run->device->kernels.quantise(job->x + (size_t)r * job->x_stride + 32 * blocks.from, k, &x);
-        put_in_few(&x, k, to + blocks.from, r);
-        if (r + 1 == job->rows && job->rows % 2)
-            put_in_few(&x, k, to + blocks.from, r + 1);
+        put_in_few(&x, k, set, c);
+        if (r + 1 == job->rows && c % 2 == 0)
+            put_in_few(&x, k, set, c + 1);
     }
 }
 
@@ -391,8 +412,10 @@ static void run_part(const struct job *job, const struct ht_matmul_part *part, e
         run_float(job, part);
     else if (path == PATH_PLAIN)
         run_plain(job, part);
-    else if (path == PATH_MATVEC || path == PATH_FEW)
+    else if (path == PATH_MATVEC)
         run_matvec(job, part);
+    else if (path == PATH_FEW)
+        run_few(job, part);
     else if (path == PATH_TALL)
         run_tall(job, part);
     else

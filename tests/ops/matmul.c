@@ -23,7 +23,8 @@ static void paths_equal_contract(void **state)
     (void)state;
     static const uint32_t n_list[] = {1, 15, 16, 17, 31, 97},
                           row_list[] = {1, 2,  3,  4,  5,  6,  7,  8,
-                                       9, 12, 13, 31, HT_TALL_FROM - 1, HT_TALL_FROM, HT_TALL_FROM + 13};
+                                       9, 12, 13, 31, HT_TALL_FROM - 1, HT_TALL_FROM, HT_TALL_FROM + 13,
+                                       10, 11, 14, 15, HT_MAX_FEW, HT_MAX_FEW + 1};
     unsigned failures = 0;
     for (int isa = 0; check_isas[isa]; isa++)
         for (unsigned threads = 1; threads <= 3; threads++) {
@@ -39,7 +40,7 @@ static void paths_equal_contract(void **state)
                     struct matmul_case c = {.type = type,
                                             .n = n_list[i % 6],
                                             .k = k_list[i % 3],
-                                            .rows = row_list[(i + threads + t) % 15],
+                                            .rows = row_list[(i + 6 * threads + t) % 21],
                                             .input = i % CHECK_N_INPUTS,
                                             .weights = i / 3 % CHECK_N_INPUTS,
                                             .bias = i % 2,
