@@ -329,8 +329,8 @@ struct hearth_merge_report {
     double rms_rounding;    // … of what writing the sums in their type adds: 0 for f32
 };
 // Writes the base with W + sum of scale · B A in place of each W that an adapter has a part for, as a whole GGUF file
-// in one part; every other tensor and key is copied byte for byte, but for general.file_type where most values are now of
-// another type. What was merged stands in keys hearth.merge.*. All or nothing; bounded memory. `report` may be NULL.
+// in one part; every other tensor and key is copied byte for byte, but for general.file_type where most values are now
+// of another type. What was merged stands in keys hearth.merge.*. All or nothing; bounded memory. `report` may be NULL.
 enum hearth_status hearth_adapter_merge(const char *path, const struct hearth_merge_params *params,
                                         struct hearth_merge_report *report, struct hearth_error *err);
 
