@@ -63,7 +63,10 @@ static enum hearth_status check_adapter(const struct merge *m, const struct hear
 {
     char name[64];
     const char *shown = ht_gguf_shown(m->base);
-    if (adapter->peft_rows || strcmp(adapter->base_sha256, m->params->base->sha256))
+    const char *arch = "";
+    HT_TRY(ht_gguf_get_str(m->base, "general.architecture", &arch, NULL, err));
+    if (adapter->peft_rows || strcmp(adapter->base_sha256, m->params->base->sha256) ||
+        strcmp(adapter->architecture, arch))
         return ht_fail(err, HEARTH_INVALID, "%s was not opened as an adapter of %s", adapter->shown, shown);
     for (size_t i = 0; i < adapter->n_targets; i++) {
         const struct ht_adapter_target *t = &adapter->targets[i];
