@@ -261,8 +261,11 @@ static void refused(void **state)
     params.base = &qwen; // the right name, another model
     assert_int_equal(hearth_adapter_merge(path_of("x.gguf"), &params, NULL, &err), HEARTH_INVALID);
     params.base = &base;
-    assert_int_equal(hearth_adapter_merge(BASE, &params, NULL, &err), HEARTH_INVALID);
+    assert_int_equal(symlink("m.gguf", path_of("link.gguf")), 0); // m.gguf: made by the tests above
+    params.base = &(const struct hearth_adapter_base){path_of("m.gguf"), SHA};
+    assert_int_equal(hearth_adapter_merge(path_of("link.gguf"), &params, NULL, &err), HEARTH_INVALID);
     assert_non_null(strstr(err.text, "the base itself"));
+    params.base = &base;
     params.progress = stop_half_way;
     params.progress_user = &done;
     assert_int_equal(hearth_adapter_merge(path_of("x.gguf"), &params, NULL, &err), HEARTH_CANCELED);
@@ -271,7 +274,7 @@ static void refused(void **state)
     a->values[a->targets[3].b_at] = 3e38f;
     a->values[a->targets[3].a_at] = 3e38f;
     assert_int_equal(hearth_adapter_merge(path_of("x.gguf"), &params, NULL, &err), HEARTH_NUMERIC);
-    a->values[a->targets[3].b_at] = 1;
+    a->values[a->targets[3].b_at] = a->values[a->targets[3].a_at] = 1;
     a->peft_rows = true;
     assert_int_equal(hearth_adapter_merge(path_of("x.gguf"), &params, NULL, &err), HEARTH_INVALID);
     a->peft_rows = false;
