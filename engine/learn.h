@@ -184,6 +184,7 @@ struct hearth_data_file {
     enum hearth_data_format format;
     double weight; // how often each of its records appears in an epoch; 0.5 = half of them, by the seed
     const char *license, *lang;
+    const char *name; // that a run's identity and lineage tell; NULL = the path's last part
 };
 
 enum { HEARTH_DATA_MAX_FILES = 256 };

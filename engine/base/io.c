@@ -210,9 +210,26 @@ enum hearth_status ht_file_identity(const struct ht_file *file, char id[72], str
     return HEARTH_OK;
 }
 
+static enum hearth_status create_in_place(struct ht_file **file, const char *path, struct hearth_error *err)
+{
+    struct ht_file *f = file_new(path);
+    if (!f)
+        return ht_fail(err, HEARTH_NOMEM, "%s: out of memory", ht_shown_path(path));
+    f->fd = io_open(path, O_WRONLY | O_TRUNC | O_CLOEXEC, 0);
+    if (f->fd < 0) {
+        enum hearth_status status = fail_errno(err, path, "open", -f->fd);
+        ht_file_close(&f);
+        return status;
+    }
+    *file = f;
+    return HEARTH_OK;
+}
+
 enum hearth_status ht_file_create(struct ht_file **file, const char *path, struct hearth_error *err)
 {
     *file = NULL;
+    if (!strncmp(path, "/proc/self/fd/", 14))
+        return create_in_place(file, path, err);
     struct ht_file *f = file_new(path);
     size_t len = strlen(path) + sizeof ".tmp";
     if (f)
@@ -245,7 +262,7 @@ enum hearth_status ht_file_write(struct ht_file *file, const void *data, size_t 
         if (n == -EINTR)
             continue;
         if (n <= 0 || (uint64_t)n > want)
-            return fail_errno(err, file->temporary, "write", n < 0 ? (int)-n : EIO);
+            return fail_errno(err, file->temporary ? file->temporary : file->path, "write", n < 0 ? (int)-n : EIO);
         from += n;
         len_bytes -= (size_t)n;
         file->size += (uint64_t)n;
@@ -269,6 +286,10 @@ enum hearth_status ht_file_commit(struct ht_file **file, struct hearth_error *er
 {
     struct ht_file *f = *file;
     enum hearth_status status = HEARTH_OK;
+    if (!f->temporary) { // in place
+        ht_file_close(file);
+        return HEARTH_OK;
+    }
     int code = io_fsync(f->fd);
     const char *what = "sync";
     if (!code) {

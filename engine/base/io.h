@@ -41,7 +41,8 @@ HT_MUST_USE enum hearth_status ht_file_identity(const struct ht_file *file, char
 // Writing a large file in pieces: ht_file_create opens PATH.tmp (one writer per path at a time),
 // ht_file_write appends, ht_file_commit makes it durable under its name (fsync, rename, fsync of the folder)
 // and closes it. Closing without a commit, also after a failure, removes the temporary. New files are
-// readable by their owner only.
+// readable by their owner only. A descriptor of the caller's ("/proc/self/fd/N": memory without a name) is written in
+// place: nothing is renamed or synced.
 HT_MUST_USE enum hearth_status ht_file_create(struct ht_file **file, const char *path,
                                               struct hearth_error *err);
 HT_MUST_USE enum hearth_status ht_file_write(struct ht_file *file, const void *data, size_t len_bytes,

@@ -128,6 +128,9 @@ HT_MUST_USE enum hearth_status ht_data_sharegpt(struct hearth_data_reader *r, co
                                                 struct hearth_error *err);
 void ht_data_text_record(struct hearth_data_reader *r, const json_t *value);
 
+// What a run calls the file.
+const char *ht_data_file_name(const struct hearth_data_file *file);
+
 // The format an object looks like; AUTO = unknown.
 enum hearth_data_format ht_data_detect(const json_t *value);
 

@@ -150,6 +150,12 @@ static bool copy_files(struct hearth_data_set *set)
     return true;
 }
 
+const char *ht_data_file_name(const struct hearth_data_file *file)
+{
+    const char *slash = strrchr(file->path, '/');
+    return file->name ? file->name : slash ? slash + 1 : file->path;
+}
+
 enum hearth_status hearth_data_set_open(struct hearth_data_set **set, const struct hearth_data_set_params *params,
                                         struct hearth_error *err)
 {
