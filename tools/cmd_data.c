@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // hearth data: what a file of training data holds and what would be learned from it. Main thread.
-#include <ctype.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "engine/learn.h"
+#include "tools/data_file.h"
 #include "tools/hearth.h"
 #include "tools/models.h"
 
@@ -21,35 +20,6 @@ struct inspection {
     size_t n_rows;
     bool color, json;
 };
-
-// ---- F[:format][:weight]
-
-// Cuts the last ":word" off; false if there is none.
-static bool cut_suffix(char *spec, char **word)
-{
-    char *colon = strrchr(spec, ':');
-    if (!colon || colon == spec || strchr(colon, '/'))
-        return false;
-    *word = colon + 1;
-    return true;
-}
-
-static void parse_file(char *spec, struct hearth_data_file *file)
-{
-    char *word, *end;
-    *file = (struct hearth_data_file){.path = spec, .weight = 1};
-    if (!access(spec, F_OK)) // a name may hold colons
-        return;
-    if (cut_suffix(spec, &word) && isdigit((unsigned char)*word)) {
-        double weight = strtod(word, &end);
-        if (!*end) {
-            file->weight = weight;
-            word[-1] = '\0';
-        }
-    }
-    if (access(spec, F_OK) && cut_suffix(spec, &word) && hearth_data_format_find(word, &file->format))
-        word[-1] = '\0';
-}
 
 // ---- the masked view
 
@@ -295,18 +265,15 @@ static int run(const struct cli *cli, const struct words *words, const struct mo
     params.held_out = words->held_out;
     params.near = words->near;
     params.keep_duplicates = words->keep_duplicates;
-    if (!hearth_data_style_find(words->mask, &params.style)) {
-        char names[160] = "";
-        for (const char *const *name = hearth_data_style_names(); *name; name++)
-            snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", *names ? ", " : "", *name);
-        return cli_wrong(cli, "--mask '%s' is none of %s", words->mask, names);
-    }
+    int wrong = data_file_style(cli, words->mask, &params.style);
+    if (wrong)
+        return wrong;
     x.n_files = (size_t)cli->n_args - 1;
     x.n_shown = words->show;
     x.color = cli_color(stdout);
     x.json = cli->json;
     for (size_t i = 0; i < x.n_files; i++)
-        parse_file(cli->args[i + 1], &x.files[i]);
+        data_file_parse(cli->args[i + 1], &x.files[i]);
     if (options->model || options->chat_template) {
         int code = models_open(&x.engine, cli, options);
         if (code)
