@@ -248,6 +248,7 @@ size_t ht_matmul_thread_bytes(const struct ht_plan *plan, const struct ht_matmul
 size_t ht_matmul_shared_bytes(const struct ht_plan *plan, const struct ht_matmul *p);
 size_t ht_embed_thread_bytes(const struct ht_embed *p);
 size_t ht_attention_thread_bytes(const struct ht_plan *plan, const struct ht_attention *p);
+float ht_alibi_slope(uint32_t heads, float max_bias, uint32_t head); // 0 without a bias
 size_t ht_sample_thread_bytes(const struct ht_plan *plan, const struct ht_sample *p);
 size_t ht_sample_shared_bytes(const struct ht_plan *plan, const struct ht_sample *p);
 

@@ -28,14 +28,14 @@ size_t ht_attention_thread_bytes(const struct ht_plan *plan, const struct ht_att
     return HT_MAX_QUERIES * (score_stride(plan) + kv->v_dim + kv->k_dim) * sizeof(float);
 }
 
-static float alibi_slope(const struct ht_attention *p, uint32_t head)
+float ht_alibi_slope(uint32_t heads, float max_bias, uint32_t head)
 {
-    if (p->alibi_max_bias <= 0)
+    if (max_bias <= 0)
         return 0;
     uint32_t power = 1; // largest power of two that is not above the number of heads
-    while (2 * power <= p->heads)
+    while (2 * power <= heads)
         power *= 2;
-    double bias = p->alibi_max_bias, step = head < power ? head + 1 : (2 * (head - power) + 1) / 2.0;
+    double bias = max_bias, step = head < power ? head + 1 : (2 * (head - power) + 1) / 2.0;
     return (float)exp2(-bias * step / power);
 }
 
@@ -93,7 +93,7 @@ static void run_unit(const struct ht_call *call, const struct ht_run *run, const
                         s + page * HT_KV_PAGE, stride);
     for (uint32_t i = 0; i < n; i++)
         sum[i] = kernels->softmax(s + i * stride, range[i].from, range[i].to, p->scale, p->softcap,
-                                  alibi_slope(p, unit->head + i % unit->n_heads), range[i].to - 1);
+                                  ht_alibi_slope(p->heads, p->alibi_max_bias, unit->head + i % unit->n_heads), range[i].to - 1);
     memset(out, 0, (size_t)n * kv->v_dim * sizeof(float));
     if (common_from >= common_to) // windows that do not meet
         common_from = common_to = 0;

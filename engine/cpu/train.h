@@ -4,6 +4,7 @@
 #ifndef HT_CPU_TRAIN_H
 #define HT_CPU_TRAIN_H
 #include "engine/cpu/record.h"
+#include "engine/cpu/train_kernels.h"
 
 #define HT_TRAIN_RUN(name) ht_call_fn ht_run_##name;
 HT_TRAIN_OPS_MAP(HT_TRAIN_RUN)
@@ -14,6 +15,8 @@ size_t ht_linear_thread_bytes(const struct ht_linear *p);
 size_t ht_linear_t_thread_bytes(const struct ht_linear_t *p);
 size_t ht_dense_thread_bytes(const struct ht_dense *p);
 size_t ht_attend_thread_bytes(const struct ht_plan *plan);
+size_t ht_attend_shared_bytes(const struct ht_plan *plan, const struct ht_attend *p);
+size_t ht_attend_back_thread_bytes(const struct ht_attend_back *p);
 size_t ht_attend_back_shared_bytes(const struct ht_plan *plan, const struct ht_attend_back *p);
 size_t ht_sumsq_shared_bytes(const struct ht_sumsq *p);
 

@@ -1,146 +1,150 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention of training: forward, and backward that recomputes the scores. Scratch is one row of scores per thread and
-// one number per (row, head): nothing grows with the square of the rows. Items are dealt out in turn, since the later
-// rows of a segment see more. Team threads, inside a submit.
+// Attention of training, forward. The keys are transposed once (columns of 64 in ht_keys); an item is a head and a few
+// rows of one segment, whose scores stay in the cache. Nothing grows with the square of the rows. Items are dealt out in
+// turn, since the later rows of a segment see more. Team threads, inside a submit.
+#include "engine/cpu/train_attend.h"
+
 #include <math.h>
-#include <string.h>
 
 #include "engine/cpu/math.h"
-#include "engine/cpu/train.h"
 
-size_t ht_attend_thread_bytes(const struct ht_plan *plan)
-{
-    return 2 * (size_t)plan->head.shape.rows * sizeof(float);
-}
+enum { ROWS = 24, KEYS_AT_ONCE = 128 };
 
-size_t ht_attend_back_shared_bytes(const struct ht_plan *plan, const struct ht_attend_back *p)
-{
-    return (size_t)plan->head.shape.rows * p->f.heads * sizeof(float);
-}
+// ---- what the rows see
 
-static float dot(const float *a, const float *b, uint32_t n)
-{
-    float acc = 0;
-    for (uint32_t i = 0; i < n; i++)
-        acc = fmaf(a[i], b[i], acc);
-    return acc;
-}
-
-static const float *at(const struct ht_ref *ref, uint32_t row, uint32_t stride, uint32_t head, uint32_t dim)
-{
-    return ht_ref_floats(ref) + (size_t)row * stride + (size_t)head * dim;
-}
-
-static float score(const struct ht_attend *p, const float *q, const float *k)
-{
-    float s = dot(q, k, p->k_dim) * p->scale;
-    return p->softcap > 0 ? p->softcap * ht_tanh(s / p->softcap) : s;
-}
-
-static uint32_t first_seen(const struct ht_attend *p, const struct ht_run *run, uint32_t r)
+uint32_t ht_attend_first(const struct ht_attend *p, const struct ht_run *run, uint32_t r)
 {
     uint32_t from = run->train->seg_from[r];
     return p->window && r - from >= p->window ? r - p->window + 1 : from;
 }
 
+uint32_t ht_attend_block(const struct ht_run *run, uint32_t r, uint32_t most)
+{
+    uint32_t end = r + 1;
+    while (end < run->n_rows && end - r < most && run->train->seg_from[end] == run->train->seg_from[r])
+        end++;
+    return end;
+}
+
+const struct ht_span *ht_attend_spans(const struct ht_attend *p, const struct ht_run *run, uint32_t r, uint32_t n,
+                                      uint32_t from, uint32_t to, struct ht_span *spans)
+{
+    if (ht_attend_first(p, run, r + n - 1) <= from && to <= r + 1)
+        return NULL;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t lo = ht_attend_first(p, run, r + i), hi = r + i + 1;
+        lo = lo < from ? from : lo > to ? to : lo;
+        hi = hi < lo ? lo : hi > to ? to : hi;
+        spans[i] = (struct ht_span){lo - from, hi - from};
+    }
+    return spans;
+}
+
+float ht_attend_slope(const struct ht_attend *p, uint32_t head)
+{
+    return ht_alibi_slope(p->heads, p->alibi_max_bias, head);
+}
+
+// ---- the keys, transposed
+
+size_t ht_keys_floats(uint32_t rows, uint32_t dim)
+{
+    return (size_t)(rows + HT_KEYS - 1) / HT_KEYS * HT_KEYS * dim;
+}
+
+const float *ht_keys_at(const float *keys, uint32_t dim, uint32_t j)
+{
+    return keys + (size_t)(j / HT_KEYS) * HT_KEYS * dim + j % HT_KEYS;
+}
+
+void ht_keys_fill(const struct ht_run *run, unsigned thread, const struct ht_ref *x, uint32_t stride, uint32_t heads,
+                  uint32_t dim, float *keys)
+{
+    const struct ht_train_kernels *kernels = ht_train_kernels(run->device->isa);
+    uint32_t blocks = (run->n_rows + HT_KEYS - 1) / HT_KEYS;
+    struct ht_range items = ht_share(blocks * heads, thread, run->n_threads);
+    for (uint32_t i = items.from; i < items.to; i++) {
+        uint32_t head = i / blocks, j = i % blocks * HT_KEYS, n = run->n_rows - j < HT_KEYS ? run->n_rows - j : HT_KEYS;
+        kernels->transpose(ht_head_at(x, j, stride, head, dim), stride, n, dim,
+                           keys + head * ht_keys_floats(run->plan->head.shape.rows, dim) + (size_t)j * dim, HT_KEYS);
+    }
+}
+
 // ---- forward
 
-static void attend(const struct ht_attend *p, const struct ht_run *run, uint32_t r, uint32_t h, float *s)
+static uint32_t score_row(const struct ht_plan *plan) // an odd number of cache lines from row to row
 {
-    uint32_t kv = h / (p->heads / p->kv_heads), from = run->train->seg_from[r], lo = first_seen(p, run, r);
-    const float *q = at(&p->q, r, p->q_stride, h, p->k_dim);
-    float *y = ht_ref_floats(&p->y) + (size_t)r * p->y_stride + (size_t)h * p->v_dim;
-    float top = -INFINITY, sum[16] = {0};
-    for (uint32_t j = lo; j <= r; j++) {
-        s[j - lo] = score(p, q, at(&p->k, j, p->k_stride, kv, p->k_dim));
-        top = s[j - lo] > top ? s[j - lo] : top;
+    return (plan->head.shape.rows + 31) / 32 * 32 + 16;
+}
+
+size_t ht_attend_thread_bytes(const struct ht_plan *plan)
+{
+    return (size_t)ROWS * score_row(plan) * sizeof(float);
+}
+
+size_t ht_attend_shared_bytes(const struct ht_plan *plan, const struct ht_attend *p)
+{
+    return p->kv_heads * ht_keys_floats(plan->head.shape.rows, p->k_dim) * sizeof(float);
+}
+
+// Rows [r, r + n) of a segment and head h.
+static void attend(const struct ht_attend *p, const struct ht_run *run, uint32_t r, uint32_t n, uint32_t h, float *s)
+{
+    const struct ht_train_kernels *kernels = ht_train_kernels(run->device->isa);
+    const struct ht_score score = {p->scale, p->softcap, ht_attend_slope(p, h)};
+    uint32_t kv = h / (p->heads / p->kv_heads), from = run->train->seg_from[r], lo = ht_attend_first(p, run, r);
+    uint32_t end = r + n, width = score_row(run->plan), next;
+    const float *keys = (const float *)(const void *)run->plan->shared +
+                        kv * ht_keys_floats(run->plan->head.shape.rows, p->k_dim);
+    float *y = ht_head_at(&p->y, r, p->y_stride, h, p->v_dim), top[ROWS], sum[ROWS];
+    struct ht_span spans[ROWS];
+    for (uint32_t j = lo; j < end; j = next) { // columns of s: keys from the segment's first on
+        next = (j / HT_KEYS + 1) * HT_KEYS < end ? (j / HT_KEYS + 1) * HT_KEYS : end;
+        kernels->tile(&(struct ht_tile){.m = n,
+                                        .n = next - j,
+                                        .count = p->k_dim,
+                                        .a = ht_head_at(&p->q, r, p->q_stride, h, p->k_dim),
+                                        .a_row = p->q_stride,
+                                        .a_step = 1,
+                                        .b = ht_keys_at(keys, p->k_dim, j),
+                                        .b_step = HT_KEYS,
+                                        .c = s + (j - from),
+                                        .c_row = width});
     }
-    for (uint32_t j = lo; j <= r; j++) {
-        s[j - lo] = ht_exp(s[j - lo] - top);
-        sum[(j - from) % 16] += s[j - lo];
+    for (uint32_t i = 0; i < n; i++)
+        sum[i] = kernels->softmax(s + (size_t)i * width, ht_attend_first(p, run, r + i) - from, r + i + 1 - from,
+                                  &score, &top[i]);
+    for (uint32_t j = lo; j < end; j = next) {
+        next = end - j < KEYS_AT_ONCE ? end : j + KEYS_AT_ONCE;
+        kernels->tile(&(struct ht_tile){.m = n,
+                                        .n = p->v_dim,
+                                        .count = next - j,
+                                        .a = s + (j - from),
+                                        .a_row = width,
+                                        .a_step = 1,
+                                        .b = ht_head_at(&p->v, j, p->v_stride, kv, p->v_dim),
+                                        .b_step = p->v_stride,
+                                        .c = y,
+                                        .c_row = p->y_stride,
+                                        .end = j == lo ? HT_TILE_SET : HT_TILE_CHAIN,
+                                        .seen = ht_attend_spans(p, run, r, n, j, next, spans)});
     }
-    float l = ht_fold16f(sum);
-    memset(y, 0, p->v_dim * sizeof *y);
-    ht_chain(y, p->v_dim, s, 1, at(&p->v, lo, p->v_stride, kv, p->v_dim), p->v_stride, r - lo + 1);
-    for (uint32_t d = 0; d < p->v_dim; d++)
-        y[d] /= l;
-    ht_ref_floats(&p->lse)[(size_t)r * p->lse_stride + h] = top + (float)ht_log((double)l);
+    for (uint32_t i = 0; i < n; i++)
+        kernels->divide(y + (size_t)i * p->y_stride, p->v_dim, sum[i]);
+    for (uint32_t i = 0; i < n; i++)
+        ht_ref_floats(&p->lse)[(size_t)(r + i) * p->lse_stride + h] = top[i] + (float)ht_log((double)sum[i]);
 }
 
 void ht_run_attend(const struct ht_call *call, const struct ht_run *run, unsigned thread)
 {
     const struct ht_attend *p = &call->p.attend;
-    for (uint64_t i = thread; i < (uint64_t)run->n_rows * p->heads; i += run->n_threads)
-        attend(p, run, (uint32_t)(i / p->heads), (uint32_t)(i % p->heads), ht_run_scratch(run, thread));
-}
-
-// ---- backward
-
-struct pair { // gradient of one score, and its probability
-    float p, ds;
-};
-
-static struct pair pair_of(const struct ht_attend_back *p, uint32_t r, uint32_t h, uint32_t j, float delta)
-{
-    const struct ht_attend *f = &p->f;
-    uint32_t kv = h / (f->heads / f->kv_heads);
-    float s = score(f, at(&f->q, r, f->q_stride, h, f->k_dim), at(&f->k, j, f->k_stride, kv, f->k_dim));
-    float e = ht_exp(s - ht_ref_floats(&f->lse)[(size_t)r * f->lse_stride + h]);
-    float dp = dot(at(&p->dy, r, p->dy_stride, h, f->v_dim), at(&f->v, j, f->v_stride, kv, f->v_dim), f->v_dim);
-    float ds = e * (dp - delta);
-    if (f->softcap > 0) {
-        float t = s / f->softcap;
-        ds = ds * fmaf(-t, t, 1.0f);
-    }
-    return (struct pair){e, ds * f->scale};
-}
-
-static void back_query(const struct ht_attend_back *p, const struct ht_run *run, uint32_t r, uint32_t h, float *delta,
-                       float *ds)
-{
-    const struct ht_attend *f = &p->f;
-    uint32_t kv = h / (f->heads / f->kv_heads), lo = first_seen(f, run, r);
-    float *dq = ht_ref_floats(&p->dq) + (size_t)r * p->dq_stride + (size_t)h * f->k_dim;
-    float d = dot(at(&p->dy, r, p->dy_stride, h, f->v_dim), at(&f->y, r, f->y_stride, h, f->v_dim), f->v_dim);
-    delta[(size_t)r * f->heads + h] = d;
-    for (uint32_t j = lo; j <= r; j++)
-        ds[j - lo] = pair_of(p, r, h, j, d).ds;
-    memset(dq, 0, f->k_dim * sizeof *dq);
-    ht_chain(dq, f->k_dim, ds, 1, at(&f->k, lo, f->k_stride, kv, f->k_dim), f->k_stride, r - lo + 1);
-}
-
-static void back_key(const struct ht_attend_back *p, const struct ht_run *run, uint32_t j, uint32_t kv,
-                     const float *delta, float *ds, float *probability)
-{
-    const struct ht_attend *f = &p->f;
-    uint32_t share = f->heads / f->kv_heads, end = j;
-    float *dk = ht_ref_floats(&p->dk) + (size_t)j * p->dk_stride + (size_t)kv * f->k_dim;
-    float *dv = ht_ref_floats(&p->dv) + (size_t)j * p->dv_stride + (size_t)kv * f->v_dim;
-    while (end < run->n_rows && run->train->seg_from[end] == run->train->seg_from[j] &&
-           (!f->window || end - j < f->window))
-        end++;
-    memset(dk, 0, f->k_dim * sizeof *dk);
-    memset(dv, 0, f->v_dim * sizeof *dv);
-    for (uint32_t h = kv * share; h < (kv + 1) * share; h++) {
-        for (uint32_t r = j; r < end; r++) {
-            struct pair pair = pair_of(p, r, h, j, delta[(size_t)r * f->heads + h]);
-            probability[r - j] = pair.p;
-            ds[r - j] = pair.ds;
-        }
-        ht_chain(dk, f->k_dim, ds, 1, at(&f->q, j, f->q_stride, h, f->k_dim), f->q_stride, end - j);
-        ht_chain(dv, f->v_dim, probability, 1, at(&p->dy, j, p->dy_stride, h, f->v_dim), p->dy_stride, end - j);
-    }
-}
-
-void ht_run_attend_back(const struct ht_call *call, const struct ht_run *run, unsigned thread)
-{
-    const struct ht_attend_back *p = &call->p.attend_back;
-    const struct ht_attend *f = &p->f;
-    float *delta = (float *)(void *)run->plan->shared, *own = ht_run_scratch(run, thread);
-    for (uint64_t i = thread; i < (uint64_t)run->n_rows * f->heads; i += run->n_threads)
-        back_query(p, run, (uint32_t)(i / f->heads), (uint32_t)(i % f->heads), delta, own);
+    uint32_t turn = 0, end;
+    ht_keys_fill(run, thread, &p->k, p->k_stride, p->kv_heads, p->k_dim, (float *)(void *)run->plan->shared);
     ht_pool_barrier(run->device->pool, thread);
-    for (uint64_t i = thread; i < (uint64_t)run->n_rows * f->kv_heads; i += run->n_threads)
-        back_key(p, run, (uint32_t)(i / f->kv_heads), (uint32_t)(i % f->kv_heads), delta, own,
-                 own + run->plan->head.shape.rows);
+    for (uint32_t h = 0; h < p->heads; h++, turn++)
+        for (uint32_t r = 0; r < run->n_rows; r = end, turn++) {
+            end = ht_attend_block(run, r, ROWS);
+            if (turn % run->n_threads == thread)
+                attend(p, run, r, end - r, h, ht_run_scratch(run, thread));
+        }
 }

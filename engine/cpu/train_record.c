@@ -144,8 +144,9 @@ static enum hearth_status record_attend(struct ht_plan *plan, const struct ht_at
 {
     BEGIN(attend);
     note_attend(&notes, p, true);
+    ht_note_shared(&notes);
     ht_settle(call, &notes);
-    ht_want_scratch(plan, ht_attend_thread_bytes(plan), 0);
+    ht_want_scratch(plan, ht_attend_thread_bytes(plan), ht_attend_shared_bytes(plan, p));
     return HEARTH_OK;
 }
 
@@ -161,7 +162,7 @@ static enum hearth_status record_attend_back(struct ht_plan *plan, const struct 
     ht_note_all(&notes, &p->dv, HT_ROWS_ALL, p->dv_stride, f->kv_heads * f->v_dim, true);
     ht_note_shared(&notes);
     ht_settle(call, &notes);
-    ht_want_scratch(plan, ht_attend_thread_bytes(plan), ht_attend_back_shared_bytes(plan, p));
+    ht_want_scratch(plan, ht_attend_back_thread_bytes(p), ht_attend_back_shared_bytes(plan, p));
     return HEARTH_OK;
 }
 

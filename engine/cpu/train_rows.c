@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Backward of the ops that work row by row, and the loss. A row belongs to one thread. Team threads, inside a submit.
 #include <math.h>
+#include <string.h>
 
 #include "engine/cpu/math.h"
 #include "engine/cpu/train.h"
@@ -9,8 +10,12 @@ double ht_log(double x)
 {
     if (!(x > 0) || isinf(x))
         return x > 0 ? x : NAN;
-    int e;
-    double m = frexp(x, &e); // [0.5, 1)
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    int e = (int)(bits >> 52) - 1022;
+    bits = (bits & 0xFFFFFFFFFFFFF) | 1022ull << 52;
+    double m;
+    memcpy(&m, &bits, sizeof m); // [0.5, 1)
     if (m < 0x1.6a09e667f3bcdp-1) {
         m *= 2;
         e--;

@@ -137,7 +137,8 @@ enum hearth_status ht_check_attend(const struct ht_plan *plan, const struct ht_a
             "attend: heads per kv head");
     REQUIRE(p->k_dim && p->k_dim <= HT_MAX_HEAD_DIM && p->v_dim && p->v_dim <= HT_MAX_HEAD_DIM,
             "attend: head size");
-    REQUIRE(p->softcap >= 0 && isfinite(p->softcap) && isfinite(p->scale), "attend: scale or soft-cap");
+    REQUIRE(p->softcap >= 0 && isfinite(p->softcap) && isfinite(p->scale) && isfinite(p->alibi_max_bias),
+            "attend: scale, soft-cap or bias");
     HT_TRY(ht_check_view("attend q", &p->q, rows, p->q_stride, (uint64_t)p->heads * p->k_dim, err));
     HT_TRY(ht_check_view("attend k", &p->k, rows, p->k_stride, (uint64_t)p->kv_heads * p->k_dim, err));
     HT_TRY(ht_check_view("attend v", &p->v, rows, p->v_stride, (uint64_t)p->kv_heads * p->v_dim, err));

@@ -129,7 +129,7 @@ struct ht_scatter {
 // ---------------------------------------------------------------- attention over the rows themselves
 
 // Row r sees rows j of [lo, r], lo = max(seg_from[r], window ? r - window + 1 : 0); its kv head as in ht_attention.
-//   s_j as in ht_attention (scale, soft-cap; no ALiBi); m = max; e_j = ht_exp(s_j - m); l = sum of e_j in 16 partial
+//   s_j as in ht_attention (scale, soft-cap, ALiBi); m = max; e_j = ht_exp(s_j - m); l = sum of e_j in 16 partial
 //   sums by (j - seg_from) mod 16, ascending, folded 8 4 2 1;  y_d = (chain over j ascending of e_j * v_jd) / l
 //   lse = m + (float)log(l)
 // q (R, heads, k_dim), k (R, kv_heads, k_dim), v (R, kv_heads, v_dim) → y (R, heads, v_dim), lse (R, heads)
@@ -138,11 +138,13 @@ struct ht_attend {
     uint32_t q_stride, k_stride, v_stride, y_stride, lse_stride;
     uint32_t heads, kv_heads, k_dim, v_dim;
     float scale, softcap;
-    uint32_t window; // 0 = all
+    uint32_t window;      // 0 = all
+    float alibi_max_bias; // 0 = none
 };
 
-// Recomputes s_j; p_j = ht_exp(s_j - lse); dp_j = chain over d of dy_d * v_jd; D = chain over d of dy_d * y_d;
-// ds_j = p_j * (dp_j - D); soft-cap: t = s_j / c, ds_j = ds_j * fma(-t, t, 1); then ds_j = ds_j * scale.
+// Recomputes s_j; p_j = ht_exp(s_j - lse); dp_j = chain over d of dy_d * v_jd; D = sum of dy_d * y_d in 16 chains by
+// d mod 16, folded 8 4 2 1; ds_j = p_j * (dp_j - D); soft-cap: t = c tanh(…) / c as before ALiBi,
+// ds_j = ds_j * fma(-t, t, 1); then ds_j = ds_j * scale.
 //   dq_r = chain over j ascending of ds_j * k_j
 //   dk_j, dv_j = chain over the heads of the kv head, then over r ascending, of ds * q_r and of p * dy_r
 // dq, dk, dv are overwritten; they overlap nothing.

@@ -52,7 +52,7 @@ static void run(struct check_device *d, const struct shape *s, const struct trai
 #define BY(i) out[i].view.stride
     struct ht_attend f = {AT(Q),        AT(K),    AT(V),    AT(Y),      AT(LSE),     BY(Q),     BY(K),
                           BY(V),        BY(Y),    BY(LSE),  s->heads,   s->kv_heads, s->k_dim,  s->v_dim,
-                          0.3f,         s->softcap, s->window};
+                          0.3f,         s->softcap, s->window, 0};
     struct ht_attend_back b = {f, AT(DY), AT(DQ), AT(DK), AT(DV), BY(DY), BY(DQ), BY(DK), BY(DV)};
     CHECK_OK(p.ops->attend(p.base.plan, &f, &check_err));
     CHECK_OK(p.ops->attend_back(p.base.plan, &b, &check_err));

@@ -261,7 +261,8 @@ static struct ht_weight *freeze(struct recorder *c, const double *x, uint32_t n,
 
 static void record_linear(struct recorder *c, struct device_layer *l, int t, struct ht_ref x, struct ht_ref y, bool add)
 {
-    TRAIN(linear, {x, n_in[t], n_in[t], 1, {{l->w[t], y, {NULL, 0}, n_out[t], add}}, HT_ROWS_ALL}, HT_TRAIN_F, 0, 0);
+    TRAIN(linear, {x, n_in[t], n_in[t], 1, {{l->w[t], y, {NULL, 0}, n_out[t], 0, add}}, HT_ROWS_ALL, NULL}, HT_TRAIN_F, 0,
+          0);
     TRAIN(dense, HT_DENSE_NT, x, l->a[t], l->u[t], n_in[t], n_in[t], RANK, RANK, n_in[t], 1, false);
     TRAIN(dense, HT_DENSE_NT, l->u[t], l->b[t], y, RANK, RANK, n_out[t], n_out[t], RANK, (float)lora, true);
 }
@@ -269,7 +270,7 @@ static void record_linear(struct recorder *c, struct device_layer *l, int t, str
 static void record_linear_back(struct recorder *c, struct device_layer *l, int t, struct ht_ref x, struct ht_ref dy,
                                struct ht_ref dx, bool add)
 {
-    TRAIN(linear_t, {dx, n_in[t], n_in[t], 1, {{l->w[t], dy, {NULL, 0}, n_out[t], false}}, HT_ROWS_ALL}, add,
+    TRAIN(linear_t, {dx, n_in[t], n_in[t], 1, {{l->w[t], dy, {NULL, 0}, n_out[t], 0, false}}, HT_ROWS_ALL, NULL}, add,
           HT_TRAIN_F, 0, 0);
     TRAIN(dense, HT_DENSE_NN, dy, l->b[t], c->t, n_out[t], RANK, RANK, RANK, n_out[t], (float)lora, false);
     TRAIN(dense, HT_DENSE_TN, dy, l->u[t], l->db[t], n_out[t], RANK, RANK, RANK, n_out[t], (float)lora, false);
@@ -280,7 +281,7 @@ static void record_linear_back(struct recorder *c, struct device_layer *l, int t
 static struct ht_attend attend_of(const struct recorder *c, const struct device_layer *l)
 {
     return (struct ht_attend){l->q, l->k, l->v, l->seen, l->lse, HEADS * HEAD, KV * HEAD, KV * HEAD, HEADS * HEAD,
-                              HEADS, HEADS, KV, HEAD, HEAD, 0.5f, (float)c->m->attend.softcap, c->m->attend.window};
+                              HEADS, HEADS, KV, HEAD, HEAD, 0.5f, (float)c->m->attend.softcap, c->m->attend.window, 0};
 }
 
 static void record_forward(struct recorder *c, struct device_layer *l, struct ht_ref y)
@@ -378,9 +379,10 @@ static unsigned test_device(struct check_device *d)
         record_forward(c, &c->layer[i], i + 1 < LAYERS ? c->layer[i + 1].x : last);
     SERVE(gather, last, chosen, DIM, DIM, DIM);
     SERVE(rmsnorm, chosen, n, norm, DIM, DIM, 1, DIM, (float)eps, false, HT_ROWS_OUT);
-    TRAIN(linear, {n, DIM, DIM, 1, {{head, logits, {NULL, 0}, VOCAB, false}}, HT_ROWS_OUT}, HT_TRAIN_F, 0, 0);
+    TRAIN(linear, {n, DIM, DIM, 1, {{head, logits, {NULL, 0}, VOCAB, 0, false}}, HT_ROWS_OUT, NULL}, HT_TRAIN_F, 0, 0);
     TRAIN(cross_entropy, logits, loss, VOCAB, VOCAB, (float)cap);
-    TRAIN(linear_t, {dn, DIM, DIM, 1, {{head, logits, {NULL, 0}, VOCAB, false}}, HT_ROWS_OUT}, false, HT_TRAIN_F, 0, 0);
+    TRAIN(linear_t, {dn, DIM, DIM, 1, {{head, logits, {NULL, 0}, VOCAB, 0, false}}, HT_ROWS_OUT, NULL}, false, HT_TRAIN_F,
+          0, 0);
     TRAIN(rmsnorm_back, chosen, norm, dn, dn, DIM, DIM, DIM, 1, DIM, (float)eps, false, HT_ROWS_OUT);
     TRAIN(fill, c->dx, ROWS * DIM, 0);
     TRAIN(scatter, dn, c->dx, DIM, DIM, DIM, false);

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// A vector of floats under one name for both instruction sets, so that the kernels of training are written once
+// (train_tile.h, train_lanes.h): here 8 lanes. Included by *_avx2.c files only.
+#ifndef HT_LANES_H
+#define HT_LANES_H
+#include <stdbool.h>
+
+#include "engine/cpu/math_avx2.h"
+
+#define LANE_FN static inline __attribute__((always_inline))
+enum { LANES = 8, SIXTEEN = 2 }; // SIXTEEN: vectors that hold 16 chains
+
+typedef __m256 lanes;
+typedef __m256i lane_mask;
+
+LANE_FN lane_mask first_of(uint32_t n) // the first n lanes, all if there are no more
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n < LANES ? (int32_t)n : LANES), lane);
+}
+LANE_FN lane_mask but_first(lane_mask m, uint32_t n) // of m those from lane n on
+{
+    return _mm256_andnot_si256(first_of(n), m);
+}
+LANE_FN lanes load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+LANE_FN lanes load_some(const float *p, lane_mask m) // the others 0
+{
+    return _mm256_maskload_ps(p, m);
+}
+LANE_FN void store(float *p, lanes v)
+{
+    _mm256_storeu_ps(p, v);
+}
+LANE_FN void store_some(float *p, lane_mask m, lanes v)
+{
+    _mm256_maskstore_ps(p, m, v);
+}
+LANE_FN lanes all_of(float x)
+{
+    return _mm256_set1_ps(x);
+}
+LANE_FN lanes count_from(int32_t i) // i, i + 1, …
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_set1_epi32(i), lane));
+}
+LANE_FN lanes add(lanes a, lanes b)
+{
+    return _mm256_add_ps(a, b);
+}
+LANE_FN lanes sub(lanes a, lanes b)
+{
+    return _mm256_sub_ps(a, b);
+}
+LANE_FN lanes mul(lanes a, lanes b)
+{
+    return _mm256_mul_ps(a, b);
+}
+LANE_FN lanes divide_lanes(lanes a, lanes b)
+{
+    return _mm256_div_ps(a, b);
+}
+LANE_FN lanes root(lanes a)
+{
+    return _mm256_sqrt_ps(a);
+}
+LANE_FN lanes larger(lanes a, lanes b) // a > b ? a : b
+{
+    return _mm256_max_ps(a, b);
+}
+LANE_FN lanes fma_of(lanes a, lanes b, lanes c) // a b + c
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+LANE_FN lanes fma_minus(lanes a, lanes b, lanes c) // c - a b
+{
+    return _mm256_fnmadd_ps(a, b, c);
+}
+LANE_FN lanes pick(lane_mask m, lanes a, lanes b) // m ? a : b
+{
+    return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(m));
+}
+LANE_FN lanes minus(lanes a)
+{
+    return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f));
+}
+LANE_FN lanes exp_of(lanes x)
+{
+    return exp256(x);
+}
+LANE_FN lanes tanh_of(lanes x)
+{
+    return tanh256(x);
+}
+LANE_FN float largest_of(lanes v)
+{
+    __m128 a = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)));
+}
+LANE_FN float fold_lanes(const lanes p[SIXTEEN]) // 16 chains: 8, 4, 2, 1 apart
+{
+    return fold256(p[0], p[1]);
+}
+
+// The transpose of 8 rows of 8.
+LANE_FN void transpose_lanes(lanes v[LANES])
+{
+    lanes t[LANES];
+    for (int i = 0; i < LANES; i += 2) {
+        t[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < LANES; i += 4)
+        for (int j = 0; j < 2; j++) {
+            __m256d a = _mm256_castps_pd(t[i + j]), b = _mm256_castps_pd(t[i + j + 2]);
+            v[i + 2 * j] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+            v[i + 2 * j + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+        }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x20);
+        t[i + 4] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x31);
+    }
+    for (int i = 0; i < LANES; i++)
+        v[i] = t[i];
+}
+
+#endif
