@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A vector of floats under one name for both instruction sets, so that the kernels of training are written once
-// (train_tile.h, train_lanes.h): here 16 lanes. Included by *_avx512vnni.c files only.
+// (train_tile_avx.h, train_lanes_avx.h): here 16 lanes. Included by *_avx512vnni.c files only.
 #ifndef HT_LANES_H
 #define HT_LANES_H
 #include <stdbool.h>
@@ -9,6 +9,7 @@
 
 #define LANE_FN static inline __attribute__((always_inline))
 enum { LANES = 16, SIXTEEN = 1 }; // SIXTEEN: vectors that hold 16 chains
+#define TILE_VECTORS 4             // of a row that a block in registers has
 
 typedef __m512 lanes;
 typedef __mmask16 lane_mask;

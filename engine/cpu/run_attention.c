@@ -93,7 +93,8 @@ static void run_unit(const struct ht_call *call, const struct ht_run *run, const
                         s + page * HT_KV_PAGE, stride);
     for (uint32_t i = 0; i < n; i++)
         sum[i] = kernels->softmax(s + i * stride, range[i].from, range[i].to, p->scale, p->softcap,
-                                  ht_alibi_slope(p->heads, p->alibi_max_bias, unit->head + i % unit->n_heads), range[i].to - 1);
+                                  ht_alibi_slope(p->heads, p->alibi_max_bias, unit->head + i % unit->n_heads),
+                                  range[i].to - 1);
     memset(out, 0, (size_t)n * kv->v_dim * sizeof(float));
     if (common_from >= common_to) // windows that do not meet
         common_from = common_to = 0;

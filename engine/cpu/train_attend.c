@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention of training, forward. The keys are transposed once (columns of 64 in ht_keys); an item is a head and a few
-// rows of one segment, whose scores stay in the cache. Nothing grows with the square of the rows. Items are dealt out in
-// turn, since the later rows of a segment see more. Team threads, inside a submit.
+// Attention of training, forward. The keys are transposed once; an item is a head and a few rows of one segment, whose
+// scores stay in the cache. Nothing grows with the square of the rows. Items are dealt out in turn, since later rows
+// see more. Team threads, inside a submit.
 #include "engine/cpu/train_attend.h"
 
 #include <math.h>

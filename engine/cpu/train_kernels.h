@@ -23,8 +23,8 @@ enum ht_tile_end {
     HT_TILE_SCALED_ADD, // c = fma(scale, t, c)
 };
 
-// c[r][j] (m, n): chains over i = 0 … count - 1 of a[r * a_row + i * a_step] * b[i * b_step + j]. With `seen`, the chain
-// of row r runs over i of seen[r] only (from <= to <= count), and `end` is SET or CHAIN. c overlaps neither a nor b.
+// c[r][j] (m, n): chains over i = 0 … count - 1 of a[r * a_row + i * a_step] * b[i * b_step + j]. With `seen`, row r's
+// chain runs over i of seen[r] only (from <= to <= count), and `end` is SET or CHAIN. c overlaps neither a nor b.
 struct ht_tile {
     uint32_t m, n, count;
     const float *a, *b;

@@ -261,8 +261,8 @@ static struct ht_weight *freeze(struct recorder *c, const double *x, uint32_t n,
 
 static void record_linear(struct recorder *c, struct device_layer *l, int t, struct ht_ref x, struct ht_ref y, bool add)
 {
-    TRAIN(linear, {x, n_in[t], n_in[t], 1, {{l->w[t], y, {NULL, 0}, n_out[t], 0, add}}, HT_ROWS_ALL, NULL}, HT_TRAIN_F, 0,
-          0);
+    TRAIN(linear, {x, n_in[t], n_in[t], 1, {{l->w[t], y, {NULL, 0}, n_out[t], 0, add}}, HT_ROWS_ALL, NULL},
+          HT_TRAIN_F, 0, 0);
     TRAIN(dense, HT_DENSE_NT, x, l->a[t], l->u[t], n_in[t], n_in[t], RANK, RANK, n_in[t], 1, false);
     TRAIN(dense, HT_DENSE_NT, l->u[t], l->b[t], y, RANK, RANK, n_out[t], n_out[t], RANK, (float)lora, true);
 }
@@ -381,8 +381,8 @@ static unsigned test_device(struct check_device *d)
     SERVE(rmsnorm, chosen, n, norm, DIM, DIM, 1, DIM, (float)eps, false, HT_ROWS_OUT);
     TRAIN(linear, {n, DIM, DIM, 1, {{head, logits, {NULL, 0}, VOCAB, 0, false}}, HT_ROWS_OUT, NULL}, HT_TRAIN_F, 0, 0);
     TRAIN(cross_entropy, logits, loss, VOCAB, VOCAB, (float)cap);
-    TRAIN(linear_t, {dn, DIM, DIM, 1, {{head, logits, {NULL, 0}, VOCAB, 0, false}}, HT_ROWS_OUT, NULL}, false, HT_TRAIN_F,
-          0, 0);
+    TRAIN(linear_t, {dn, DIM, DIM, 1, {{head, logits, {NULL, 0}, VOCAB, 0, false}}, HT_ROWS_OUT, NULL}, false,
+          HT_TRAIN_F, 0, 0);
     TRAIN(rmsnorm_back, chosen, norm, dn, dn, DIM, DIM, DIM, 1, DIM, (float)eps, false, HT_ROWS_OUT);
     TRAIN(fill, c->dx, ROWS * DIM, 0);
     TRAIN(scatter, dn, c->dx, DIM, DIM, DIM, false);

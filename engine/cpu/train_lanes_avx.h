@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention's row kernels of ht_train_kernels in vectors, operation by operation as train_kernels.c has them. Included by
-// train_lanes_*.c only, after lanes_*.h.
-#ifndef HT_TRAIN_LANES_H
-#define HT_TRAIN_LANES_H
+// Attention's row kernels of ht_train_kernels in vectors, operation by operation as train_kernels.c has them. Included
+// by train_lanes_*.c only.
+#ifndef HT_TRAIN_LANES_AVX_H
+#define HT_TRAIN_LANES_AVX_H
+#include "engine/cpu/lanes_avx.h"
 #include "engine/cpu/train_kernels.h"
 
 LANE_FN lanes capped(lanes dot, const struct ht_score *score)

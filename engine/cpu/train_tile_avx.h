@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// ht_train_kernels.tile and .transpose in vectors: a block of chains in registers, lanes along b. What a CPU has in
-// registers decides the blocks: up to TILE_ROWS(v) rows by v vectors. Included by train_lanes_*.c only, after lanes_*.h.
-#ifndef HT_TRAIN_TILE_H
-#define HT_TRAIN_TILE_H
+// ht_train_kernels.tile and .transpose in vectors: a block of chains in registers, lanes along b. How many registers a
+// CPU has decides the blocks. Included by train_lanes_*.c only.
+#ifndef HT_TRAIN_TILE_AVX_H
+#define HT_TRAIN_TILE_AVX_H
+#include "engine/cpu/lanes_avx.h"
 #include "engine/cpu/train_kernels.h"
 
 // Unrolled in full before anything else, or the blocks would live in memory.
