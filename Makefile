@@ -56,7 +56,7 @@ FIRMWARE_LIBS = $(WRAP) $(shell $(PKG) --libs $(FIRMWARE_PKGS)) $(SYSTEMD_LIBS) 
 TOOLS_LIBS    = $(shell $(PKG) --libs $(TOOLS_PKGS)) $(LWS_LIBS)
 
 # ---- sources; engine/cpu/*_ISA.c of another architecture are left out
-ISAS_x86_64  := avx2 avx512vnni amx
+ISAS_x86_64  := avx2 avx512vnni avx512bf16 amx
 ISAS_aarch64 := neon dotprod i8mm
 ISAS_FOREIGN := $(filter-out $(ISAS_$(ARCH)),$(ISAS_x86_64) $(ISAS_aarch64))
 ENGINE_SRC   := $(filter-out $(ISAS_FOREIGN:%=\%_%.c),$(sort $(wildcard engine/*.c engine/*/*.c)))
@@ -80,7 +80,8 @@ lib: $(LIB)
 # -g1: what the debugger would say of every unrolled variable takes minutes to compile
 ISA_avx2       := -g1 -mavx2 -mfma -mf16c -mbmi2
 ISA_avx512vnni := -g1 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c -mbmi2
-ISA_amx        := $(ISA_avx512vnni) -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16
+ISA_avx512bf16 := $(ISA_avx512vnni) -mavx512bf16
+ISA_amx        := $(ISA_avx512bf16) -mamx-tile -mamx-int8 -mamx-bf16
 ISA_neon       := -g1
 ISA_dotprod    := -g1 -march=armv8.2-a+dotprod
 ISA_i8mm       := -g1 -march=armv8.2-a+dotprod+i8mm

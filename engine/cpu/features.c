@@ -21,9 +21,9 @@ static uint64_t saved_by_system(void) // XCR0: register states the system saves
 // small signal stack speaks against it.
 static bool amx_allowed(uint32_t leaf7_edx, uint64_t saved)
 {
-    enum { TILE = 1 << 24, INT8 = 1 << 25, REQUEST = 0x1023, TILE_DATA = 18 };
+    enum { BF16 = 1 << 22, TILE = 1 << 24, INT8 = 1 << 25, ALL = BF16 | TILE | INT8, REQUEST = 0x1023, TILE_DATA = 18 };
     const uint64_t tiles = 3ull << 17;
-    if ((leaf7_edx & (TILE | INT8)) != (TILE | INT8) || (saved & tiles) != tiles)
+    if ((leaf7_edx & ALL) != ALL || (saved & tiles) != tiles)
         return false;
     return !syscall(SYS_arch_prctl, REQUEST, TILE_DATA);
 }
@@ -48,6 +48,12 @@ enum ht_isa ht_isa_best(void)
     return amx_allowed(d7, saved) ? HT_ISA_AMX : HT_ISA_AVX512VNNI;
 }
 
+bool ht_isa_has_bf16(void)
+{
+    uint32_t a, b, c, d;
+    return ht_isa_best() >= HT_ISA_AVX512VNNI && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1 << 5);
+}
+
 enum { FIRST = HT_ISA_AVX2 }; // of this family
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
@@ -60,11 +66,21 @@ enum ht_isa ht_isa_best(void)
     return getauxval(AT_HWCAP2) & i8mm ? HT_ISA_I8MM : HT_ISA_DOTPROD;
 }
 
+bool ht_isa_has_bf16(void)
+{
+    return false;
+}
+
 enum { FIRST = HT_ISA_NEON };
 #else
 enum ht_isa ht_isa_best(void)
 {
     return HT_ISA_REF;
+}
+
+bool ht_isa_has_bf16(void)
+{
+    return false;
 }
 
 enum { FIRST = HT_N_ISAS };

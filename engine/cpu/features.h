@@ -26,5 +26,7 @@ extern const char *const ht_isa_names[HT_N_ISAS]; // "ref", "avx2", "avx512vnni"
 // The best path that can run here, and whether a path can.
 enum ht_isa ht_isa_best(void);
 bool ht_isa_can(enum ht_isa isa);
+// Whether an AVX-512 path may use vdpbf16ps and what rounds to bf16.
+bool ht_isa_has_bf16(void);
 
 #endif

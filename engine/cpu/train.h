@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CPU's training ops: contract F of engine/ops/train.h in plain C. Parts of an op are shared out so that each value
+// The CPU's training ops: contracts F and B of engine/ops/train.h. Parts of an op are shared out so that each value
 // is computed by one thread in full. Team threads, inside a submit; recording: engine thread.
 #ifndef HT_CPU_TRAIN_H
 #define HT_CPU_TRAIN_H
@@ -12,6 +12,8 @@ HT_TRAIN_OPS_MAP(HT_TRAIN_RUN)
 
 // Scratch of a thread, and of the team.
 size_t ht_linear_thread_bytes(const struct ht_linear *p);
+size_t ht_bf16_thread_bytes(const struct ht_plan *plan, const struct ht_matmul *p);
+size_t ht_bf16_shared_bytes(const struct ht_plan *plan, const struct ht_matmul *p, bool transposed, uint32_t count);
 size_t ht_linear_t_thread_bytes(const struct ht_linear_t *p);
 size_t ht_dense_thread_bytes(const struct ht_dense *p);
 size_t ht_attend_thread_bytes(const struct ht_plan *plan);
@@ -19,6 +21,10 @@ size_t ht_attend_shared_bytes(const struct ht_plan *plan, const struct ht_attend
 size_t ht_attend_back_thread_bytes(const struct ht_attend_back *p);
 size_t ht_attend_back_shared_bytes(const struct ht_plan *plan, const struct ht_attend_back *p);
 size_t ht_sumsq_shared_bytes(const struct ht_sumsq *p);
+
+// linear and linear_t in contract B: train_bf16.c.
+void ht_bf16_run_linear(const struct ht_linear *p, const struct ht_run *run, unsigned thread);
+void ht_bf16_run_linear_t(const struct ht_linear_t *p, const struct ht_run *run, unsigned thread);
 
 // acc[c] = fma(a[i * a_stride], b[i * b_stride + c], acc[c]) for i = 0 … count - 1, each c < n on its own.
 void ht_chain(float *acc, uint32_t n, const float *a, size_t a_stride, const float *b, size_t b_stride,

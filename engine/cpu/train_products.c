@@ -72,6 +72,10 @@ static void linear_part(const struct ht_run *run, const struct ht_matmul *p, con
 void ht_run_linear(const struct ht_call *call, const struct ht_run *run, unsigned thread)
 {
     const struct ht_linear *p = &call->p.linear;
+    if (p->precision != HT_TRAIN_F) {
+        ht_bf16_run_linear(p, run, thread);
+        return;
+    }
     for (uint32_t i = 0; i < p->m.n_parts; i++)
         linear_part(run, &p->m, &p->m.part[i], p->first,
                     p->count ? p->first + p->count : p->m.part[i].w->head.params.n, thread);
@@ -122,6 +126,10 @@ static void linear_t_columns(const struct ht_run *run, const struct ht_linear_t 
 void ht_run_linear_t(const struct ht_call *call, const struct ht_run *run, unsigned thread)
 {
     const struct ht_linear_t *p = &call->p.linear_t;
+    if (p->precision != HT_TRAIN_F) {
+        ht_bf16_run_linear_t(p, run, thread);
+        return;
+    }
     uint32_t unit = HT_GROUP; // whole blocks of every part
     for (uint32_t i = 0; i < p->m.n_parts; i++)
         if (p->m.part[i].w->layout->block_values > unit)

@@ -2,6 +2,7 @@
 // Recording of training ops, as record.c does it for the others. Every output is noted as a whole: a call that touches
 // it waits for the team. Engine thread.
 #include "engine/cpu/train.h"
+#include "engine/cpu/train_bf16.h"
 
 // Checks, adds the call, copies the parameters; `notes` is empty.
 #define BEGIN(name)                                                                                          \
@@ -13,37 +14,52 @@
     plan->trains = true;                                                                                     \
     struct ht_notes notes = {.plan = plan}
 
-static enum hearth_status need_f(enum ht_train_precision precision, struct hearth_error *err)
+static bool supports(const struct ht_device *device, enum ht_train_precision precision)
 {
-    if (precision != HT_TRAIN_F)
-        return ht_fail(err, HEARTH_UNSUPPORTED, "this CPU path trains in f32 only");
+    return precision == HT_TRAIN_F || ht_bf16_kernels(device->isa, precision);
+}
+
+static enum hearth_status need(const struct ht_plan *plan, enum ht_train_precision precision, struct hearth_error *err)
+{
+    if (!supports(plan->device, precision))
+        return ht_fail(err, HEARTH_UNSUPPORTED, "this CPU path does not train in this precision");
     return HEARTH_OK;
 }
 
 static enum hearth_status record_linear(struct ht_plan *plan, const struct ht_linear *p, struct hearth_error *err)
 {
-    HT_TRY(need_f(p->precision, err));
+    HT_TRY(need(plan, p->precision, err));
     BEGIN(linear);
     ht_note_all(&notes, &p->m.x, p->m.rows, p->m.x_stride, p->m.k, false);
     for (uint32_t i = 0; i < p->m.n_parts; i++)
         ht_note_all(&notes, &p->m.part[i].y, p->m.rows, p->m.part[i].y_stride,
                     p->count ? p->count : p->m.part[i].w->head.params.n, true);
+    if (p->precision == HT_TRAIN_F) {
+        ht_want_scratch(plan, ht_linear_thread_bytes(p), 0);
+    } else {
+        ht_note_shared(&notes);
+        ht_want_scratch(plan, ht_bf16_thread_bytes(plan, &p->m), ht_bf16_shared_bytes(plan, &p->m, false, p->count));
+    }
     ht_settle(call, &notes);
-    ht_want_scratch(plan, ht_linear_thread_bytes(p), 0);
     return HEARTH_OK;
 }
 
 static enum hearth_status record_linear_t(struct ht_plan *plan, const struct ht_linear_t *p,
                                           struct hearth_error *err)
 {
-    HT_TRY(need_f(p->precision, err));
+    HT_TRY(need(plan, p->precision, err));
     BEGIN(linear_t);
     ht_note_all(&notes, &p->m.x, p->m.rows, p->m.x_stride, p->m.k, true);
     for (uint32_t i = 0; i < p->m.n_parts; i++)
         ht_note_all(&notes, &p->m.part[i].y, p->m.rows, p->m.part[i].y_stride,
                     p->count ? p->count : p->m.part[i].w->head.params.n, false);
+    if (p->precision == HT_TRAIN_F) {
+        ht_want_scratch(plan, ht_linear_t_thread_bytes(p), 0);
+    } else {
+        ht_note_shared(&notes);
+        ht_want_scratch(plan, ht_bf16_thread_bytes(plan, &p->m), ht_bf16_shared_bytes(plan, &p->m, true, p->count));
+    }
     ht_settle(call, &notes);
-    ht_want_scratch(plan, ht_linear_t_thread_bytes(p), 0);
     return HEARTH_OK;
 }
 
@@ -232,12 +248,6 @@ static enum hearth_status record_noise(struct ht_plan *plan, const struct ht_noi
     ht_note_all(&notes, &p->x, HT_ROWS_ALL, p->stride, p->dim, true);
     ht_settle(call, &notes);
     return HEARTH_OK;
-}
-
-static bool supports(const struct ht_device *device, enum ht_train_precision precision)
-{
-    (void)device;
-    return precision == HT_TRAIN_F;
 }
 
 const struct ht_train_ops ht_cpu_train_ops = {

@@ -18,8 +18,8 @@
 
 enum ht_train_precision {
     HT_TRAIN_F = 0,
-    HT_TRAIN_B_AVX512BF16 = 1, // pairs of k, each rounded as the instruction does
-    HT_TRAIN_B_AMX = 2,        // tiles of 32 k
+    HT_TRAIN_B_AVX512BF16 = 1, // pairs, as vdpbf16ps sums them
+    HT_TRAIN_B_AMX = 2,        // steps of 16 pairs, as tdpbf16ps sums them
 };
 
 // ---------------------------------------------------------------- the training block
@@ -59,8 +59,8 @@ struct ht_linear {
     uint32_t first, count;
 };
 
-// linear_t: dx (rows, k) = one chain over the parts in order, ascending n: dy_i[r][n] * W_i[n][k]; begins with dx if
-// `add`, else with 0. m.x is dx (written), m.part[i].y is dy_i (read); bias and the parts' `add` are not used.
+// linear_t: dx (rows, k) = one chain over the parts in order, ascending n: dy_i[r][n] * W_i[n][k]; in F it begins with
+// dx if `add`, else with 0. m.x is dx (written), m.part[i].y is dy_i (read); bias and the parts' `add` are not used.
 // first, count: as above, dy (rows, count).
 struct ht_linear_t {
     struct ht_matmul m;
@@ -68,6 +68,17 @@ struct ht_linear_t {
     enum ht_train_precision precision;
     uint32_t first, count;
 };
+
+// Contract B of both, exactly (spelt out in engine/cpu/train_bf16_plain.c, which every kernel equals bit for bit):
+//   operands  x or dy, and W dequantised to f32 as contract F has it, are rounded to bf16: to nearest, ties to even; a
+//             subnormal f32 becomes a zero of its sign, a NaN quiet.
+//   terms     the index that is summed (k; in linear_t each part's n on its own, from `first` on), padded with zeros
+//             to a multiple of 32, ascending: pairs 2i, 2i + 1.
+//   fma, +    f32, to nearest, ties to even; a subnormal result becomes a zero of its sign.
+//   AVX512BF16  t = 0; each pair: t = fma(x[2i+1], w[2i+1], t); t = fma(x[2i], w[2i], t).
+//   AMX         t = 0; each 16 pairs: e = o = 0; each pair: e = fma(x[2i], w[2i], e), o = fma(x[2i+1], w[2i+1], o);
+//               then t = t + (e + o).
+// y as in F; dx = add ? dx + t : t, parts being one chain t. Neither rows nor threads change a value.
 
 // Over plain f32; t = a chain from 0 in ascending order of the index that is summed, then
 // y = add ? fma(scale, t, y) : scale * t.                                    a (rows, k) in all three

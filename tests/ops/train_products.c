@@ -81,8 +81,9 @@ static unsigned frozen_case(struct check_device *d, unsigned t, bool add)
         w[i] = matrix_make(d, type, n[i], k);
         y[i] = train_in_make(d, ROWS, n[i], n[i] + 2, 1);
         dy[i] = train_in_make(d, ROWS, n[i], n[i] + 5, 1);
-        f.m.part[i] = (struct ht_matmul_part){w[i].w, y[i].view.ref, {NULL, 0}, y[i].view.stride, add};
-        b.m.part[i] = (struct ht_matmul_part){w[i].w, dy[i].view.ref, {NULL, 0}, dy[i].view.stride, false};
+        f.m.part[i] = (struct ht_matmul_part){
+            .w = w[i].w, .y = y[i].view.ref, .y_stride = y[i].view.stride, .add = add};
+        b.m.part[i] = (struct ht_matmul_part){.w = w[i].w, .y = dy[i].view.ref, .y_stride = dy[i].view.stride};
     }
     f.m.part[0].bias = bias.view.ref;
     CHECK_OK(p.ops->linear(p.base.plan, &f, &check_err));
@@ -151,12 +152,13 @@ static unsigned range_case(struct check_device *d, unsigned t, uint32_t first, u
     for (unsigned i = 0; i < 2; i++) {
         y[i] = train_in_make(d, ROWS, n[i], n[i] + 2, 1);
         struct ht_linear f = {.m = {x.view.ref, x.view.stride, k, 1, {{0}}, HT_ROWS_ALL}, .first = i ? first : 0};
-        f.m.part[0] = (struct ht_matmul_part){w.w, y[i].view.ref, bias.view.ref, y[i].view.stride, false};
+        f.m.part[0] = (struct ht_matmul_part){
+            .w = w.w, .y = y[i].view.ref, .bias = bias.view.ref, .y_stride = y[i].view.stride};
         f.count = i ? count : 0;
         CHECK_OK(p.ops->linear(p.base.plan, &f, &check_err));
     }
     struct ht_linear_t b = {.m = {dx.view.ref, dx.view.stride, k, 1, {{0}}, HT_ROWS_ALL}, .add = true};
-    b.m.part[0] = (struct ht_matmul_part){w.w, dy.view.ref, {NULL, 0}, dy.view.stride, false};
+    b.m.part[0] = (struct ht_matmul_part){.w = w.w, .y = dy.view.ref, .y_stride = dy.view.stride};
     b.first = first;
     b.count = count;
     CHECK_OK(p.ops->linear_t(p.base.plan, &b, &check_err));
@@ -240,13 +242,12 @@ static void refusals(void **state)
     struct check_device d;
     assert_true(check_open(&d, NULL, 1, HT_PRECISION_Q));
     assert_true(d.ops->train && d.ops->train->supports(d.device, HT_TRAIN_F));
-    assert_false(d.ops->train->supports(d.device, HT_TRAIN_B_AMX));
     check_reseed(0);
     struct matrix w = matrix_make(&d, HT_TYPE_Q4_0, 16, 32);
     struct train_in x = train_in_make(&d, 4, 32, 32, 1), y = train_in_make(&d, 4, 16, 16, 1);
     struct train_plan p = train_plan_begin(&d, 4, 4);
     struct ht_linear f = {.m = {x.view.ref, 32, 32, 1, {{.w = w.w, .y = y.view.ref, .y_stride = 16}}, HT_ROWS_ALL}};
-    f.precision = HT_TRAIN_B_AMX;
+    f.precision = (enum ht_train_precision)3;
     assert_int_equal(p.ops->linear(p.base.plan, &f, &check_err), HEARTH_UNSUPPORTED);
     f.precision = HT_TRAIN_F;
     static const uint32_t no_rows[][2] = {{8, 8}, {16, 1}, {0, 17}, {16, 0}, {0xFFFFFFF0u, 32}};

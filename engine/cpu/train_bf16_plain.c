@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// Contract B in plain C: the definition. Any thread.
+#include "engine/cpu/train_bf16.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "engine/base/half.h"
+
+static uint16_t rounded(float x)
+{
+    uint32_t bits = ht_f32_bits(x);
+    return (bits & 0x7FFFFFFF) < 0x00800000 ? (uint16_t)(bits >> 16 & 0x8000) : ht_f32_bf16(x);
+}
+
+static void round_row(const float *x, uint32_t n, uint16_t *to)
+{
+    for (uint32_t i = 0; i < (n + HT_B_STEP - 1) / HT_B_STEP * HT_B_STEP; i++)
+        to[i / HT_B_STEP * HT_B_TILE + i % HT_B_STEP] = i < n ? rounded(x[i]) : 0;
+}
+
+// ---- panels
+
+enum { MOST_VALUES = HT_B_MOST * HT_B_STEP };
+
+static void row_values(enum ht_type type, const unsigned char *tiles, uint32_t k, unsigned r, float *values)
+{
+    _Alignas(8) unsigned char blocks[MOST_VALUES * sizeof(float)];
+    ht_layout_unpack_row(ht_layout_of(type), tiles, k, r, blocks);
+    ht_dequant_row(type, blocks, k, values);
+}
+
+static void panel(enum ht_type type, const unsigned char *tiles, uint32_t k, unsigned half, uint16_t *to)
+{
+    float values[MOST_VALUES] = {0};
+    for (unsigned r = 0; r < HT_GROUP; r++) {
+        row_values(type, tiles, k, r, values);
+        for (uint32_t i = 0; i < (k + HT_B_STEP - 1) / HT_B_STEP * HT_B_STEP; i++)
+            to[(i / 2 * HT_B_LANES + half * HT_GROUP + r) * 2 + i % 2] = rounded(values[i]);
+    }
+}
+
+static void panel_t(enum ht_type type, const unsigned char *tile, unsigned j, uint32_t n, unsigned half, uint16_t *to)
+{
+    float values[MOST_VALUES] = {0};
+    const struct ht_layout *layout = ht_layout_of(type);
+    for (unsigned r = 0; r < HT_GROUP; r++) {
+        row_values(type, tile, layout->block_values == 1 ? n : layout->block_values, r, values);
+        for (uint32_t i = 0; i < HT_B_LANES; i++)
+            to[((half * 8 + r / 2) * HT_B_LANES + i) * 2 + r % 2] = rounded(values[j * HT_B_STEP + i]);
+    }
+}
+
+// ---- sums
+
+static float flushed(float x)
+{
+    return x != 0 && fabsf(x) < 0x1p-126f ? copysignf(0, x) : x;
+}
+
+// Below 2^-126 after rounding to 24 bits, not after rounding as a subnormal: decided 2^64 times as large, where the
+// result is normal. There is nothing to overflow: a sum that small of terms that large would be exactly 0.
+static float fma_flushed(float a, float b, float c)
+{
+    float sum = fmaf(a, b, c);
+    if (sum != 0 && fabsf(sum) <= 0x1p-126f) {
+        bool first = fabsf(a) < fabsf(b);
+        float large = fmaf(first ? a * 0x1p64f : a, first ? b : b * 0x1p64f, c * 0x1p64f);
+        if (fabsf(large) < 0x1p-62f)
+            return copysignf(0, sum);
+    }
+    return sum;
+}
+
+static float pairs_in_turn(const uint16_t *x, const uint16_t *w, float t)
+{
+    for (unsigned i = 0; i < 16; i++, w += 2 * HT_B_LANES) {
+        t = fma_flushed(ht_bf16_f32(x[2 * i + 1]), ht_bf16_f32(w[1]), t);
+        t = fma_flushed(ht_bf16_f32(x[2 * i]), ht_bf16_f32(w[0]), t);
+    }
+    return t;
+}
+
+static float two_chains(const uint16_t *x, const uint16_t *w, float t)
+{
+    float even = 0, odd = 0;
+    for (unsigned i = 0; i < 16; i++, w += 2 * HT_B_LANES) {
+        even = fma_flushed(ht_bf16_f32(x[2 * i]), ht_bf16_f32(w[0]), even);
+        odd = fma_flushed(ht_bf16_f32(x[2 * i + 1]), ht_bf16_f32(w[1]), odd);
+    }
+    return flushed(t + flushed(even + odd));
+}
+
+static void sum(const struct ht_bf16_block *b, float (*step)(const uint16_t *x, const uint16_t *w, float t))
+{
+    for (uint32_t r = 0; r < b->rows; r++)
+        for (unsigned lane = 0; lane < HT_B_LANES; lane++) {
+            float *t = b->acc + r * b->acc_stride + lane, value = b->begin ? 0 : *t;
+            const uint16_t *x = b->x + r / HT_B_ROWS * b->x_next + r % HT_B_ROWS * HT_B_STEP;
+            for (uint32_t s = 0; s < b->steps; s++)
+                value = step(x + s * HT_B_TILE, b->panel + s * HT_B_PANEL + 2 * lane, value);
+            *t = value;
+        }
+}
+
+static void sum_avx512bf16(const struct ht_bf16_block *block)
+{
+    sum(block, pairs_in_turn);
+}
+
+static void sum_amx(const struct ht_bf16_block *block)
+{
+    sum(block, two_chains);
+}
+
+static void nothing(void)
+{
+}
+
+const struct ht_bf16_kernels ht_bf16_plain_avx512bf16 = {nothing, nothing, round_row, panel, panel_t, sum_avx512bf16};
+const struct ht_bf16_kernels ht_bf16_plain_amx = {nothing, nothing, round_row, panel, panel_t, sum_amx};
+
+const struct ht_bf16_kernels *ht_bf16_kernels(enum ht_isa isa, enum ht_train_precision precision)
+{
+    if (isa == HT_ISA_REF && ht_isa_best() != HT_ISA_REF)
+        return precision == HT_TRAIN_B_AMX          ? &ht_bf16_plain_amx
+               : precision == HT_TRAIN_B_AVX512BF16 ? &ht_bf16_plain_avx512bf16
+                                                    : NULL;
+#if defined(__x86_64__)
+    if ((isa != HT_ISA_AMX && isa != HT_ISA_AVX512VNNI) || !ht_isa_has_bf16())
+        return NULL;
+    if (precision == HT_TRAIN_B_AMX && isa == HT_ISA_AMX)
+        return &ht_bf16_amx;
+    if (precision == HT_TRAIN_B_AVX512BF16)
+        return &ht_bf16_avx512bf16;
+#endif
+    return NULL;
+}
