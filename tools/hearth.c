@@ -34,7 +34,7 @@ static const struct command commands[] = {
     {"bench", "measure speed and memory", cmd_bench},
     {"inspect", "what a model file holds", cmd_inspect},
     {"data", "look at training data", cmd_data},
-    {"train", "train a LoRA adapter", NULL},
+    {"train", "train a LoRA adapter", cmd_train},
     {"eval", "evaluate a model or an adapter", NULL},
     {"adapter", "look at, compare and convert adapters", cmd_adapter},
     {"convert", "convert a model folder to GGUF", NULL},

@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: Apache-2.0
+// hearth train: an adapter learnt from files, in this process. Main thread, which is the engine thread too.
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "engine/learn.h"
+#include "tools/data_file.h"
+#include "tools/hash.h"
+#include "tools/hearth.h"
+#include "tools/models.h"
+#include "tools/train_curve.h"
+
+static struct words {
+    struct cli_list data;
+    struct model_options model;
+    const char *out, *name, *schedule, *targets, *mask, *init, *precision;
+    uint64_t rank, max_steps, seq, batch, accum, micro_rows, checkpoint_every, eval_every, patience, seed;
+    double alpha, lr, epochs, warmup, dropout, held_out, near, neftune, lora_plus, decay, clip;
+    bool resume, truncate, checkpointing, rslora, keep_duplicates;
+} words = {
+    .model = {.n_ctx = 64, .max_sessions = 1},
+    .name = "",
+    .schedule = "cosine",
+    .targets = "all",
+    .mask = "assistant",
+    .precision = "auto",
+    .rank = 8,
+    .batch = 4,
+    .accum = 1,
+    .alpha = 16,
+    .lr = 2e-4,
+    .epochs = 3,
+    .warmup = 0.03,
+    .held_out = 0.05,
+    .near = 0.8,
+    .lora_plus = 1,
+    .clip = 1,
+};
+
+static const struct cli_option options[] = {
+    {"model", 'm', CLI_TEXT, "MODEL", "file, or name of a model (default: the chosen one)", &words.model.model, 0, 0,
+     NULL},
+    {"data", 'd', CLI_LIST, "F[:FORMAT][:WEIGHT]", "training data; may be given several times", &words.data, 0, 0,
+     NULL},
+    {"out", 'o', CLI_TEXT, "DIR", "folder for the adapter, checkpoint, log and manifest", &words.out, 0, 0, NULL},
+    {"resume", 0, CLI_FLAG, NULL, "go on from the checkpoint in DIR", &words.resume, 0, 0, NULL},
+    {"rank", 0, CLI_COUNT, "N", "rank of the adapter (8)", &words.rank, 1, 4096, NULL},
+    {"alpha", 0, CLI_REAL, "A", "scale = alpha / rank (16)", &words.alpha, 1e-6, 1e9, NULL},
+    {"rslora", 0, CLI_FLAG, NULL, "scale = alpha / sqrt(rank)", &words.rslora, 0, 0, NULL},
+    {"targets", 0, CLI_TEXT, "LIST", "all (default), or linears: attn_q,attn_v", &words.targets, 0, 0, NULL},
+    {"init", 0, CLI_TEXT, "ADAPTER", "go on from this adapter: its linears, ranks and scales", &words.init, 0, 0, NULL},
+    {"lr", 0, CLI_REAL, "R", "learning rate (2e-4)", &words.lr, 0, 1e6, NULL},
+    {"schedule", 0, CLI_TEXT, "NAME", "cosine (default), linear or constant", &words.schedule, 0, 0, NULL},
+    {"warmup", 0, CLI_REAL, "SHARE", "of the steps in which the rate rises (0.03)", &words.warmup, 0, 1, NULL},
+    {"epochs", 0, CLI_REAL, "N", "passes over the data (3)", &words.epochs, 0, 1 << 20, NULL},
+    {"max-steps", 0, CLI_COUNT, "N", "optimizer steps, instead of epochs", &words.max_steps, 0, 0, NULL},
+    {"seq", 0, CLI_COUNT, "N", "tokens of a sequence (512, or the style's)", &words.seq, 2, 1 << 22, NULL},
+    {"batch", 0, CLI_COUNT, "N", "sequences of a batch (4)", &words.batch, 1, 65536, NULL},
+    {"accum", 0, CLI_COUNT, "N", "batches of an optimizer step (1)", &words.accum, 1, 65536, NULL},
+    {"micro-rows", 0, CLI_COUNT, "N", "tokens computed together: more takes more memory (one sequence)",
+     &words.micro_rows, 0, 1 << 24, NULL},
+    {"dropout", 0, CLI_REAL, "P", "of what goes into A (0)", &words.dropout, 0, 0.99, NULL},
+    {"neftune", 0, CLI_REAL, "A", "noise on the embeddings (0)", &words.neftune, 0, 9999, NULL},
+    {"lora-plus", 0, CLI_REAL, "R", "B learns R times faster than A (1)", &words.lora_plus, 1e-3, 9999, NULL},
+    {"decay", 0, CLI_REAL, "W", "weight decay (0)", &words.decay, 0, 1, NULL},
+    {"clip", 0, CLI_REAL, "N", "largest norm of a gradient (1); 0: any", &words.clip, 0, 1e9, NULL},
+    {"mask", 0, CLI_TEXT, "NAME", "what is learned: assistant (default), all, last, or a system's style",
+     &words.mask, 0, 0, NULL},
+    {"template", 0, CLI_TEXT, "NAME", "chat template (default: the model file's)", &words.model.chat_template, 0, 0,
+     NULL},
+    {"truncate", 0, CLI_FLAG, NULL, "cut what is longer than a sequence instead of splitting it", &words.truncate, 0, 0,
+     NULL},
+    {"held-out", 0, CLI_REAL, "SHARE", "conversations kept for evaluation (0.05)", &words.held_out, 0, 0.99, NULL},
+    {"near", 0, CLI_REAL, "SHARE", "likeness that makes a near-duplicate (0.8); 0: exact ones only", &words.near, 0, 1,
+     NULL},
+    {"keep-duplicates", 0, CLI_FLAG, NULL, "leave no duplicates out", &words.keep_duplicates, 0, 0, NULL},
+    {"eval-every", 0, CLI_COUNT, "N", "steps between evaluations (an epoch)", &words.eval_every, 0, 0, NULL},
+    {"patience", 0, CLI_COUNT, "N", "stop after N evaluations without gain and keep the best adapter", &words.patience,
+     0, 1e6, NULL},
+    {"checkpoint-every", 0, CLI_COUNT, "N", "steps between checkpoints (50)", &words.checkpoint_every, 0, 0, NULL},
+    {"precision", 0, CLI_TEXT, "P", "auto (default), f32 or bf16", &words.precision, 0, 0, NULL},
+    {"checkpointing", 0, CLI_FLAG, NULL, "less memory, slower: compute each layer again on the way back",
+     &words.checkpointing, 0, 0, NULL},
+    {"seed", 0, CLI_COUNT, "N", "the same seed gives the same adapter (0)", &words.seed, 0, 0, NULL},
+    {"name", 0, CLI_TEXT, "TEXT", "name of the adapter", &words.name, 0, 0, NULL},
+};
+
+struct training {
+    const struct cli *cli;
+    char **argv;
+    int argc;
+    struct hearth_engine *engine;
+    struct hearth_trainer *trainer;
+    struct hearth_adapter *init;
+    struct hearth_data_file files[CLI_LIST_MAX];
+    char base_path[PATHS_MAX], sha256[HASH_HEX];
+    int folder; // locked
+    bool tty, shown;
+    double drawn_s, held_out, first_held_out, loss;
+    uint64_t first_step;
+};
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int number)
+{
+    if (interrupted) // the second one does not wait
+        _exit(CLI_INTERRUPTED);
+    interrupted = number;
+}
+
+// ---------------------------------------------------------------- what is seen while it runs
+
+static void clear_line(struct training *t)
+{
+    if (t->shown)
+        fputs("\r\033[K", stderr);
+    t->shown = false;
+}
+
+static void format_rest(char text[24], double seconds)
+{
+    if (seconds < 90)
+        snprintf(text, 24, "%.0f s", seconds);
+    else if (seconds < 5400)
+        snprintf(text, 24, "%.0f min", seconds / 60);
+    else
+        snprintf(text, 24, "%.1f h", seconds / 3600);
+}
+
+static void draw(struct training *t, const struct hearth_train_step *s)
+{
+    char cells[21], rest[24] = "-", held_out[32] = "";
+    double now = progress_clock_s(), share = (double)s->step / (double)s->n_steps;
+    if (!t->tty || (now - t->drawn_s < 0.1 && s->step < s->n_steps))
+        return;
+    t->drawn_s = now;
+    memset(cells, ' ', 20);
+    memset(cells, '=', (size_t)(share * 20));
+    cells[20] = 0;
+    if (s->step > t->first_step)
+        format_rest(rest, s->seconds / (double)(s->step - t->first_step) * (double)(s->n_steps - s->step));
+    if (!isnan(t->held_out))
+        snprintf(held_out, sizeof held_out, "  held out %.4f", t->held_out);
+    fprintf(stderr, "\r\033[K[%s] step %llu of %llu  loss %.4f%s  %.0f tok/s  %s left", cells,
+            (unsigned long long)s->step, (unsigned long long)s->n_steps, t->loss, held_out, s->tokens_per_second, rest);
+    fflush(stderr);
+    t->shown = true;
+}
+
+static void print_json_step(const struct hearth_train_step *s)
+{
+    if (!isnan(s->held_out))
+        printf("{\"step\": %llu, \"steps\": %llu, \"epoch\": %.4f, \"held_out\": %.6f}\n", (unsigned long long)s->step,
+               (unsigned long long)s->n_steps, s->epoch, s->held_out);
+    else
+        printf("{\"step\": %llu, \"steps\": %llu, \"epoch\": %.4f, \"loss\": %.6f, \"lr\": %.6g, \"grad_norm\": %.6g, "
+               "\"tokens\": %llu, \"targets\": %llu, \"seconds\": %.3f, \"tokens_per_second\": %.1f}\n",
+               (unsigned long long)s->step, (unsigned long long)s->n_steps, s->epoch, s->loss, s->lr, s->grad_norm,
+               (unsigned long long)s->tokens, (unsigned long long)s->targets, s->seconds, s->tokens_per_second);
+    fflush(stdout);
+}
+
+static void on_step(void *user, const struct hearth_train_step *s)
+{
+    struct training *t = user;
+    if (!isnan(s->held_out)) {
+        t->held_out = s->held_out;
+        if (!s->step)
+            t->first_held_out = s->held_out;
+    } else {
+        t->loss = s->loss;
+    }
+    if (t->cli->json)
+        print_json_step(s);
+    else if (isnan(s->held_out))
+        draw(t, s);
+}
+
+// ---------------------------------------------------------------- preparing
+
+static bool there(const struct training *t, const char *name)
+{
+    return !faccessat(t->folder, name, F_OK, 0);
+}
+
+// Makes the folder, or sees that it is free for this run; nobody else works in it while it is locked.
+static int open_folder(struct training *t)
+{
+    const char *out = words.out;
+    if (mkdir(out, 0777) && errno != EEXIST)
+        return cli_fail(CLI_CANTCREAT, "%s: cannot make the folder: %s", out, strerror(errno));
+    t->folder = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (t->folder < 0)
+        return cli_fail(CLI_CANTCREAT, "%s: cannot open the folder: %s", out, strerror(errno));
+    if (flock(t->folder, LOCK_EX | LOCK_NB))
+        return cli_fail(CLI_TEMPFAIL, "%s: another training works in this folder", out);
+    if (!words.resume && (there(t, "checkpoint.bin") || there(t, "manifest.json") || there(t, "adapter.gguf")))
+        return cli_fail(CLI_CANTCREAT, "%s: holds a training already: go on with --resume, or name another folder",
+                        out);
+    return CLI_OK;
+}
+
+static int choose(const struct cli *cli, struct hearth_train_params *p)
+{
+    static const char *const schedules[] = {"cosine", "linear", "constant"};
+    static const char *const precisions[] = {"auto", "f32", "bf16"};
+    int schedule = -1, precision = -1;
+    for (int i = 0; i < 3; i++) {
+        schedule = strcmp(words.schedule, schedules[i]) ? schedule : i;
+        precision = strcmp(words.precision, precisions[i]) ? precision : i;
+    }
+    if (schedule < 0)
+        return cli_wrong(cli, "--schedule wants cosine, linear or constant, not '%s'", words.schedule);
+    if (precision < 0)
+        return cli_wrong(cli, "--precision wants auto, f32 or bf16, not '%s'", words.precision);
+    if (words.batch * words.accum > 65536)
+        return cli_wrong(cli, "--batch times --accum is at most 65536");
+    p->schedule = (enum hearth_train_schedule)schedule;
+    p->precision = (enum hearth_train_precision)precision;
+    p->n_batch = (unsigned)(words.batch * words.accum);
+    return data_file_style(cli, words.mask, &p->data.style);
+}
+
+static int set_params(struct training *t, struct hearth_train_params *p)
+{
+    hearth_train_default(p);
+    int code = choose(t->cli, p);
+    for (size_t i = 0; i < words.data.n; i++) // words of argv, cut where the paths end
+        data_file_parse((char *)words.data.items[i], &t->files[i]);
+    if (words.truncate)
+        p->data.style.too_long = HEARTH_DATA_LONG_RIGHT;
+    p->data.files = t->files;
+    p->data.n_files = words.data.n;
+    p->data.n_seq = (unsigned)words.seq;
+    p->data.held_out = words.held_out;
+    p->data.near = words.near;
+    p->data.keep_duplicates = words.keep_duplicates;
+    p->data.seed = p->seed = words.seed;
+    p->files.folder = words.out;
+    p->base_sha256 = t->sha256;
+    p->name = words.name;
+    p->targets = words.targets;
+    p->rank = (unsigned)words.rank;
+    p->alpha = (float)words.alpha;
+    p->dropout = (float)words.dropout;
+    p->lora_plus = (float)words.lora_plus;
+    p->neftune = (float)words.neftune;
+    p->rslora = words.rslora;
+    p->checkpointing = words.checkpointing;
+    p->n_micro_rows = (unsigned)words.micro_rows;
+    p->epochs = words.epochs;
+    p->max_steps = words.max_steps;
+    p->lr = words.lr;
+    p->warmup = words.warmup;
+    p->decay = words.decay;
+    p->clip = words.clip;
+    p->eval_every = (unsigned)words.eval_every;
+    p->checkpoint_every = (unsigned)words.checkpoint_every;
+    p->patience = (unsigned)words.patience;
+    p->resume = words.resume;
+    p->on_step = on_step;
+    p->user = t;
+    return code;
+}
+
+static int open_all(struct training *t, struct hearth_train_params *p)
+{
+    struct hearth_error err = {0};
+    struct hearth_train_info info;
+    int code = set_params(t, p);
+    if (!code)
+        code = models_find(t->base_path, words.model.model);
+    if (!code)
+        code = open_folder(t);
+    if (code)
+        return code;
+    if (!hash_file(t->base_path, NULL, t->sha256))
+        return cli_fail(CLI_NOINPUT, "cannot read %s: %s", t->base_path, strerror(errno));
+    const struct hearth_adapter_base base = {t->base_path, t->sha256};
+    if (words.init && hearth_adapter_open(&t->init, words.init, &base, &err))
+        return cli_fail_status(&err);
+    p->init = t->init;
+    code = models_open(&t->engine, t->cli, &words.model);
+    if (code)
+        return code;
+    if (hearth_trainer_open(&t->trainer, t->engine, p, &err))
+        return cli_fail_status(&err);
+    hearth_trainer_get_info(t->trainer, &info);
+    t->first_step = info.saved_step;
+    if (p->precision == HEARTH_TRAIN_BF16 && !strcmp(info.precision, "f32"))
+        cli_note("this CPU has no bf16 arithmetic: training in f32");
+    return CLI_OK;
+}
+
+// ---------------------------------------------------------------- running
+
+static void print_word(const char *word)
+{
+    if (word[strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:,=+@")] == 0 && word[0]) {
+        fprintf(stderr, " %s", word);
+        return;
+    }
+    fputs(" '", stderr);
+    for (; *word; word++)
+        fputs(*word == '\'' ? "'\\''" : (char[2]){*word, 0}, stderr);
+    fputc('\'', stderr);
+}
+
+static int stop_here(struct training *t)
+{
+    struct hearth_train_info info;
+    hearth_trainer_get_info(t->trainer, &info);
+    clear_line(t);
+    cli_note("interrupted; the checkpoint is of step %llu. Go on with:", (unsigned long long)info.saved_step);
+    fputs("  hearth", stderr);
+    for (int i = 0; i < t->argc; i++)
+        print_word(t->argv[i]);
+    fputs(words.resume ? "\n" : " --resume\n", stderr);
+    return CLI_INTERRUPTED;
+}
+
+static int run_all(struct training *t)
+{
+    const struct sigaction action = {.sa_handler = on_signal};
+    struct hearth_train_info info = {0};
+    struct hearth_error err = {0};
+    bool asked = false;
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    while (info.state != HEARTH_TRAIN_DONE) {
+        enum hearth_status status = hearth_trainer_run(t->trainer, asked ? 0 : 100, &err);
+        if (status) {
+            clear_line(t);
+            return cli_fail_status(&err);
+        }
+        if (interrupted && !asked)
+            hearth_trainer_checkpoint(t->trainer);
+        asked = interrupted != 0;
+        hearth_trainer_get_info(t->trainer, &info);
+        if (asked && info.state != HEARTH_TRAIN_DONE && (!info.saving || info.state == HEARTH_TRAIN_READING))
+            return stop_here(t);
+    }
+    return CLI_OK;
+}
+
+// ---------------------------------------------------------------- the end
+
+static int print_end(struct training *t)
+{
+    struct hearth_train_info info;
+    hearth_trainer_get_info(t->trainer, &info);
+    if (t->cli->json) {
+        json_t *end = json_pack("{s:b, s:I, s:I, s:I, s:I, s:s, s:s, s:b, s:I, s:I}", "done", 1, "step",
+                                (json_int_t)info.last.step, "tokens", (json_int_t)info.last.tokens, "samples",
+                                (json_int_t)info.n_train, "held_out_samples", (json_int_t)info.n_held_out, "precision",
+                                info.precision, "numerics_id", info.numerics_id, "stopped_early",
+                                (int)info.stopped_early, "parameters", (json_int_t)info.n_params, "memory_bytes",
+                                (json_int_t)info.memory_bytes);
+        json_dumpf(end, stdout, 0);
+        fputc('\n', stdout);
+        json_decref(end);
+        return cli_finish(CLI_OK);
+    }
+    printf("%llu steps%s, %llu samples, %llu tokens, %s", (unsigned long long)info.last.step,
+           info.stopped_early ? " (stopped early)" : "", (unsigned long long)info.n_train,
+           (unsigned long long)info.last.tokens, info.precision);
+    if (!isnan(t->held_out) && !isnan(t->first_held_out))
+        printf("; held-out loss %.4f, before %.4f", t->held_out, t->first_held_out);
+    printf("\n%s/adapter.gguf\n", words.out);
+    return cli_finish(CLI_OK);
+}
+
+static int draw_end(struct training *t)
+{
+    char path[PATHS_MAX];
+    struct curve curve;
+    clear_line(t);
+    if (!paths_join(path, words.out, "log.jsonl") || !curve_read(&curve, path))
+        return cli_fail(CLI_IOERR, "%s/log.jsonl: cannot read it: %s", words.out, strerror(errno));
+    int code = CLI_OK;
+    if (!paths_join(path, words.out, "loss.svg") ||
+        !curve_write_svg(&curve, path, words.name[0] ? words.name : words.out))
+        code = cli_fail(CLI_IOERR, "%s/loss.svg: cannot write it: %s", words.out, strerror(errno));
+    if (!code && !t->cli->json)
+        curve_print(&curve, stdout);
+    curve_free(&curve);
+    return code ? code : print_end(t);
+}
+
+static int train(const struct cli *cli, int argc, char **argv)
+{
+    static struct training t; // zero, and too large for a stack
+    struct hearth_train_params params = {0};
+    t = (struct training){.cli = cli, .argc = argc, .argv = argv, .folder = -1, .tty = cli_is_tty(stderr),
+                          .held_out = NAN, .first_held_out = NAN, .loss = NAN};
+    int code = open_all(&t, &params);
+    if (!code)
+        code = run_all(&t);
+    if (!code)
+        code = draw_end(&t);
+    hearth_trainer_close(&t.trainer);
+    hearth_adapter_close(&t.init);
+    hearth_engine_close(&t.engine);
+    if (t.folder >= 0)
+        close(t.folder);
+    return code;
+}
+
+int cmd_train(int argc, char **argv)
+{
+    struct cli cli = {
+        .name = "train",
+        .usage = "[-m MODEL] --data F[:FORMAT][:WEIGHT]... --out DIR",
+        .about = "Trains a LoRA adapter on a model's own 4-bit weights. The same words and seed give the same\n"
+                 "adapter, however often it was interrupted: Ctrl-C writes a checkpoint, --resume goes on.\n"
+                 "More: docs/training.md.",
+        .example = "hearth train --data chats.jsonl --out my-adapter --epochs 3",
+        .options = options,
+        .n_options = sizeof options / sizeof options[0],
+        .min_args = 0,
+        .max_args = 0,
+    };
+    char **own = calloc((size_t)argc + 1, sizeof *own); // the words as they were: paths are cut out of them later
+    bool good = own != NULL;
+    for (int i = 0; good && i < argc; i++)
+        good = (own[i] = strdup(argv[i])) != NULL;
+    int code = good ? cli_parse(&cli, argc, argv) : cli_fail(CLI_OSERR, "out of memory");
+    if (code < 0 && !words.data.n)
+        code = cli_wrong(&cli, "what shall it learn from? --data FILE");
+    if (code < 0 && !words.out)
+        code = cli_wrong(&cli, "where shall the adapter go? --out DIR");
+    if (code < 0)
+        code = train(&cli, argc, own);
+    for (int i = 0; own && i < argc; i++)
+        free(own[i]);
+    free(own);
+    return code;
+}
