@@ -120,7 +120,9 @@ static void tile(const struct ht_tile *t)
     for (; t->n - j >= 4 * LANES; j += 4 * LANES)
         tile_columns_4(t, j, first_of(LANES));
     uint32_t left = t->n - j;
-    if (left > 2 * LANES)
+    if (left > 3 * LANES)
+        tile_columns_4(t, j, first_of(left - 3 * LANES));
+    else if (left > 2 * LANES)
         tile_columns_3(t, j, first_of(left - 2 * LANES));
     else if (left > LANES)
         tile_columns_2(t, j, first_of(left - LANES));
