@@ -73,6 +73,7 @@ struct hearth_engine_info {
     uint64_t kv_bytes;      // the KV pool
     uint64_t scratch_bytes; // activations and step buffers
     uint64_t file_bytes;
+    uint64_t adapter_bytes; // what loaded adapters take
 };
 
 // Opens the model. On failure *engine is NULL and nothing is left behind.
@@ -304,7 +305,8 @@ enum hearth_status hearth_engine_adapter_load(struct hearth_engine *engine, cons
                                               size_t n_uses, const char *base_sha256, unsigned *id,
                                               struct hearth_error *err);
 // New requests can no longer name it; the memory is given back when the last request that uses it has ended. What
-// sessions hold and the prefix cache keeps of it is never found again. NOT_FOUND: no such id.
+// sessions hold and the prefix cache keeps of it is found again only by an adapter of the same values. NOT_FOUND: no
+// such id.
 enum hearth_status hearth_engine_adapter_drop(struct hearth_engine *engine, unsigned id, struct hearth_error *err);
 
 // ---- prefix cache: full KV pages outlive their session while the pool has room for them, least recently used first
@@ -363,6 +365,19 @@ enum hearth_status hearth_measure_kernel(unsigned index, unsigned n_threads, siz
                                          struct hearth_kernel_speed *out, struct hearth_error *err);
 // What one barrier of the thread team costs.
 enum hearth_status hearth_measure_barrier(unsigned n_threads, double *nanoseconds, struct hearth_error *err);
+
+// What ops of training cost, without the products of frozen weights: a layer's share of a micro-batch of
+// HEARTH_TRAIN_ROWS rows in one segment, LoRA of rank 8 on all linears, f32; the median of several runs.
+enum { HEARTH_TRAIN_ROWS = 512 };
+struct hearth_train_op_speed {
+    char model[24], op[24];
+    double milliseconds;     // of one time
+    double per_batch;        // times in a micro-batch, or in an optimizer step for what runs once there
+    double gflop, gigabytes; // of one time: multiplications and additions, or what must be read and written; 0 = not that
+};
+// By index from 0; NOT_FOUND behind the last.
+enum hearth_status hearth_measure_train_op(unsigned index, unsigned n_threads, struct hearth_train_op_speed *out,
+                                           struct hearth_error *err);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -126,6 +126,7 @@ static enum hearth_status create(struct ht_context *ctx, struct hearth_error *er
     HT_TRY(m->dev->buf_create(m->device, (size_t)work, &ctx->work, err));
     carve(ctx, &m->hp, ctx->work, ctx->max_rows, ctx->max_outs);
     ctx->scratch_bytes = work;
+    HT_TRY(ht_lora_make_bank(m, ctx->max_rows, &ctx->bank, err));
     HT_TRY(make_kv(ctx, err));
     HT_TRY(make_step(ctx, err));
     for (uint32_t i = 0; i < ctx->n_buckets; i++)
@@ -150,6 +151,8 @@ void ht_context_destroy(struct ht_context *ctx)
         for (uint32_t i = 0; i < ctx->n_buckets; i++)
             dev->plan_destroy(&ctx->body[i]);
         dev->plan_destroy(&ctx->head);
+        if (ctx->bank)
+            dev->bank_destroy(ctx->model->device, &ctx->bank);
         dev->kv_destroy(ctx->model->device, &ctx->kv);
         dev->buf_destroy(ctx->model->device, &ctx->work);
     }

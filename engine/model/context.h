@@ -3,6 +3,7 @@
 // block. Everything is planned and allocated at creation; a step allocates nothing.
 #ifndef HT_CONTEXT_H
 #define HT_CONTEXT_H
+#include "engine/model/lora.h"
 #include "engine/model/model.h"
 #include "engine/model/prefix.h"
 
@@ -23,6 +24,7 @@ struct ht_context {
     struct ht_ref x, h, q, k, v, a, gate, up; // (max_rows, …)
     struct ht_ref out, logits, token;         // (max_outs, n_embd), (max_outs, n_vocab), (max_outs)
     uint32_t logits_stride;
+    struct ht_bank *bank; // of adapters; NULL where the device has none
     struct ht_kv *kv;
     struct ht_pages pages;
     struct ht_prefix prefix;

@@ -22,10 +22,17 @@ static enum hearth_status rmsnorm(const struct ht_ops *ops, struct ht_plan *plan
     return ops->rmsnorm(plan, &op, err);
 }
 
-static struct ht_matmul_part part(struct ht_weight *w, struct ht_ref y, struct ht_ref bias, uint32_t n,
+// `linear`: its number in the bank of adapters.
+static struct ht_matmul_part part(struct ht_weight *w, uint32_t linear, struct ht_ref y, struct ht_ref bias, uint32_t n,
                                   bool add)
 {
-    return (struct ht_matmul_part){.w = w, .y = y, .bias = bias, .y_stride = n, .add = add};
+    return (struct ht_matmul_part){.w = w, .y = y, .bias = bias, .y_stride = n, .linear = linear, .add = add};
+}
+
+static struct ht_matmul_part layer_part(const struct ht_model *m, uint32_t layer, enum ht_matrix matrix,
+                                        struct ht_ref y, struct ht_ref bias, uint32_t n, bool add)
+{
+    return part(m->layers[layer].matrix[matrix], ht_lora_linear(layer, matrix), y, bias, n, add);
 }
 
 // h → q, k, v: one product over shared x, head norms, rotation, into the cache.
@@ -42,9 +49,10 @@ static enum hearth_status record_qkv(const struct ht_context *ctx, const struct 
         .x_stride = hp->n_embd,
         .k = hp->n_embd,
         .n_parts = 3,
-        .part = {part(layer->matrix[HT_ATTN_Q], ctx->q, layer->vector[HT_Q_BIAS], n_q, false),
-                 part(layer->matrix[HT_ATTN_K], ctx->k, layer->vector[HT_K_BIAS], n_k, false),
-                 part(layer->matrix[HT_ATTN_V], ctx->v, layer->vector[HT_V_BIAS], n_v, false)},
+        .part = {layer_part(m, index, HT_ATTN_Q, ctx->q, layer->vector[HT_Q_BIAS], n_q, false),
+                 layer_part(m, index, HT_ATTN_K, ctx->k, layer->vector[HT_K_BIAS], n_k, false),
+                 layer_part(m, index, HT_ATTN_V, ctx->v, layer->vector[HT_V_BIAS], n_v, false)},
+        .bank = ctx->bank,
     };
     HT_TRY(ops->matmul(plan, &qkv, err));
     if (hp->features & HT_FEATURE_QK_NORM) {
@@ -82,7 +90,7 @@ static enum hearth_status record_qkv(const struct ht_context *ctx, const struct 
 // A branch's last product adds to x directly, or goes through its post-norm first.
 static enum hearth_status record_branch_end(const struct ht_context *ctx, const struct ht_ops *ops,
                                             struct ht_plan *plan, struct ht_ref from, uint32_t k,
-                                            struct ht_weight *w, struct ht_ref post_norm,
+                                            uint32_t layer, enum ht_matrix matrix, struct ht_ref post_norm,
                                             struct hearth_error *err)
 {
     const struct ht_hparams *hp = &ctx->model->hp;
@@ -93,7 +101,8 @@ static enum hearth_status record_branch_end(const struct ht_context *ctx, const 
         .x_stride = k,
         .k = k,
         .n_parts = 1,
-        .part = {part(w, post ? ctx->h : ctx->x, none, hp->n_embd, !post)},
+        .part = {layer_part(ctx->model, layer, matrix, post ? ctx->h : ctx->x, none, hp->n_embd, !post)},
+        .bank = ctx->bank,
     };
     HT_TRY(ops->matmul(plan, &op, err));
     if (!post)
@@ -125,8 +134,8 @@ static enum hearth_status record_layer(const struct ht_context *ctx, const struc
         .window = ht_layer_is_local(hp, index) ? hp->window : 0,
     };
     HT_TRY(ops->attention(plan, &attention, err));
-    HT_TRY(record_branch_end(ctx, ops, plan, ctx->a, n_o, layer->matrix[HT_ATTN_OUTPUT],
-                             layer->vector[HT_POST_ATTN_NORM], err));
+    HT_TRY(record_branch_end(ctx, ops, plan, ctx->a, n_o, index, HT_ATTN_OUTPUT, layer->vector[HT_POST_ATTN_NORM],
+                             err));
 
     HT_TRY(rmsnorm(ops, plan, ctx->x, ctx->h, layer->vector[HT_FFN_NORM], 1, hp->n_embd, hp->norm_eps, false,
                    HT_ROWS_ALL, err));
@@ -135,8 +144,9 @@ static enum hearth_status record_layer(const struct ht_context *ctx, const struc
         .x_stride = hp->n_embd,
         .k = hp->n_embd,
         .n_parts = 2,
-        .part = {part(layer->matrix[HT_FFN_GATE], ctx->gate, none, hp->n_ff, false),
-                 part(layer->matrix[HT_FFN_UP], ctx->up, none, hp->n_ff, false)},
+        .part = {layer_part(m, index, HT_FFN_GATE, ctx->gate, none, hp->n_ff, false),
+                 layer_part(m, index, HT_FFN_UP, ctx->up, none, hp->n_ff, false)},
+        .bank = ctx->bank,
     };
     HT_TRY(ops->matmul(plan, &gate_up, err));
     const struct ht_glu glu = {
@@ -150,8 +160,8 @@ static enum hearth_status record_layer(const struct ht_context *ctx, const struc
         .act = hp->arch->act,
     };
     HT_TRY(ops->glu(plan, &glu, err));
-    return record_branch_end(ctx, ops, plan, ctx->gate, hp->n_ff, layer->matrix[HT_FFN_DOWN],
-                             layer->vector[HT_POST_FFN_NORM], err);
+    return record_branch_end(ctx, ops, plan, ctx->gate, hp->n_ff, index, HT_FFN_DOWN, layer->vector[HT_POST_FFN_NORM],
+                             err);
 }
 
 enum hearth_status ht_decoder_record_body(const struct ht_context *ctx, struct ht_plan *plan,
@@ -184,8 +194,9 @@ enum hearth_status ht_decoder_record_head(const struct ht_context *ctx, struct h
         .x_stride = hp->n_embd,
         .k = hp->n_embd,
         .n_parts = 1,
-        .part = {part(m->output, ctx->logits, none, ctx->logits_stride, false)},
+        .part = {part(m->output, ht_lora_head(hp), ctx->logits, none, ctx->logits_stride, false)},
         .rows = HT_ROWS_OUT,
+        .bank = ctx->bank,
     };
     HT_TRY(ops->matmul(plan, &logits, err));
     if (hp->final_softcap > 0) {

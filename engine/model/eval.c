@@ -16,6 +16,8 @@ static enum hearth_status check_spans(struct hearth_engine *e, const struct hear
         for (size_t j = 0; j < i; j++)
             if (spans[j].session == s)
                 return ht_fail(err, HEARTH_INVALID, "spans %zu and %zu name the same session", j, i);
+        int32_t adapter;
+        HT_TRY(ht_lora_find(e, spans[i].adapter, &adapter, err));
         if (spans[i].n_ids > e->session_limit - s->n_cached)
             return ht_fail(err, HEARTH_CONTEXT, "%zu ids after %u positions, the context holds %u",
                            spans[i].n_ids, s->n_cached, e->session_limit);
@@ -90,6 +92,25 @@ static enum hearth_status run_rows(struct hearth_engine *e, const struct hearth_
     return HEARTH_OK;
 }
 
+static enum hearth_status run_spans(struct hearth_engine *e, const struct hearth_span *spans, size_t n_spans,
+                                    struct hearth_error *err)
+{
+    for (size_t span = 0, at = 0; span < n_spans;)
+        HT_TRY(ht_engine_check(e, run_rows(e, spans, n_spans, &span, &at, err)));
+    return HEARTH_OK;
+}
+
+// Its rows go under the span's adapter; what the session holds of another one is computed again.
+static enum hearth_status begin_span(struct hearth_engine *e, const struct hearth_span *span, struct hearth_error *err)
+{
+    struct hearth_session *s = span->session;
+    uint32_t n = s->n_cached;
+    HT_TRY(ht_lora_find(e, span->adapter, &s->adapter, err));
+    ht_session_make_under(s, ht_lora_key(e, s->adapter));
+    const struct hearth_span again = {.session = s, .ids = s->tokens, .n_ids = n - s->n_cached};
+    return again.n_ids ? run_spans(e, &again, 1, err) : HEARTH_OK;
+}
+
 enum hearth_status hearth_engine_eval(struct hearth_engine *engine, const struct hearth_span *spans,
                                       size_t n_spans, struct hearth_error *err)
 {
@@ -98,7 +119,12 @@ enum hearth_status hearth_engine_eval(struct hearth_engine *engine, const struct
     if (engine->lost)
         return ht_fail(err, HEARTH_DEVICE_LOST, "device %s is lost", engine->info.device);
     HT_TRY(check_spans(engine, spans, n_spans, err));
-    for (size_t span = 0, at = 0; span < n_spans;)
-        HT_TRY(ht_engine_check(engine, run_rows(engine, spans, n_spans, &span, &at, err)));
-    return HEARTH_OK;
+    enum hearth_status status = HEARTH_OK;
+    for (size_t i = 0; i < n_spans && status == HEARTH_OK; i++)
+        status = begin_span(engine, &spans[i], err);
+    if (status == HEARTH_OK)
+        status = run_spans(engine, spans, n_spans, err);
+    for (size_t i = 0; i < n_spans; i++)
+        spans[i].session->adapter = HT_NO_ADAPTER;
+    return status;
 }

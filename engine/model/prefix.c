@@ -45,9 +45,10 @@ void ht_prefix_deinit(struct ht_prefix *prefix)
     *prefix = (struct ht_prefix){0};
 }
 
-static uint32_t *bucket_of(const struct ht_prefix *p, uint32_t parent, const int32_t *ids, uint64_t owner)
+static uint32_t *bucket_of(const struct ht_prefix *p, uint32_t parent, const int32_t *ids,
+                           const struct ht_prefix_key *key)
 {
-    uint64_t h = (owner ^ parent) * 0x9E3779B97F4A7C15u;
+    uint64_t h = (key->owner ^ key->adapter.part[0] ^ parent) * 0x9E3779B97F4A7C15u;
     for (int i = 0; i < HT_KV_PAGE; i++) {
         h = (h ^ (uint32_t)ids[i]) * 0xD6E8FEB86659FD93u;
         h ^= h >> 32;
@@ -55,29 +56,37 @@ static uint32_t *bucket_of(const struct ht_prefix *p, uint32_t parent, const int
     return &p->buckets[h & p->mask];
 }
 
-uint32_t ht_prefix_find(const struct ht_prefix *prefix, uint32_t parent, const int32_t *ids, uint64_t owner)
+static bool same_key(const struct ht_prefix_key *a, const struct ht_prefix_key *b)
 {
-    uint32_t page = *bucket_of(prefix, parent, ids, owner);
+    return a->owner == b->owner && ht_adapter_key_equal(a->adapter, b->adapter);
+}
+
+uint32_t ht_prefix_find(const struct ht_prefix *prefix, uint32_t parent, const int32_t *ids,
+                        const struct ht_prefix_key *key)
+{
+    uint32_t page = *bucket_of(prefix, parent, ids, key);
     for (; page != HT_NO_PAGE; page = prefix->nodes[page].next) {
         const struct ht_prefix_node *node = &prefix->nodes[page];
-        if (node->parent == parent && node->owner == owner && !memcmp(node->ids, ids, sizeof node->ids))
+        if (node->parent == parent && same_key(&node->key, key) && !memcmp(node->ids, ids, sizeof node->ids))
             return page;
     }
     return HT_NO_PAGE;
 }
 
-uint32_t ht_prefix_next(const struct ht_prefix *prefix, uint32_t parent, const int32_t *ids, uint64_t owner)
+uint32_t ht_prefix_next(const struct ht_prefix *prefix, uint32_t parent, const int32_t *ids,
+                        const struct ht_prefix_key *key)
 {
-    uint32_t page = ht_prefix_find(prefix, parent, ids, 0);
-    return page == HT_NO_PAGE && owner ? ht_prefix_find(prefix, parent, ids, owner) : page;
+    const struct ht_prefix_key everybody = {.adapter = key->adapter};
+    uint32_t page = ht_prefix_find(prefix, parent, ids, &everybody);
+    return page == HT_NO_PAGE && key->owner ? ht_prefix_find(prefix, parent, ids, key) : page;
 }
 
 void ht_prefix_add(struct ht_prefix *prefix, uint32_t page, uint32_t parent, const int32_t *ids,
-                   uint64_t owner)
+                   const struct ht_prefix_key *key)
 {
     struct ht_prefix_node *node = &prefix->nodes[page];
-    uint32_t *bucket = bucket_of(prefix, parent, ids, owner);
-    node->owner = owner;
+    uint32_t *bucket = bucket_of(prefix, parent, ids, key);
+    node->key = *key;
     node->parent = parent;
     node->listed = true;
     memcpy(node->ids, ids, sizeof node->ids);
@@ -89,7 +98,7 @@ void ht_prefix_add(struct ht_prefix *prefix, uint32_t page, uint32_t parent, con
 void ht_prefix_remove(struct ht_prefix *prefix, uint32_t page)
 {
     struct ht_prefix_node *node = &prefix->nodes[page];
-    uint32_t *link = bucket_of(prefix, node->parent, node->ids, node->owner);
+    uint32_t *link = bucket_of(prefix, node->parent, node->ids, &node->key);
     while (*link != page)
         link = &prefix->nodes[*link].next;
     *link = node->next;
@@ -100,6 +109,6 @@ void ht_prefix_remove(struct ht_prefix *prefix, uint32_t page)
 void ht_prefix_forget(struct ht_prefix *prefix, uint64_t owner)
 {
     for (uint32_t page = 0; page < prefix->pages->n_pages; page++)
-        if (prefix->nodes[page].listed && (!owner || prefix->nodes[page].owner == owner))
+        if (prefix->nodes[page].listed && (!owner || prefix->nodes[page].key.owner == owner))
             ht_prefix_remove(prefix, page);
 }

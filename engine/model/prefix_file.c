@@ -3,8 +3,8 @@
 // Engine thread.
 //
 //   head     struct block_head: magic, geometry of the pages, identity of the model's files and of the arithmetic
-//   records  n_pages of: parent (number of an earlier record, or NO_PARENT), shared (1: everybody finds it), 32 ids,
-//            the page's bytes as the device keeps them
+//   records  n_pages of: parent (number of an earlier record, or NO_PARENT), shared (1: everybody finds it), the
+//            adapter that it was made under, 32 ids, the page's bytes as the device keeps them
 //   tail     checksum of all before it: finds damage; protecting the block is the caller's business
 // Numbers are of the machine's own byte order: the magic tells another one. A parent stands before what follows it, the
 // most recently used first, so that any beginning of the records is of use.
@@ -15,7 +15,7 @@
 #include "engine/base/mem.h"
 #include "engine/model/session.h"
 
-#define MAGIC 0x3158465054524148u // "HARTPFX1"
+#define MAGIC 0x3258465054524148u // "HARTPFX2"
 enum { NO_PARENT = UINT32_MAX };
 
 struct block_head {
@@ -27,6 +27,7 @@ struct block_head {
 
 struct record_head {
     uint32_t parent, shared;
+    struct ht_adapter_key adapter;
     int32_t ids[HT_KV_PAGE];
 };
 
@@ -77,7 +78,7 @@ static void choose(struct out *o, uint64_t owner)
 {
     const struct ht_prefix *prefix = &o->engine->ctx.prefix;
     for (uint32_t i = 0; i < prefix->pages->n_pages; i++)
-        if (prefix->nodes[i].listed && prefix->nodes[i].owner == owner)
+        if (prefix->nodes[i].listed && prefix->nodes[i].key.owner == owner)
             for (uint32_t page = i; page != HT_NO_PAGE && !o->number[page]; page = prefix->nodes[page].parent)
                 o->number[page] = WANTED;
 }
@@ -143,7 +144,8 @@ static enum hearth_status write_block(struct out *o, uint64_t max_bytes, struct 
         const struct ht_prefix_node *node = &prefix->nodes[o->order[i]];
         record = (struct record_head){.parent = node->parent == HT_NO_PAGE ? NO_PARENT
                                                                            : o->number[node->parent] - 1,
-                                      .shared = !node->owner};
+                                      .shared = !node->key.owner,
+                                      .adapter = node->key.adapter};
         memcpy(record.ids, node->ids, sizeof record.ids);
         HT_TRY(e->dev->kv_page_read(e->device, e->ctx.kv, o->order[i], o->page, err));
         HT_TRY(put(o, &record, sizeof record, err));
@@ -228,8 +230,10 @@ static enum hearth_status check_records(const struct in *in, uint64_t owner, str
 {
     for (uint32_t i = 0; i < in->n; i++) {
         struct record_head r = record_at(in, i);
-        if (r.shared > 1 || (!r.shared && !owner) || (r.parent != NO_PARENT && r.parent >= i) ||
-            (r.shared && r.parent != NO_PARENT && !record_at(in, r.parent).shared))
+        if (r.shared > 1 || (!r.shared && !owner) || (r.parent != NO_PARENT && r.parent >= i))
+            return damaged(err);
+        struct record_head before = r.parent == NO_PARENT ? r : record_at(in, r.parent);
+        if (r.shared > before.shared || !ht_adapter_key_equal(r.adapter, before.adapter))
             return damaged(err);
         for (int k = 0; k < HT_KV_PAGE; k++)
             if (r.ids[k] < 0 || (uint32_t)r.ids[k] >= in->engine->model.hp.n_vocab)
@@ -249,14 +253,15 @@ static enum hearth_status read_pages(const struct in *in, uint64_t owner, uint32
         at[i] = HT_NO_PAGE;
         if (r.parent != NO_PARENT && parent == HT_NO_PAGE)
             continue; // there was no room for it
-        at[i] = ht_prefix_next(&ctx->prefix, parent, r.ids, r.shared ? 0 : owner);
+        const struct ht_prefix_key key = {.owner = r.shared ? 0 : owner, .adapter = r.adapter};
+        at[i] = ht_prefix_next(&ctx->prefix, parent, r.ids, &key);
         if (at[i] != HT_NO_PAGE || !ctx->pages.n_free || !ht_pages_take(&ctx->pages, &page))
             continue;
         const unsigned char *bytes = in->records + in->record_bytes * i + sizeof r;
         enum hearth_status status =
             in->engine->dev->kv_page_write(in->engine->device, ctx->kv, page, bytes, err);
         if (status == HEARTH_OK) {
-            ht_prefix_add(&ctx->prefix, page, parent, r.ids, r.shared ? 0 : owner);
+            ht_prefix_add(&ctx->prefix, page, parent, r.ids, &key);
             *n_positions += HT_KV_PAGE;
             at[i] = page;
         }

@@ -19,7 +19,7 @@ uint32_t ht_step_add_row(struct hearth_engine *engine, struct hearth_session *s,
     step->ids[row] = id;
     step->pos[row] = (int32_t)pos;
     step->seq[row] = (int32_t)s->slot;
-    step->adapter[row] = -1;
+    step->adapter[row] = s->adapter;
     return row;
 }
 
@@ -51,6 +51,8 @@ static void end(struct hearth_session *s, enum hearth_stop_reason reason, const 
     s->phase = HT_IDLE;
     ht_session_cut(s, s->n_tokens); // pages that only proposals reached
     ht_fair_leave(&s->engine->fair, s->share);
+    ht_lora_release(s->engine, s->adapter);
+    s->adapter = HT_NO_ADAPTER;
     ht_matcher_destroy(&s->matcher);
     struct hearth_event event = {
         .type = error ? HEARTH_EVENT_FAILED : HEARTH_EVENT_DONE, .usage = &s->usage, .error = error};

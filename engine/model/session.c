@@ -53,6 +53,7 @@ enum hearth_status hearth_session_create(struct hearth_engine *engine, struct he
     }
     s->engine = engine;
     s->slot = slot;
+    s->adapter = HT_NO_ADAPTER;
     engine->sessions[slot] = s;
     *session = s;
     return HEARTH_OK;
@@ -64,8 +65,10 @@ void hearth_session_destroy(struct hearth_session **session)
     *session = NULL;
     if (!s)
         return;
-    if (s->phase != HT_IDLE)
+    if (s->phase != HT_IDLE) {
         ht_fair_leave(&s->engine->fair, s->share);
+        ht_lora_release(s->engine, s->adapter);
+    }
     ht_session_cut(s, 0);
     s->engine->sessions[s->slot] = NULL;
     free_session(s);
@@ -236,12 +239,17 @@ enum hearth_status hearth_session_submit(struct hearth_session *session, const s
         return ht_fail(err, HEARTH_DEVICE_LOST, "device %s is lost", e->info.device);
     double start_s = ht_now_s();
     size_t n_ids = 0, n_shared_ids = 0;
+    int32_t adapter;
+    HT_TRY(ht_lora_find(e, request->adapter, &adapter, err));
     HT_TRY(take_settings(s, request, err));
     HT_TRY(take_prompt(s, request, &n_ids, &n_shared_ids, err));
     HT_TRY(ht_constraint_create(&s->matcher, s, request, err));
 
     // The last prompt token runs anyway, for its logits.
-    uint32_t cached = ht_session_adopt(s, e->prompt, (uint32_t)n_ids - 1, request->owner);
+    const struct ht_prefix_key key = {.owner = request->owner, .adapter = ht_lora_key(e, adapter)};
+    uint32_t cached = ht_session_adopt(s, e->prompt, (uint32_t)n_ids - 1, &key);
+    s->adapter = adapter;
+    ht_lora_hold(e, adapter);
     memcpy(s->tokens, e->prompt, n_ids * sizeof *s->tokens);
     s->n_tokens = s->n_prompt = (uint32_t)n_ids;
     s->n_shared = (uint32_t)n_shared_ids;

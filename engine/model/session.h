@@ -26,12 +26,14 @@ struct hearth_session {
     uint32_t *pages;   // [max pages] physical pages
     uint32_t n_pages;
     uint64_t owner;    // whose prefix cache its full pages are in; 0 = nobody's
+    struct ht_adapter_key made_under; // the adapter that its cache was computed with
     uint32_t n_shared; // tokens [0, n_shared) may be found by everybody
     uint32_t n_listed; // pages [0, n_listed) are in the prefix cache
     bool forgotten;    // what it holds beyond those must not get there any more
 
     // ---- the running request
     enum ht_phase phase;
+    int32_t adapter;    // slot of the bank for its rows; HT_NO_ADAPTER: the base alone
     atomic_bool cancel; // any thread
     struct hearth_sampling sampling;
     struct hearth_logit_bias bias[HT_MAX_LOGIT_BIAS];
@@ -74,6 +76,7 @@ struct hearth_engine {
     uint32_t session_limit; // positions one session may hold
     uint32_t max_sessions;
     struct hearth_session **sessions; // [max_sessions], NULL = free
+    struct ht_loras loras;            // adapters that are loaded
     struct ht_fair fair;              // owners' shares of the work
     uint64_t n_steps, n_requests;     // so far
     int32_t *prompt;                  // [session_limit] ids of a prompt that is being taken in
@@ -88,9 +91,11 @@ HT_MUST_USE enum hearth_status ht_session_reserve(struct hearth_session *s, uint
                                                   struct hearth_error *err);
 // Drops cache and ids from position n on; full pages go to the prefix cache first.
 void ht_session_cut(struct hearth_session *s, uint32_t n);
+// From now on it is computed under this adapter: what was made under another one is given up.
+void ht_session_make_under(struct hearth_session *s, struct ht_adapter_key adapter);
 // Cuts the session to what it shares with ids[0, n), or takes the longer chain of full pages that the prefix cache
-// has for this owner. Returns the positions that are cached then.
-uint32_t ht_session_adopt(struct hearth_session *s, const int32_t *ids, uint32_t n, uint64_t owner);
+// has for this owner and adapter. Returns the positions that are cached then.
+uint32_t ht_session_adopt(struct hearth_session *s, const int32_t *ids, uint32_t n, const struct ht_prefix_key *key);
 // Enters the full pages of all sessions into the prefix cache. Between steps only.
 void ht_engine_publish(struct hearth_engine *engine);
 // Adds a row to the step block; the caller has reserved its page. Returns the row.

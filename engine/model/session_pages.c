@@ -18,9 +18,10 @@ static void publish_page(struct hearth_session *s, uint32_t i, uint64_t owner)
     struct ht_prefix *prefix = &s->engine->ctx.prefix;
     uint32_t parent = i ? s->pages[i - 1] : HT_NO_PAGE;
     const int32_t *ids = s->tokens + (size_t)i * HT_KV_PAGE;
-    uint32_t page = ht_prefix_next(prefix, parent, ids, owner);
+    const struct ht_prefix_key key = {.owner = owner, .adapter = s->made_under};
+    uint32_t page = ht_prefix_next(prefix, parent, ids, &key);
     if (page == HT_NO_PAGE) {
-        ht_prefix_add(prefix, s->pages[i], parent, ids, owner);
+        ht_prefix_add(prefix, s->pages[i], parent, ids, &key);
         return;
     }
     ht_pages_share(prefix->pages, page);
@@ -33,7 +34,7 @@ static void publish(struct hearth_session *s)
     const struct ht_prefix *prefix = &s->engine->ctx.prefix;
     for (uint32_t n_full = s->n_cached / HT_KV_PAGE; s->n_listed < n_full && !s->forgotten; s->n_listed++) {
         uint32_t i = s->n_listed;
-        bool shared = (i + 1) * HT_KV_PAGE <= s->n_shared && (!i || !prefix->nodes[s->pages[i - 1]].owner);
+        bool shared = (i + 1) * HT_KV_PAGE <= s->n_shared && (!i || !prefix->nodes[s->pages[i - 1]].key.owner);
         if (!shared && !s->owner)
             return;
         publish_page(s, i, shared ? 0 : s->owner);
@@ -105,10 +106,17 @@ static void change_owner(struct hearth_session *s, uint64_t owner)
     if (s->owner == owner)
         return;
     publish(s);
-    while (n_shared < s->n_listed && !s->engine->ctx.prefix.nodes[s->pages[n_shared]].owner)
+    while (n_shared < s->n_listed && !s->engine->ctx.prefix.nodes[s->pages[n_shared]].key.owner)
         n_shared++;
     ht_session_cut(s, n_shared * HT_KV_PAGE);
     s->owner = owner;
+}
+
+void ht_session_make_under(struct hearth_session *s, struct ht_adapter_key adapter)
+{
+    if (!ht_adapter_key_equal(s->made_under, adapter))
+        ht_session_cut(s, 0);
+    s->made_under = adapter;
 }
 
 static uint32_t equal_ids(const struct hearth_session *s, const int32_t *ids, uint32_t n)
@@ -119,16 +127,17 @@ static uint32_t equal_ids(const struct hearth_session *s, const int32_t *ids, ui
     return i;
 }
 
-uint32_t ht_session_adopt(struct hearth_session *s, const int32_t *ids, uint32_t n, uint64_t owner)
+uint32_t ht_session_adopt(struct hearth_session *s, const int32_t *ids, uint32_t n, const struct ht_prefix_key *key)
 {
     struct ht_context *ctx = &s->engine->ctx;
     struct hearth_error err;
-    change_owner(s, owner);
+    ht_session_make_under(s, key->adapter);
+    change_owner(s, key->owner);
     ht_engine_publish(s->engine);
     uint32_t own = equal_ids(s, ids, n), n_found = 0, parent = HT_NO_PAGE, same = 0, page;
     uint32_t *found = s->engine->found;
     for (; n - n_found * HT_KV_PAGE >= HT_KV_PAGE; parent = found[n_found++] = page)
-        if ((page = ht_prefix_next(&ctx->prefix, parent, ids + n_found * HT_KV_PAGE, owner)) == HT_NO_PAGE)
+        if ((page = ht_prefix_next(&ctx->prefix, parent, ids + n_found * HT_KV_PAGE, key)) == HT_NO_PAGE)
             break;
     if (n_found * HT_KV_PAGE <= own) {
         ht_session_cut(s, own);

@@ -222,7 +222,7 @@ static void forgetting(void **state)
     hearth_engine_forget(engine, 1);
     check_cache(engine);
     for (uint32_t p = 0; p < engine->ctx.pages.n_pages; p++) // the ids are gone too
-        assert_int_not_equal(engine->ctx.prefix.nodes[p].owner, 1);
+        assert_int_not_equal(engine->ctx.prefix.nodes[p].key.owner, 1);
     ask_once(engine, &a, ids, 100, 2);
     assert_int_equal(a.usage.cached_tokens, 96);
     ask_once(engine, &a, ids, 100, 1);

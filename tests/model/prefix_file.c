@@ -42,7 +42,7 @@ static unsigned import_into(struct hearth_engine *engine, uint64_t owner, const 
 }
 
 // Where things lie in a block (engine/model/prefix_file.c).
-enum { HEAD = 88, MODEL_AT = 56, COUNT_AT = 80, RECORD = 136, TAIL = HT_HASH_BYTES };
+enum { HEAD = 88, MODEL_AT = 56, COUNT_AT = 80, RECORD = 152, ADAPTER_AT = 8, IDS_AT = 24, TAIL = HT_HASH_BYTES };
 
 static size_t record_bytes(const struct hearth_engine *engine)
 {
@@ -267,9 +267,11 @@ static void lies_are_refused(void **state)
         {HEAD + record, 1U << 31},
         {HEAD + 4, 2},
         {HEAD + record + 4, 1},
-        {HEAD + 8, UINT32_MAX},
-        {HEAD + 8, 264},
-        {HEAD + 8 + 31 * 4, 1U << 20},
+        {HEAD + ADAPTER_AT, 1}, // what follows it is the base's
+        {HEAD + record + ADAPTER_AT + 12, 1},
+        {HEAD + IDS_AT, UINT32_MAX},
+        {HEAD + IDS_AT, 264},
+        {HEAD + IDS_AT + 31 * 4, 1U << 20},
     };
     for (size_t i = 0; i < sizeof lies / sizeof lies[0]; i++) {
         memcpy(b.data, good, b.n);

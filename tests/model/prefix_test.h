@@ -96,7 +96,8 @@ static inline void check_cache(const struct hearth_engine *e)
             continue;
         const struct ht_prefix_node *parent = &prefix->nodes[node->parent];
         assert_true(parent->listed);
-        assert_true(!parent->owner || parent->owner == node->owner);
+        assert_true(!parent->key.owner || parent->key.owner == node->key.owner);
+        assert_true(ht_adapter_key_equal(parent->key.adapter, node->key.adapter));
         assert_true(refs[node->parent] >= (refs[p] > 0));
     }
     assert_int_equal(n_idle, pages->n_idle);
