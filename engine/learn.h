@@ -560,9 +560,8 @@ struct hearth_choices_params { // zero-initialise
     bool (*each)(void *user, const struct hearth_choice_item *item, double done); // false ends it. May be NULL
     void *user;
 };
-enum hearth_status hearth_eval_choices(struct hearth_scorer *scorer, const struct hearth_engine *engine,
-                                       const struct hearth_choices_params *params, struct hearth_choices *out,
-                                       struct hearth_error *err);
+enum hearth_status hearth_eval_choices(struct hearth_scorer *scorer, const struct hearth_choices_params *params,
+                                       struct hearth_choices *out, struct hearth_error *err);
 
 // How a generated answer is compared with the record's.
 #define HEARTH_MATCH_MAP(X)                                                                          \

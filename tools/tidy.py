@@ -59,7 +59,7 @@ LIBC = re.compile(
     r"""(assert|complex|ctype|errno|fenv|float|inttypes|iso646|limits|locale|math|setjmp|signal|
     stdalign|stdarg|stdatomic|stdbool|stddef|stdint|stdio|stdlib|stdnoreturn|string|strings|tgmath|threads|
     time|uchar|wchar|wctype|aio|byteswap|cpuid|dirent|dlfcn|endian|fcntl|getopt|glob|ifaddrs|langinfo|libgen|
-    malloc|net/if|netdb|arpa/inet|netinet/[a-z0-9_]+|poll|pthread|pty|pwd|grp|sched|semaphore|spawn|
+    malloc|net/if|netdb|arpa/inet|netinet/[a-z0-9_]+|poll|pthread|pty|pwd|grp|regex|sched|semaphore|spawn|
     stdio_ext|syslog|termios|ucontext|unistd|sysexits|elf|ftw|link|linux/[a-z0-9_/]+|asm/[a-z0-9_]+|
     sys/[a-z0-9_]+|immintrin|x86intrin|arm_neon|arm_bf16|arm_fp16|sanitizer/[a-z]+_interface)\.h$""",
     re.VERBOSE,
