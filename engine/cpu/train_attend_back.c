@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Backward of attention. Head after head, CHUNK rows at a time: each thread recomputes the pairs of these rows with a
 // range of the keys, adds to dk and dv of that range, which are its own, and leaves the gradients of the scores in the
-// team's memory; after a barrier the rows are dealt out for dq. So every pair is computed once, and each sum runs in its
-// order whatever the number of threads. Two such parts of memory in turn: one barrier per chunk. Team threads, inside a
-// submit.
+// team's memory; after a barrier the rows are dealt out for dq. So every pair is computed once, and each sum runs in
+// its order whatever the number of threads. Two such parts of memory in turn: one barrier per chunk. Team threads,
+// inside a submit.
 #include <string.h>
 
 #include "engine/cpu/train_attend.h"

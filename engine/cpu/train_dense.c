@@ -1,80 +1,105 @@
 // SPDX-License-Identifier: Apache-2.0
-// Training products over plain f32 (the LoRA matrices). Team threads, inside a submit.
-#include <math.h>
-
+// Training products over plain f32 (the LoRA matrices). NT turns b around first, as much of it as stays in the cache;
+// NT and NN share out the rows. TN shares out the longer side of y, and its vectors lie along that side: the other is
+// often a rank of 8. Team threads, inside a submit.
 #include "engine/cpu/train.h"
 
-enum { T_COLUMNS = 256, MAX_COLS = 8 };
+enum { PANEL_FLOATS = 1 << 16, ROWS_AT_ONCE = 24, SIDE = 64, COLUMNS = 192, CHAIN_AT_ONCE = 128 };
 
-void ht_chain(float *acc, uint32_t n, const float *a, size_t a_stride, const float *b, size_t b_stride,
-              uint32_t count)
+// Columns of y that NT makes at a time.
+static uint32_t panel_columns(const struct ht_dense *p)
 {
-    for (uint32_t i = 0; i < count; i++) {
-        float s = a[i * a_stride];
-        const float *row = b + i * b_stride;
-        for (uint32_t c = 0; c < n; c++)
-            acc[c] = fmaf(s, row[c], acc[c]);
-    }
+    uint32_t n = (p->n + 15) / 16 * 16;
+    if ((size_t)p->k * n <= PANEL_FLOATS)
+        return n;
+    uint32_t fit = PANEL_FLOATS / p->k / 16 * 16;
+    return fit > 16 ? fit : 16;
 }
 
 size_t ht_dense_thread_bytes(const struct ht_dense *p)
 {
-    return p->kind == HT_DENSE_NT ? (size_t)p->k * HT_GROUP * sizeof(float) : 0;
+    if (p->kind == HT_DENSE_NN)
+        return 0;
+    return p->kind == HT_DENSE_NT ? (size_t)p->k * panel_columns(p) * sizeof(float)
+                                  : 2 * SIDE * COLUMNS * sizeof(float);
 }
 
-static void put_scaled(const struct ht_dense *p, const float *t, uint32_t n, float *y)
+// y[rows][from …] = a b, b (k, n)
+static void dense_rows(const struct ht_dense *p, const struct ht_run *run, struct ht_range rows, uint32_t from,
+                       uint32_t n, const float *b, size_t b_step)
 {
-    for (uint32_t i = 0; i < n; i++)
-        y[i] = p->add ? fmaf(p->scale, t[i], y[i]) : p->scale * t[i];
+    const struct ht_train_kernels *kernels = ht_train_kernels(run->device->isa);
+    for (uint32_t r = rows.from; r < rows.to; r += ROWS_AT_ONCE)
+        kernels->tile(&(struct ht_tile){.m = rows.to - r < ROWS_AT_ONCE ? rows.to - r : ROWS_AT_ONCE,
+                                        .n = n,
+                                        .count = p->k,
+                                        .a = ht_ref_floats(&p->a) + (size_t)r * p->a_stride,
+                                        .a_row = p->a_stride,
+                                        .a_step = 1,
+                                        .b = b,
+                                        .b_step = b_step,
+                                        .c = ht_ref_floats(&p->y) + (size_t)r * p->y_stride + from,
+                                        .c_row = p->y_stride,
+                                        .end = p->add ? HT_TILE_SCALED_ADD : HT_TILE_SCALED,
+                                        .scale = p->scale});
 }
 
 static void dense_nt(const struct ht_dense *p, const struct ht_run *run, unsigned thread)
 {
+    const struct ht_train_kernels *kernels = ht_train_kernels(run->device->isa);
     struct ht_range rows = ht_share(run->n_rows, thread, run->n_threads);
-    float *panel = ht_run_scratch(run, thread), out[MAX_COLS * HT_GROUP];
-    for (uint32_t first = 0; first < p->n && rows.from < rows.to; first += HT_GROUP) {
-        uint32_t width = p->n - first < HT_GROUP ? p->n - first : HT_GROUP;
-        for (uint32_t c = 0; c < HT_GROUP; c++) { // lanes beyond n: the last row again, not written out
-            uint32_t row = first + (c < width ? c : width - 1);
-            const float *b = ht_ref_floats(&p->b) + (size_t)row * p->b_stride;
-            for (uint32_t i = 0; i < p->k; i++)
-                panel[(size_t)i * HT_GROUP + c] = b[i];
-        }
-        for (uint32_t r = rows.from; r < rows.to; r += MAX_COLS) {
-            const float *a[MAX_COLS];
-            unsigned cols = rows.to - r < MAX_COLS ? rows.to - r : MAX_COLS;
-            for (unsigned c = 0; c < cols; c++)
-                a[c] = ht_ref_floats(&p->a) + (size_t)(r + c) * p->a_stride;
-            run->device->kernels.dot_f(panel, p->k, a, cols, out);
-            for (unsigned c = 0; c < cols; c++)
-                put_scaled(p, out + c * HT_GROUP, width,
-                           ht_ref_floats(&p->y) + (size_t)(r + c) * p->y_stride + first);
-        }
+    uint32_t width = panel_columns(p);
+    float *panel = ht_run_scratch(run, thread);
+    for (uint32_t from = 0; from < p->n && rows.from < rows.to; from += width) {
+        uint32_t n = p->n - from < width ? p->n - from : width;
+        kernels->transpose(ht_ref_floats(&p->b) + (size_t)from * p->b_stride, p->b_stride, n, p->k, panel, width);
+        dense_rows(p, run, rows, from, n, panel, width);
     }
 }
 
-// NN: item = row of a, chain along it. TN: item = column of a, chain down it.
-static void dense_n(const struct ht_dense *p, const struct ht_run *run, unsigned thread)
+// Rows [i, i + m) of the short side and columns [j, j + n) of the long one, through t (m, COLUMNS).
+static void dense_tn(const struct ht_dense *p, const struct ht_run *run, bool turned, uint32_t i, uint32_t m,
+                     uint32_t j, uint32_t n, float *t)
 {
-    bool tn = p->kind == HT_DENSE_TN;
-    uint32_t chunks = (p->n + T_COLUMNS - 1) / T_COLUMNS;
-    struct ht_range rows = ht_share(tn ? p->k : run->n_rows, thread, run->n_threads);
-    for (uint32_t chunk = 0; chunk < chunks; chunk++) {
-        uint32_t first = chunk * T_COLUMNS, n = p->n - first < T_COLUMNS ? p->n - first : T_COLUMNS;
-        for (uint32_t i = rows.from; i < rows.to; i++) {
-            float acc[T_COLUMNS] = {0};
-            const float *a = ht_ref_floats(&p->a) + (tn ? i : (size_t)i * p->a_stride);
-            ht_chain(acc, n, a, tn ? p->a_stride : 1, ht_ref_floats(&p->b) + first, p->b_stride,
-                     tn ? run->n_rows : p->k);
-            put_scaled(p, acc, n, ht_ref_floats(&p->y) + (size_t)i * p->y_stride + first);
-        }
+    const struct ht_train_kernels *kernels = ht_train_kernels(run->device->isa);
+    const float *a = ht_ref_floats(turned ? &p->b : &p->a), *b = ht_ref_floats(turned ? &p->a : &p->b);
+    size_t a_stride = turned ? p->b_stride : p->a_stride, b_stride = turned ? p->a_stride : p->b_stride;
+    for (uint32_t r = 0; r < run->n_rows; r += CHAIN_AT_ONCE)
+        kernels->tile(&(struct ht_tile){.m = m,
+                                        .n = n,
+                                        .count = run->n_rows - r < CHAIN_AT_ONCE ? run->n_rows - r : CHAIN_AT_ONCE,
+                                        .a = a + r * a_stride + i,
+                                        .a_row = 1,
+                                        .a_step = a_stride,
+                                        .b = b + r * b_stride + j,
+                                        .b_step = b_stride,
+                                        .c = t,
+                                        .c_row = COLUMNS,
+                                        .end = r ? HT_TILE_CHAIN : HT_TILE_SET});
+    uint32_t rows = turned ? n : m, columns = turned ? m : n, width = turned ? SIDE : COLUMNS;
+    float *y = ht_ref_floats(&p->y) + (turned ? (size_t)j * p->y_stride + i : (size_t)i * p->y_stride + j);
+    if (turned) {
+        kernels->transpose(t, COLUMNS, m, n, t + SIDE * COLUMNS, SIDE);
+        t += SIDE * COLUMNS;
     }
+    for (uint32_t r = 0; r < rows; r++)
+        kernels->put_scaled(t + (size_t)r * width, columns, p->scale, p->add, y + (size_t)r * p->y_stride);
 }
 
 void ht_run_dense(const struct ht_call *call, const struct ht_run *run, unsigned thread)
 {
-    if (call->p.dense.kind == HT_DENSE_NT)
-        dense_nt(&call->p.dense, run, thread);
-    else
-        dense_n(&call->p.dense, run, thread);
+    const struct ht_dense *p = &call->p.dense;
+    if (p->kind == HT_DENSE_NT) {
+        dense_nt(p, run, thread);
+    } else if (p->kind == HT_DENSE_NN) {
+        dense_rows(p, run, ht_share(run->n_rows, thread, run->n_threads), 0, p->n, ht_ref_floats(&p->b), p->b_stride);
+    } else {
+        bool turned = p->n < p->k;
+        uint32_t side = turned ? p->n : p->k;
+        struct ht_range columns = ht_share_columns(turned ? p->k : p->n, thread, run->n_threads);
+        for (uint32_t j = columns.from; j < columns.to; j += COLUMNS)
+            for (uint32_t i = 0; i < side; i += SIDE)
+                dense_tn(p, run, turned, i, side - i < SIDE ? side - i : SIDE, j,
+                         columns.to - j < COLUMNS ? columns.to - j : COLUMNS, ht_run_scratch(run, thread));
+    }
 }

@@ -34,6 +34,17 @@ static void tile(const struct ht_tile *t)
             tile_row(t, r, from, t->n - from < 64 ? t->n - from : 64);
 }
 
+void ht_chain(float *acc, uint32_t n, const float *a, size_t a_stride, const float *b, size_t b_stride,
+              uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        float s = a[i * a_stride];
+        const float *row = b + i * b_stride;
+        for (uint32_t c = 0; c < n; c++)
+            acc[c] = fmaf(s, row[c], acc[c]);
+    }
+}
+
 static void transpose(const float *x, size_t x_row, uint32_t rows, uint32_t columns, float *y, size_t y_row)
 {
     for (uint32_t r = 0; r < rows; r++)
@@ -88,6 +99,12 @@ static float dot(const float *a, const float *b, uint32_t n)
     return ht_fold16f(sum);
 }
 
+static void put_scaled(const float *t, uint32_t n, float scale, bool add, float *y)
+{
+    for (uint32_t i = 0; i < n; i++)
+        y[i] = add ? fmaf(scale, t[i], y[i]) : scale * t[i];
+}
+
 static void divide(float *x, uint32_t n, float by)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -95,7 +112,14 @@ static void divide(float *x, uint32_t n, float by)
 }
 
 const struct ht_train_kernels ht_train_plain = {
-    .tile = tile, .transpose = transpose, .softmax = softmax, .pairs = pairs, .dot = dot, .divide = divide};
+    .tile = tile,
+    .transpose = transpose,
+    .softmax = softmax,
+    .pairs = pairs,
+    .dot = dot,
+    .put_scaled = put_scaled,
+    .divide = divide,
+};
 
 const struct ht_train_kernels *ht_train_kernels(enum ht_isa isa)
 {

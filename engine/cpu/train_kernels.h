@@ -52,6 +52,8 @@ struct ht_train_kernels {
     void (*pairs)(float *s, float *dp, uint32_t n, const struct ht_score *score, int32_t distance, float lse,
                   float delta);
     float (*dot)(const float *a, const float *b, uint32_t n); // in 16 chains, folded
+    // y = add ? fma(scale, t, y) : scale * t
+    void (*put_scaled)(const float *t, uint32_t n, float scale, bool add, float *y);
     void (*divide)(float *x, uint32_t n, float by);
 };
 

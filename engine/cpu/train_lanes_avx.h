@@ -72,6 +72,15 @@ static float dot(const float *a, const float *b, uint32_t n)
     return fold_lanes(sum);
 }
 
+static void put_scaled(const float *t, uint32_t n, float scale, bool add_to, float *y)
+{
+    for (uint32_t i = 0; i < n; i += LANES) {
+        lane_mask m = first_of(n - i);
+        lanes v = load_some(t + i, m), f = all_of(scale);
+        store_some(y + i, m, add_to ? fma_of(f, v, load_some(y + i, m)) : mul(f, v));
+    }
+}
+
 static void divide(float *x, uint32_t n, float by)
 {
     for (uint32_t i = 0; i < n; i += LANES)

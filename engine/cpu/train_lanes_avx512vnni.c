@@ -4,4 +4,11 @@
 #include "engine/cpu/train_tile_avx.h"
 
 const struct ht_train_kernels ht_train_avx512vnni = {
-    .tile = tile, .transpose = transpose, .softmax = softmax, .pairs = pairs, .dot = dot, .divide = divide};
+    .tile = tile,
+    .transpose = transpose,
+    .softmax = softmax,
+    .pairs = pairs,
+    .dot = dot,
+    .put_scaled = put_scaled,
+    .divide = divide,
+};

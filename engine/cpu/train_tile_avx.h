@@ -114,9 +114,6 @@ static void tile(const struct ht_tile *t)
     if (t->m == 8 || t->m == 16) // three vectors wide, all rows in full blocks
         for (; t->n - j >= 3 * LANES; j += 3 * LANES)
             tile_columns_3(t, j, first_of(LANES));
-    else if (t->m == 12 || t->m == 24)
-        for (; t->n - j >= 2 * LANES; j += 2 * LANES)
-            tile_columns_2(t, j, first_of(LANES));
     for (; t->n - j >= 4 * LANES; j += 4 * LANES)
         tile_columns_4(t, j, first_of(LANES));
     uint32_t left = t->n - j;
