@@ -34,7 +34,10 @@ static enum hearth_status cpu_open(struct ht_device **out, const struct ht_devic
     if (!device)
         return ht_fail(err, HEARTH_NOMEM, "out of memory for the CPU device");
     enum hearth_status status = ht_pool_create(&device->pool, params->n_threads, err);
+    if (status == HEARTH_OK && !(device->deals = ht_calloc(ht_pool_size(device->pool), sizeof *device->deals)))
+        status = ht_fail(err, HEARTH_NOMEM, "out of memory for the CPU device");
     if (status != HEARTH_OK) {
+        ht_pool_destroy(&device->pool);
         ht_free(device);
         return status;
     }
@@ -68,6 +71,7 @@ static void cpu_close(struct ht_device **device)
     if (*device) {
         ht_pool_destroy(&(*device)->pool);
         ht_free((*device)->staging);
+        ht_free((*device)->deals);
         ht_free_big((*device)->scratch, (*device)->scratch_bytes);
         ht_free(*device);
     }

@@ -4,6 +4,7 @@
 // buffers.
 #ifndef HT_CPU_H
 #define HT_CPU_H
+#include "engine/base/mem.h"
 #include "engine/base/pool.h"
 #include "engine/cpu/contract.h"
 #include "engine/cpu/kernels.h"
@@ -11,6 +12,11 @@
 #include "engine/ops/check_train.h"
 
 struct ht_weight_block;
+
+// The units of a product that a member of the team has left: from << 32 | to (run_many.c).
+struct ht_deal {
+    _Alignas(HT_MEM_ALIGN) _Atomic uint64_t left;
+};
 
 struct ht_device {
     const struct ht_device_ops *ops;
@@ -20,6 +26,7 @@ struct ht_device {
     enum ht_precision precision;
     unsigned n_threads;
     struct ht_ops table;
+    struct ht_deal *deals;           // [n_threads]
     struct ht_weight_block *filling; // takes the next weight; NULL at first
     unsigned char *staging;          // a part per thread: rows as they come from the file; NULL at first
     size_t staging_bytes;            // of one part
@@ -120,7 +127,11 @@ struct ht_call {
 #undef HT_CALL_MEMBER
     } p;
     bool fused; // matmul: the call before is the norm that makes its x, done here when the step has few rows
-    bool deferred;       // rmsnorm: the matmul that follows does it then
+    bool deferred;       // rmsnorm: the matmul that follows does it then; glu: the matmul before may have done it
+    // The product of gate and up, whose GLU and next product are the calls after it; that next product. Both are told
+    // where in the shared scratch the GLU's y lies.
+    bool glu_follows, after_glu;
+    size_t glu_offset;
     uint32_t rope_table; // rope: which of the plan's tables
 };
 
@@ -140,6 +151,7 @@ struct ht_access {
     bool write;
     enum ht_split split;
     enum ht_rows rows;
+    bool dealt;             // columns of a product: with over HT_FEW rows any thread may have computed them
     uint32_t stride, parts; // of the split: floats from row to row; columns, or items (heads) of a row
 };
 
@@ -151,6 +163,8 @@ struct ht_plan {
     struct ht_rope_table ropes[HT_MAX_ROPES];
     struct ht_access accesses[HT_MAX_ACCESSES]; // since the last barrier, while recording
     uint32_t n_accesses, n_before_norm;         // all; those older than the last rmsnorm's
+    uint32_t gate_up;                           // 1 + the call that may take its GLU, as far as seen; 0 = none
+    bool gate_gone, up_gone;                    // its outputs have been written over, without having been read
     const struct ht_kv *kv;                     // the pool that the plan's ops use
     const struct ht_bank *bank;                 // its LoRA bank; NULL = none
     uint32_t n_ids;                             // token ids that its embeddings have
@@ -243,6 +257,8 @@ extern const struct ht_train_ops ht_cpu_train_ops; // train_record.c
 ht_call_fn ht_run_embed, ht_run_rmsnorm, ht_run_rope, ht_run_kv_store, ht_run_glu, ht_run_gather,
     ht_run_softcap;
 ht_call_fn ht_run_matmul, ht_run_attention, ht_run_sample;
+// Does this call leave the GLU's y to the product after it? The same for the whole team.
+bool ht_matmul_takes_glu(const struct ht_call *gate_up, const struct ht_run *run);
 // Scratch that a thread, and the team, need for an op of a plan.
 size_t ht_matmul_thread_bytes(const struct ht_plan *plan, const struct ht_matmul *p);
 size_t ht_matmul_shared_bytes(const struct ht_plan *plan, const struct ht_matmul *p);

@@ -98,22 +98,51 @@ void ht_note_shared(struct ht_notes *notes)
     note(notes, (struct ht_access){.from = AT_SHARED, .to = AT_SHARED + 1, .write = true});
 }
 
-static bool conflict(const struct ht_access *a, const struct ht_access *b)
+static enum ht_barrier conflict(const struct ht_access *a, const struct ht_access *b)
 {
     if (a->to <= b->from || b->to <= a->from || !(a->write || b->write))
-        return false;
+        return HT_BARRIER_NEVER;
     bool alike = a->split != HT_SPLIT_ANY && a->split == b->split && a->from == b->from && a->to == b->to &&
                  a->stride == b->stride && a->parts == b->parts && a->rows == b->rows;
-    return !alike;
+    return !alike ? HT_BARRIER_ALWAYS : a->dealt || b->dealt ? HT_BARRIER_MANY : HT_BARRIER_NEVER;
 }
 
-static bool conflicts(const struct ht_plan *plan, uint32_t n_accesses, const struct ht_notes *notes)
+static enum ht_barrier conflicts(const struct ht_plan *plan, uint32_t n_accesses, const struct ht_notes *notes)
 {
+    enum ht_barrier most = HT_BARRIER_NEVER;
     for (uint32_t i = 0; i < n_accesses; i++)
-        for (unsigned j = 0; j < notes->n; j++)
-            if (conflict(&plan->accesses[i], &notes->list[j]))
-                return true;
-    return false;
+        for (unsigned j = 0; j < notes->n; j++) {
+            enum ht_barrier b = conflict(&plan->accesses[i], &notes->list[j]);
+            most = b > most ? b : most;
+        }
+    return most;
+}
+
+// A product may take the GLU after it only if nobody reads gate or up (y lies in one of them) but the GLU and the
+// product after that: known once a later call writes over both.
+static void watch_gate_up(struct ht_plan *plan, const struct ht_notes *notes)
+{
+    const struct ht_matmul *p = plan->gate_up ? &plan->calls[plan->gate_up - 1].p.matmul : NULL;
+    for (unsigned j = 0; p && j < notes->n; j++) {
+        const struct ht_access *a = &notes->list[j];
+        for (unsigned i = 0; i < 2; i++) {
+            struct ht_access y = view(notes, &p->part[i].y, p->rows, p->part[i].y_stride, p->part[i].w->head.params.n,
+                                      true);
+            bool *gone = i ? &plan->up_gone : &plan->gate_gone;
+            if (*gone || a->to <= y.from || y.to <= a->from)
+                continue;
+            if (!a->write || a->from != y.from || a->to != y.to || a->stride != y.stride || a->rows != y.rows) {
+                plan->gate_up = 0;
+                return;
+            }
+            *gone = true;
+        }
+    }
+    if (p && plan->gate_gone && plan->up_gone) {
+        struct ht_call *gate_up = &plan->calls[plan->gate_up - 1];
+        gate_up[0].glu_follows = gate_up[1].deferred = gate_up[2].after_glu = true;
+        plan->gate_up = 0;
+    }
 }
 
 // Sets the call's barrier. `n_before`: accesses recorded before the norm that this call may take over, or
@@ -122,7 +151,8 @@ static void settle(struct ht_call *call, const struct ht_notes *notes, uint32_t 
 {
     struct ht_plan *plan = notes->plan;
     bool full = plan->n_accesses + notes->n > HT_MAX_ACCESSES;
-    if (full || conflicts(plan, n_before, notes))
+    watch_gate_up(plan, notes);
+    if (full || conflicts(plan, n_before, notes) == HT_BARRIER_ALWAYS)
         call->barrier = HT_BARRIER_ALWAYS;
     else if (conflicts(plan, plan->n_accesses, notes))
         call->barrier = HT_BARRIER_MANY;
@@ -190,6 +220,32 @@ static bool takes_norm(const struct ht_plan *plan, const struct ht_matmul *p)
            n->y.offset == p->x.offset && n->y_stride == p->x_stride && !overlaps(plan, n);
 }
 
+static bool same_ref(const struct ht_ref *a, const struct ht_ref *b)
+{
+    return a->buf == b->buf && a->offset == b->offset;
+}
+
+// The call just recorded multiplies a GLU's y, gate and up of which the call before that made, in whole blocks.
+static bool ends_gated(const struct ht_plan *plan)
+{
+    if (plan->n_calls < 3)
+        return false;
+    const struct ht_call *c = &plan->calls[plan->n_calls - 3];
+    if (c[0].run != ht_run_matmul || c[1].run != ht_run_glu)
+        return false;
+    const struct ht_matmul *up = &c[0].p.matmul, *down = &c[2].p.matmul;
+    const struct ht_glu *g = &c[1].p.glu;
+    const struct ht_matmul_part *part = up->part;
+    if (up->n_parts != 2 || up->rows != HT_ROWS_ALL || down->rows != HT_ROWS_ALL || g->dim % 32 || down->k != g->dim)
+        return false;
+    for (unsigned i = 0; i < 2; i++)
+        if (part[i].add || part[i].bias.buf || part[i].w->head.params.n != g->dim || part[i].y_stride != g->y_stride ||
+            !same_ref(&part[i].y, i ? &g->up : &g->gate))
+            return false;
+    return g->gate_stride == g->y_stride && g->up_stride == g->y_stride && down->x_stride == g->y_stride &&
+           same_ref(&down->x, &g->y) && (same_ref(&g->y, &g->gate) || same_ref(&g->y, &g->up));
+}
+
 static enum hearth_status record_matmul(struct ht_plan *plan, const struct ht_matmul *p,
                                         struct hearth_error *err)
 {
@@ -203,8 +259,10 @@ static enum hearth_status record_matmul(struct ht_plan *plan, const struct ht_ma
     call->p.matmul = *p;
     struct ht_notes notes = {.plan = plan};
     ht_note_all(&notes, &p->x, p->rows, p->x_stride, p->k, false);
-    for (uint32_t i = 0; i < p->n_parts; i++)
+    for (uint32_t i = 0; i < p->n_parts; i++) {
         ht_note_columns(&notes, &p->part[i].y, p->rows, p->part[i].y_stride, p->part[i].w->head.params.n, true);
+        notes.list[notes.n - 1].dealt = true;
+    }
     if (ht_matmul_shared_bytes(plan, p))
         ht_note_shared(&notes);
     if (p->bank)
@@ -218,7 +276,14 @@ static enum hearth_status record_matmul(struct ht_plan *plan, const struct ht_ma
     } else {
         ht_settle(call, &notes);
     }
-    ht_want_scratch(plan, ht_matmul_thread_bytes(plan, p), ht_matmul_shared_bytes(plan, p));
+    size_t shared = ht_matmul_shared_bytes(plan, p), before = 0;
+    if (shared && ends_gated(plan)) { // both forms of x live at once
+        plan->gate_up = plan->n_calls - 2;
+        plan->gate_gone = plan->up_gone = false;
+        before = ht_matmul_shared_bytes(plan, &call[-2].p.matmul);
+        call[0].glu_offset = call[-2].glu_offset = before;
+    }
+    ht_want_scratch(plan, ht_matmul_thread_bytes(plan, p), before + shared);
     return HEARTH_OK;
 }
 

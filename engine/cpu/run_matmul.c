@@ -1,46 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-// Matrix products: quantising x, choosing between the paths (they give the same bits), sharing out the
-// outputs. Every thread computes a fixed range of 16-row groups of W for all rows of x. Team threads, inside
-// a submit.
-//   matvec   up to 8 rows: one group after another, streamed once from memory
-//   few      the same for more than HT_FEW and up to 16 rows, where the CPU has kernels that read x side by side
-//   panels   more rows: 32 rows of W unpacked into scratch, then a register tile of 32 x 6 per 6 rows of x
-//   tall     the same with matrix registers, 12 rows of x at a time
+// Matrix products: choosing between the paths (they give the same bits), quantising x, sharing out the outputs. Team
+// threads, inside a submit.
+//   matvec   up to 8 rows: one group of 16 outputs after another, streamed once from memory
+//   few, panels, tall: more rows; run_many.c
 //   plain    types or CPUs without these: the contract itself
 //   float    contract F and float weights: a group as f32 (k, 16), one chain per output
+// All but those of run_many.c give every thread a fixed range of groups for all rows of x.
 #include <string.h>
 
 #include "engine/base/mem.h"
-#include "engine/cpu/cpu.h"
+#include "engine/cpu/matmul_job.h"
 
-enum { TILE_ROWS = 2 * HT_GROUP, MAX_COLS = 8 };
+enum { MAX_COLS = 8 };
 
-struct job { // one thread's view of a call
-    const struct ht_run *run;
-    const struct ht_matmul *p;
-    const float *x; // rows, x_stride apart
-    uint32_t x_stride, rows;
-    unsigned thread;
-    unsigned char *scratch;        // this thread's, beyond normalised and quantised rows
-    unsigned char *xrows;          // x quantised, as rows (xrow_at) ...
-    const struct ht_xtile *xtiles; // ... or as tiles
-    const struct ht_xtall *xtalls; // ... of either kind ...
-    const struct ht_xfew *xfew;    // ... or side by side, in one or two sets
-};
-
-static bool is_float(const struct ht_device *device, const struct ht_weight *w)
+bool ht_part_is_float(const struct ht_device *device, const struct ht_weight *w)
 {
     return device->precision == HT_PRECISION_F || w->layout->kind == HT_KIND_FLOAT;
 }
 
 // ---- quantised rows in memory
 
-static size_t xrow_bytes(uint32_t k)
+size_t ht_xrow_bytes(uint32_t k)
 {
     return ht_round64(k) + 2 * ht_round64(k / 32 * sizeof(float)) + ht_round64(k / 16 * sizeof(int32_t));
 }
 
-static struct ht_xrow xrow_at(unsigned char *at, uint32_t k)
+struct ht_xrow ht_xrow_at(unsigned char *at, uint32_t k)
 {
     struct ht_xrow x;
     x.q = (int8_t *)at;
@@ -50,87 +35,34 @@ static struct ht_xrow xrow_at(unsigned char *at, uint32_t k)
     return x;
 }
 
-static size_t xtile_bytes(uint32_t k)
-{
-    return k / 32 * sizeof(struct ht_xtile);
-}
-
-static void put_in_tile(const struct ht_xrow *x, uint32_t k, bool pairs, struct ht_xtile *tiles, unsigned c)
-{
-    for (uint32_t b = 0; b < k / 32; b++) {
-        int32_t *q = tiles[b].q[0];
-        for (unsigned i = 0; i < 8; i++)
-            memcpy(q + (pairs ? (i / 2 * HT_COLS + c) * 2 + i % 2 : i * HT_COLS + c), x->q + 32 * b + 4 * i, 4);
-        tiles[b].d[c] = x->d[b];
-        tiles[b].ds[c] = x->ds[b];
-        tiles[b].sum[0][c] = x->sum[2 * b];
-        tiles[b].sum[1][c] = x->sum[2 * b + 1];
-    }
-}
-
-static size_t xtall_bytes(uint32_t k)
-{
-    return k / 32 * sizeof(struct ht_xtall);
-}
-
-static void put_in_tall(const struct ht_xrow *x, uint32_t k, struct ht_xtall *tiles, unsigned c)
-{
-    for (uint32_t b = 0; b < k / 32; b++) {
-        memcpy(tiles[b].q[c], x->q + 32 * b, 32);
-        tiles[b].d[c] = x->d[b];
-        tiles[b].ds[c] = x->ds[b];
-        tiles[b].sum[0][c] = (float)x->sum[2 * b];
-        tiles[b].sum[1][c] = (float)x->sum[2 * b + 1];
-    }
-}
-
-static void put_in_few(const struct ht_xrow *x, uint32_t k, struct ht_xfew *few, unsigned c)
-{
-    for (uint32_t b = 0; b < k / 32; b++) {
-        int32_t s0 = x->sum[2 * b], s1 = x->sum[2 * b + 1];
-        memcpy(few[b].q[c], x->q + 32 * b, 32);
-        few[b].d[c] = x->d[b];
-        few[b].ds[c] = x->ds[b];
-        few[b].sum[0][c] = (float)s0;
-        few[b].sum[1][c] = (float)s1;
-        few[b].sum[2][c] = (float)(s0 + s1);
-    }
-}
-
 static uint32_t max_rows(const struct ht_plan *plan, const struct ht_matmul *p)
 {
     return p->rows == HT_ROWS_OUT ? plan->head.shape.outs : plan->head.shape.rows;
 }
 
-// Shared: rows as xrows (up to 8, or all for the plain path), as tiles of 6 or 12, or up to 16 side by side.
+// Shared: rows as xrows (up to 8, or all for the plain path), or in a form of run_many.c.
 size_t ht_matmul_shared_bytes(const struct ht_plan *plan, const struct ht_matmul *p)
 {
     size_t rows = max_rows(plan, p);
     if (rows <= HT_FEW || p->k % 32)
         return 0;
-    size_t as_rows = rows * xrow_bytes(p->k), as_tiles = (rows + HT_COLS - 1) / HT_COLS * xtile_bytes(p->k);
-    size_t most = as_rows > as_tiles ? as_rows : as_tiles, as_few = 2 * (p->k / 32) * sizeof(struct ht_xfew);
-    most = most > as_few ? most : as_few;
-    bool tall = plan->device->kernels.tall_begin && rows >= HT_TALL_FROM;
-    size_t as_talls = (rows + HT_TALL - 1) / HT_TALL * xtall_bytes(p->k);
-    return tall && as_talls > most ? as_talls : most;
+    size_t as_rows = rows * ht_xrow_bytes(p->k), as_many = ht_many_shared_bytes(plan->device, p->k, (uint32_t)rows);
+    return ht_round64(as_rows > as_many ? as_rows : as_many);
 }
 
-// Per thread: few rows normalised and quantised, one more quantised row; a panel, an f32 group or a row of
-// blocks.
+// Per thread: few rows normalised and quantised, one more quantised row; what run_many.c wants, an f32 group or a row
+// of blocks.
 size_t ht_matmul_thread_bytes(const struct ht_plan *plan, const struct ht_matmul *p)
 {
-    (void)plan;
-    size_t k = p->k, panel = k / 32 * ht_panel_block_bytes(HT_KIND_K16M),
-           group = k * HT_GROUP * sizeof(float);
-    size_t own = HT_FEW * (ht_round64(k * sizeof(float)) + xrow_bytes(p->k)) + xrow_bytes(p->k);
+    size_t k = p->k, many = ht_many_thread_bytes(p->k, max_rows(plan, p)), group = k * HT_GROUP * sizeof(float);
+    size_t own = HT_FEW * (ht_round64(k * sizeof(float)) + ht_xrow_bytes(p->k)) + ht_xrow_bytes(p->k);
     size_t blocks = 2 * ht_round64(k * sizeof(float)); // a row in GGUF form, and as f32
-    return own + (panel > group ? panel : group) + blocks;
+    return own + (many > group ? many : group) + blocks;
 }
 
 // ---- outputs
 
-static void put(const struct job *job, const struct ht_matmul_part *part, uint32_t row, uint32_t first, uint32_t n,
+void ht_put(const struct ht_job *job, const struct ht_matmul_part *part, uint32_t row, uint32_t first, uint32_t n,
                 const float *value)
 {
     float *y = ht_ref_floats(&part->y) + (size_t)row * part->y_stride + first;
@@ -144,14 +76,14 @@ static uint32_t rows_left(const struct ht_weight *w, uint32_t group, uint32_t mo
     return left < most ? left : most;
 }
 
-static struct ht_range group_share(const struct job *job, const struct ht_weight *w)
+static struct ht_range group_share(const struct ht_job *job, const struct ht_weight *w)
 {
     return ht_share((w->head.params.n + HT_GROUP - 1) / HT_GROUP, job->thread, job->run->n_threads);
 }
 
 // ---- the paths
 
-static void run_float(const struct job *job, const struct ht_matmul_part *part)
+static void run_float(const struct ht_job *job, const struct ht_matmul_part *part)
 {
     const struct ht_weight *w = part->w;
     const struct ht_kernels *kernels = &job->run->device->kernels;
@@ -186,12 +118,12 @@ static void run_float(const struct job *job, const struct ht_matmul_part *part)
                 x[c] = job->x + (size_t)(r + c) * job->x_stride;
             kernels->dot_f(f32, k, x, n, out);
             for (unsigned c = 0; c < n; c++)
-                put(job, part, r + c, g * HT_GROUP, rows_left(w, g, HT_GROUP), out + c * HT_GROUP);
+                ht_put(job, part, r + c, g * HT_GROUP, rows_left(w, g, HT_GROUP), out + c * HT_GROUP);
         }
     }
 }
 
-static void run_plain(const struct job *job, const struct ht_matmul_part *part)
+static void run_plain(const struct ht_job *job, const struct ht_matmul_part *part)
 {
     const struct ht_weight *w = part->w;
     struct ht_range groups = group_share(job, w);
@@ -199,14 +131,14 @@ static void run_plain(const struct job *job, const struct ht_matmul_part *part)
         ht_layout_unpack_row(w->layout, ht_weight_group(w, i / HT_GROUP), job->p->k, i % HT_GROUP,
                              job->scratch);
         for (uint32_t r = 0; r < job->rows; r++) {
-            struct ht_xrow x = xrow_at(job->xrows + xrow_bytes(job->p->k) * r, job->p->k);
+            struct ht_xrow x = ht_xrow_at(job->xrows + ht_xrow_bytes(job->p->k) * r, job->p->k);
             float t = ht_contract_dot_q(w->head.params.type, job->scratch, job->p->k, &x);
-            put(job, part, r, i, 1, &t);
+            ht_put(job, part, r, i, 1, &t);
         }
     }
 }
 
-static void run_matvec(const struct job *job, const struct ht_matmul_part *part)
+static void run_matvec(const struct ht_job *job, const struct ht_matmul_part *part)
 {
     const struct ht_weight *w = part->w;
     struct ht_range groups = group_share(job, w);
@@ -215,106 +147,50 @@ static void run_matvec(const struct job *job, const struct ht_matmul_part *part)
     _Alignas(64) float out[HT_MAX_MATVEC * HT_GROUP];
     enum ht_type type = w->head.params.type;
     for (uint32_t r = 0; r < job->rows; r++)
-        x[r] = xrow_at(job->xrows + xrow_bytes(job->p->k) * r, job->p->k);
+        x[r] = ht_xrow_at(job->xrows + ht_xrow_bytes(job->p->k) * r, job->p->k);
     for (uint32_t g = groups.from; g < groups.to; g++) {
         kernels->matvec[type](ht_weight_group(w, g), job->p->k, x, job->rows, out);
         for (unsigned c = 0; c < job->rows; c++)
-            put(job, part, c, g * HT_GROUP, rows_left(w, g, HT_GROUP), out + c * HT_GROUP);
+            ht_put(job, part, c, g * HT_GROUP, rows_left(w, g, HT_GROUP), out + c * HT_GROUP);
     }
-}
-
-// Rows of the first set: all, or an even half where kernels take two sets one after the other.
-static uint32_t first_set(uint32_t rows)
-{
-    return rows <= HT_MAX_MATVEC ? rows : (rows + 3) / 4 * 2;
-}
-
-static void run_few(const struct job *job, const struct ht_matmul_part *part)
-{
-    const struct ht_weight *w = part->w;
-    struct ht_range groups = group_share(job, w);
-    const struct ht_kernels *kernels = &job->run->device->kernels;
-    _Alignas(64) float out[HT_MAX_FEW * HT_GROUP];
-    uint32_t k = job->p->k, first = first_set(job->rows);
-    enum ht_type type = w->head.params.type;
-    for (uint32_t g = groups.from; g < groups.to; g++) {
-        kernels->few[type](ht_weight_group(w, g), k, job->xfew, first, out);
-        if (first < job->rows) // the group is in the nearest cache now
-            kernels->few[type](ht_weight_group(w, g), k, job->xfew + k / 32, job->rows - first, out + first * HT_GROUP);
-        for (unsigned c = 0; c < job->rows; c++)
-            put(job, part, c, g * HT_GROUP, rows_left(w, g, HT_GROUP), out + c * HT_GROUP);
-    }
-}
-
-static void run_panels(const struct job *job, const struct ht_matmul_part *part)
-{
-    const struct ht_weight *w = part->w;
-    const struct ht_kernels *kernels = &job->run->device->kernels;
-    enum ht_type type = w->head.params.type;
-    uint32_t k = job->p->k;
-    struct ht_range groups = group_share(job, w);
-    _Alignas(64) float out[HT_COLS * TILE_ROWS];
-    for (uint32_t g = groups.from; g < groups.to; g += 2) {
-        unsigned n_halves = groups.to - g < 2 ? 1 : 2;
-        for (unsigned half = 0; half < n_halves; half++)
-            kernels->panel[type](ht_weight_group(w, g + half), k, half, job->scratch);
-        uint32_t n = rows_left(w, g, n_halves * HT_GROUP);
-        for (uint32_t r = 0; r < job->rows; r += HT_COLS) {
-            kernels->tile[type](job->scratch, job->xtiles + (size_t)(r / HT_COLS) * (k / 32), k, out);
-            for (unsigned c = 0; c < HT_COLS && r + c < job->rows; c++)
-                put(job, part, r + c, g * HT_GROUP, n, out + c * TILE_ROWS);
-        }
-    }
-}
-
-static void run_tall(const struct job *job, const struct ht_matmul_part *part)
-{
-    const struct ht_weight *w = part->w;
-    const struct ht_kernels *kernels = &job->run->device->kernels;
-    enum ht_type type = w->head.params.type;
-    uint32_t k = job->p->k;
-    struct ht_range groups = group_share(job, w);
-    _Alignas(64) float out[HT_TALL * TILE_ROWS];
-    kernels->tall_begin(type);
-    for (uint32_t g = groups.from; g < groups.to; g += 2) {
-        unsigned n_halves = groups.to - g < 2 ? 1 : 2;
-        for (unsigned half = 0; half < n_halves; half++)
-            kernels->panel[type](ht_weight_group(w, g + half), k, half, job->scratch);
-        uint32_t n = rows_left(w, g, n_halves * HT_GROUP);
-        for (uint32_t r = 0; r < job->rows; r += HT_TALL) {
-            kernels->tall[type](job->scratch, job->xtalls + (size_t)(r / HT_TALL) * (k / 32), k, out);
-            for (unsigned c = 0; c < HT_TALL && r + c < job->rows; c++)
-                put(job, part, r + c, g * HT_GROUP, n, out + c * TILE_ROWS);
-        }
-    }
-    kernels->tall_end();
 }
 
 // ---- a call: x is prepared in the one form that all its quantised parts read
 
-enum path { PATH_FLOAT, PATH_PLAIN, PATH_MATVEC, PATH_FEW, PATH_PANELS, PATH_TALL };
-
-static enum path path_of(const struct job *job)
+enum ht_path ht_path_of(const struct ht_run *run, const struct ht_matmul *p, uint32_t rows)
 {
-    const struct ht_device *device = job->run->device;
-    bool any = false, matvec = job->rows <= HT_MAX_MATVEC, panels = job->rows > HT_FEW,
-         tall = job->rows >= HT_TALL_FROM, few = panels && job->rows <= HT_MAX_FEW;
-    for (uint32_t i = 0; i < job->p->n_parts; i++) {
-        const struct ht_weight *w = job->p->part[i].w;
-        if (is_float(device, w))
+    const struct ht_kernels *kernels = &run->device->kernels;
+    bool any = false, matvec = rows <= HT_MAX_MATVEC, panels = rows > HT_FEW, tall = rows >= HT_TALL_FROM,
+         few = panels && rows <= HT_MAX_FEW;
+    for (uint32_t i = 0; i < p->n_parts; i++) {
+        const struct ht_weight *w = p->part[i].w;
+        if (ht_part_is_float(run->device, w))
             continue;
         any = true;
-        matvec = matvec && device->kernels.matvec[w->head.params.type];
-        few = few && device->kernels.few[w->head.params.type];
-        panels = panels && device->kernels.tile[w->head.params.type];
-        tall = tall && device->kernels.tall[w->head.params.type];
+        matvec = matvec && kernels->matvec[w->head.params.type];
+        few = few && kernels->few[w->head.params.type];
+        panels = panels && kernels->tile[w->head.params.type];
+        tall = tall && kernels->tall[w->head.params.type];
     }
-    enum path many = tall ? PATH_TALL : panels ? PATH_PANELS : PATH_PLAIN;
-    return !any ? PATH_FLOAT : few ? PATH_FEW : matvec ? PATH_MATVEC : many;
+    enum ht_path many = tall ? HT_PATH_TALL : panels ? HT_PATH_PANELS : HT_PATH_PLAIN;
+    return !any ? HT_PATH_FLOAT : few ? HT_PATH_FEW : matvec ? HT_PATH_MATVEC : many;
+}
+
+// A product of gate and up whose GLU and the product after it follow (record.c saw that nobody else reads gate, up or
+// y). Where both products take the same path of many rows and no adapter wants to see any of the three, the first
+// leaves the GLU's y quantised for the second.
+bool ht_matmul_takes_glu(const struct ht_call *gate_up, const struct ht_run *run)
+{
+    if (!gate_up->glu_follows || !run->n_rows)
+        return false;
+    const struct ht_matmul *up = &gate_up[0].p.matmul, *down = &gate_up[2].p.matmul;
+    enum ht_path path = ht_path_of(run, up, run->n_rows);
+    return ht_path_is_many(path) && path == ht_path_of(run, down, run->n_rows) && !ht_lora_live(up, run) &&
+           !ht_lora_live(down, run);
 }
 
 // Normalised rows for this thread alone; thread 0 also writes them where later ops may read them.
-static void own_norm(struct job *job, const struct ht_rmsnorm *n, float *own)
+static void own_norm(struct ht_job *job, const struct ht_rmsnorm *n, float *own)
 {
     uint32_t stride = (uint32_t)(ht_round64(n->dim * sizeof(float)) / sizeof(float));
     for (uint32_t r = 0; r < job->rows; r++) {
@@ -328,98 +204,45 @@ static void own_norm(struct job *job, const struct ht_rmsnorm *n, float *own)
     job->x_stride = stride;
 }
 
-static void quantise_rows(const struct job *job, struct ht_range rows)
+static void quantise_rows(const struct ht_job *job, struct ht_range rows)
 {
     for (uint32_t r = rows.from; r < rows.to; r++) {
-        struct ht_xrow x = xrow_at(job->xrows + xrow_bytes(job->p->k) * r, job->p->k);
+        struct ht_xrow x = ht_xrow_at(job->xrows + ht_xrow_bytes(job->p->k) * r, job->p->k);
         job->run->device->kernels.quantise(job->x + (size_t)r * job->x_stride, job->p->k, &x);
     }
 }
 
-static void quantise_tiles(const struct job *job, unsigned char *to)
+// With few rows each thread quantises for itself; else the rows are shared out and all wait. Returns whether an adapter
+// must wait before it adds to outputs: not all have passed a barrier since, or they are computed by whoever comes.
+static bool prepare(struct ht_job *job, enum ht_path path, unsigned char *own)
 {
-    uint32_t k = job->p->k;
-    struct ht_range tiles = ht_share((job->rows + HT_COLS - 1) / HT_COLS, job->thread, job->run->n_threads);
-    struct ht_xrow x = xrow_at(job->scratch, k);
-    for (uint32_t t = tiles.from; t < tiles.to; t++)
-        for (unsigned c = 0; c < HT_COLS; c++) {
-            uint32_t r = t * HT_COLS + c;
-            if (r < job->rows) // the last tile may repeat a row: computed and dropped
-                job->run->device->kernels.quantise(job->x + (size_t)r * job->x_stride, k, &x);
-            put_in_tile(&x, k, job->run->device->kernels.word_pairs,
-                        (struct ht_xtile *)(void *)(to + xtile_bytes(k) * t), c);
-        }
+    struct ht_range all = {0, job->rows};
+    bool many = ht_path_is_many(path), alone = !many && job->rows <= HT_FEW;
+    job->xrows = alone ? own : job->run->plan->shared;
+    if (!many)
+        quantise_rows(job, alone ? all : ht_share(job->rows, job->thread, job->run->n_threads));
+    else if (!job->xmany)
+        ht_many_quantise(job, path, job->xmany = job->run->plan->shared);
+    if (many)
+        ht_many_deal(job);
+    if (!alone)
+        ht_pool_barrier(job->run->device->pool, job->thread);
+    return many || alone;
 }
 
-static void quantise_talls(const struct job *job, unsigned char *to)
+static void run_parts(const struct ht_job *job, enum ht_path path)
 {
-    uint32_t k = job->p->k;
-    struct ht_range tiles = ht_share((job->rows + HT_TALL - 1) / HT_TALL, job->thread, job->run->n_threads);
-    struct ht_xrow x = xrow_at(job->scratch, k);
-    for (uint32_t t = tiles.from; t < tiles.to; t++)
-        for (uint32_t c = 0, r = t * HT_TALL; c < HT_TALL && r < job->rows; c++, r++) {
-            job->run->device->kernels.quantise(job->x + (size_t)r * job->x_stride, k, &x);
-            put_in_tall(&x, k, (struct ht_xtall *)(void *)(to + xtall_bytes(k) * t), c);
-        }
-}
-
-// Rows side by side; an odd count is rounded up by the last row once more. The team shares out blocks of k: rows
-// would lie in the same cache lines.
-static void quantise_few(const struct job *job, struct ht_xfew *to)
-{
-    struct ht_range blocks = ht_share(job->p->k / 32, job->thread, job->run->n_threads);
-    uint32_t k = 32 * (blocks.to - blocks.from), first = first_set(job->rows);
-    struct ht_xrow x = xrow_at(job->scratch, k);
-    for (uint32_t r = 0; r < job->rows; r++) {
-        struct ht_xfew *set = to + (r < first ? 0 : job->p->k / 32) + blocks.from;
-        uint32_t c = r < first ? r : r - first;
-        job->run->device->kernels.quantise(job->x + (size_t)r * job->x_stride + 32 * blocks.from, k, &x);
-        put_in_few(&x, k, set, c);
-        if (r + 1 == job->rows && c % 2 == 0)
-            put_in_few(&x, k, set, c + 1);
+    for (uint32_t i = 0; i < job->p->n_parts; i++) {
+        const struct ht_matmul_part *part = &job->p->part[i];
+        if (ht_part_is_float(job->run->device, part->w))
+            run_float(job, part);
+        else if (path == HT_PATH_PLAIN)
+            run_plain(job, part);
+        else if (path == HT_PATH_MATVEC)
+            run_matvec(job, part);
     }
-}
-
-// With few rows each thread quantises for itself; else the rows are shared out and all wait: true.
-static bool prepare(struct job *job, enum path path, unsigned char *own)
-{
-    unsigned char *shared = job->run->plan->shared;
-    if (path != PATH_PANELS && path != PATH_TALL && job->rows <= HT_FEW) {
-        job->xrows = own;
-        quantise_rows(job, (struct ht_range){0, job->rows});
-        return false;
-    }
-    if (path == PATH_PANELS) {
-        quantise_tiles(job, shared);
-        job->xtiles = (const struct ht_xtile *)(const void *)shared;
-    } else if (path == PATH_TALL) {
-        quantise_talls(job, shared);
-        job->xtalls = (const struct ht_xtall *)(const void *)shared;
-    } else if (path == PATH_FEW) {
-        job->xfew = (const struct ht_xfew *)(const void *)shared;
-        quantise_few(job, (struct ht_xfew *)(void *)shared);
-    } else {
-        job->xrows = shared;
-        quantise_rows(job, ht_share(job->rows, job->thread, job->run->n_threads));
-    }
-    ht_pool_barrier(job->run->device->pool, job->thread);
-    return true;
-}
-
-static void run_part(const struct job *job, const struct ht_matmul_part *part, enum path path)
-{
-    if (is_float(job->run->device, part->w))
-        run_float(job, part);
-    else if (path == PATH_PLAIN)
-        run_plain(job, part);
-    else if (path == PATH_MATVEC)
-        run_matvec(job, part);
-    else if (path == PATH_FEW)
-        run_few(job, part);
-    else if (path == PATH_TALL)
-        run_tall(job, part);
-    else
-        run_panels(job, part);
+    if (ht_path_is_many(path))
+        ht_many_run(job, path);
 }
 
 // With few rows the weights are one stream, broken at each barrier: this thread's first bytes of the next
@@ -445,26 +268,32 @@ void ht_run_matmul(const struct ht_call *call, const struct ht_run *run, unsigne
     const struct ht_matmul *p = &call->p.matmul;
     unsigned char *scratch = ht_run_scratch(run, thread);
     size_t norm_bytes = HT_FEW * ht_round64(p->k * sizeof(float));
-    struct job job = {.run = run,
-                      .p = p,
-                      .x = ht_ref_floats(&p->x),
-                      .x_stride = p->x_stride,
-                      .rows = ht_run_rows(run, p->rows),
-                      .thread = thread,
-                      .scratch = scratch + norm_bytes + HT_FEW * xrow_bytes(p->k)};
+    struct ht_job job = {.run = run,
+                         .p = p,
+                         .x = ht_ref_floats(&p->x),
+                         .x_stride = p->x_stride,
+                         .rows = ht_run_rows(run, p->rows),
+                         .thread = thread,
+                         .scratch = scratch + norm_bytes + HT_FEW * ht_xrow_bytes(p->k)};
     if (!job.rows)
         return;
     if (call->fused && run->n_rows <= HT_FEW)
         own_norm(&job, &call[-1].p.rmsnorm, (float *)(void *)scratch);
-    enum path path = path_of(&job);
-    bool lora = ht_lora_live(p, run), waited = false;
+    enum ht_path path = ht_path_of(run, p, job.rows);
+    bool lora = ht_lora_live(p, run), must_wait = true;
     if (lora)
         ht_lora_down(p, run, thread, job.x, job.x_stride);
-    if (path != PATH_FLOAT)
-        waited = prepare(&job, path, scratch + norm_bytes);
-    for (uint32_t i = 0; i < p->n_parts; i++)
-        run_part(&job, &p->part[i], path);
-    if (lora && !waited)
+    unsigned char *glu_at = run->plan->shared + call->glu_offset;
+    if (ht_matmul_takes_glu(call, run)) {
+        job.glu = &call[1].p.glu;
+        job.ymany = glu_at;
+    } else if (call->after_glu && ht_matmul_takes_glu(call - 2, run)) {
+        job.xmany = glu_at;
+    }
+    if (path != HT_PATH_FLOAT)
+        must_wait = prepare(&job, path, scratch + norm_bytes);
+    run_parts(&job, path);
+    if (lora && must_wait)
         ht_pool_barrier(run->device->pool, thread);
     if (lora)
         ht_lora_up(p, run, thread);

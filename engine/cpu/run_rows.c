@@ -80,6 +80,8 @@ void ht_run_kv_store(const struct ht_call *call, const struct ht_run *run, unsig
 void ht_run_glu(const struct ht_call *call, const struct ht_run *run, unsigned thread)
 {
     const struct ht_glu *p = &call->p.glu;
+    if (call->deferred && ht_matmul_takes_glu(call - 1, run))
+        return;
     struct ht_range c = ht_share_columns(p->dim, thread, run->n_threads);
     const float *gate = ht_ref_floats(&p->gate) + c.from, *up = ht_ref_floats(&p->up) + c.from;
     float *y = ht_ref_floats(&p->y) + c.from;
