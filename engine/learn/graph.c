@@ -8,7 +8,7 @@
 
 #include "engine/base/mem.h"
 
-enum { LOGITS_BYTES = 64 << 20, FLAT_STEP = 1 << 22, MAX_VALUES = 1 << 30 };
+enum { PIECE_US = 10000, LOGITS_BYTES = 64 << 20, FLAT_STEP = 1 << 22, MAX_VALUES = 1 << 30 };
 
 // ---------------------------------------------------------------- recording of what is not the model
 
@@ -153,14 +153,14 @@ static void choose(struct ht_graph *g)
     const struct ht_hparams *hp = &g->model->hp;
     uint32_t rows = g->p.rows, share = hp->n_heads / hp->n_kv_heads;
     g->logits_stride = (hp->n_vocab + 15) / 16 * 16;
-    uint32_t most = (uint32_t)(LOGITS_BYTES / (g->logits_stride * sizeof(float)));
+    uint32_t most = (uint32_t)(g->p.logits_bytes / (g->logits_stride * sizeof(float)));
     most = most < 1 ? 1 : most < rows ? most : rows;
     uint32_t tiles = (rows + most - 1) / most, even = (rows + tiles - 1) / tiles;
     g->outs = (even + 15) / 16 * 16 <= most ? (even + 15) / 16 * 16 : even;
     g->lse_floats = (rows * share + 15) / 16 * 16;
     g->attend_kv = hp->n_kv_heads;
     if (hp->k_dim % 16 == 0 && hp->v_dim % 16 == 0)
-        g->attend_kv = ht_record_at_most(ht_cost_attend(g, share, true), hp->n_kv_heads, 1);
+        g->attend_kv = ht_record_at_most(g, ht_cost_attend(g, share, true), hp->n_kv_heads, 1);
 }
 
 static enum hearth_status make_blocks(struct ht_graph *g, struct hearth_error *err)
@@ -235,6 +235,8 @@ static enum hearth_status create(struct ht_graph **graph, const struct ht_model 
     g->model = model;
     g->train = model->dev->train;
     g->p = *params;
+    g->p.piece_us = params->piece_us ? params->piece_us : PIECE_US;
+    g->p.logits_bytes = params->logits_bytes ? params->logits_bytes : LOGITS_BYTES;
     g->n_values = adapter->n_values;
     enum hearth_status status = make(g, adapter, err);
     *graph = g;

@@ -17,6 +17,8 @@ struct ht_graph_params {
     float neftune;      // alpha; 0 = off
     float lora_plus;    // B learns this many times faster than A; 1 = as fast
     float beta1, beta2, eps, decay, clip; // AdamW; clip 0 = off
+    uint32_t piece_us;     // that a piece is thought to take at most, on two cores of a server; 0 = 10,000
+    uint32_t logits_bytes; // of a tile of output rows, at most; 0 = 64 MiB
 };
 
 struct ht_batch { // rows of one micro-batch, side by side; borrowed until the pass has ended

@@ -24,7 +24,7 @@ static enum hearth_status losses(struct ht_recorder *rec)
 {
     const struct ht_graph *g = rec->g;
     double per_row = 2 * ht_cost_values(g->model->hp.n_vocab);
-    uint32_t most = ht_record_at_most(per_row, g->outs, 2);
+    uint32_t most = ht_record_at_most(g, per_row, g->outs, 2);
     for (uint32_t from = 0; from < g->outs; from += most) {
         HT_TRY(ht_record_end(rec));
         rec->out_from = from;

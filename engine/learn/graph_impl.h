@@ -119,7 +119,7 @@ HT_MUST_USE enum hearth_status ht_record_end(struct ht_recorder *rec); // of the
 double ht_cost_values(double n); // of a row op over n values
 double ht_cost_attend(const struct ht_graph *g, uint32_t heads, bool back);
 // Of n things at us_per_one: how many one piece takes, a multiple of `whole` and at least that, or n.
-uint32_t ht_record_at_most(double us_per_one, uint32_t n, uint32_t whole);
+uint32_t ht_record_at_most(const struct ht_graph *g, double us_per_one, uint32_t n, uint32_t whole);
 
 HT_MUST_USE enum hearth_status ht_record_copy(struct ht_recorder *rec, struct ht_ref from, struct ht_ref to,
                                               uint32_t dim);

@@ -4,8 +4,7 @@
 #include "engine/base/mem.h"
 #include "engine/learn/graph_impl.h"
 
-// Rates on two cores, on the low side: a piece is meant to stay well below 25 ms where a CPU is half as fast.
-#define PIECE_US    10000.0
+// Rates on two cores, on the low side.
 #define F_PER_US    1e5 // multiply-adds x 2 of f32 products, of bf16 ones, of attention
 #define B_PER_US    4e5
 #define ATTEND_PER_US 5e4
@@ -32,9 +31,9 @@ static double cost_product(const struct ht_recorder *rec, double rows, double n,
     return 2 * rows * n * k / rate + n * k / UNPACK_PER_US;
 }
 
-uint32_t ht_record_at_most(double us_per_one, uint32_t n, uint32_t whole)
+uint32_t ht_record_at_most(const struct ht_graph *g, double us_per_one, uint32_t n, uint32_t whole)
 {
-    double fit = PIECE_US / us_per_one;
+    double fit = g->p.piece_us / us_per_one;
     uint32_t most = fit >= n ? n : (uint32_t)fit / whole * whole;
     most = most ? most : whole;
     return most < n ? most : n;
@@ -86,7 +85,7 @@ static enum hearth_status begin(struct ht_recorder *rec)
 
 enum hearth_status ht_record_op(struct ht_recorder *rec, double us)
 {
-    if (rec->plan && rec->us + us > PIECE_US)
+    if (rec->plan && rec->us + us > rec->g->p.piece_us)
         HT_TRY(ht_record_end(rec));
     if (!rec->plan)
         HT_TRY(begin(rec));
@@ -182,13 +181,13 @@ enum hearth_status ht_record_linear(struct ht_recorder *rec, struct ht_ref x, ui
 {
     double per_row = cost_product(rec, n_rows(rec, rows), 1, k);
     uint32_t all = all_outputs(parts, n_parts);
-    if (ht_record_at_most(per_row, all, W_ROWS) == all) {
+    if (ht_record_at_most(rec->g, per_row, all, W_ROWS) == all) {
         const struct ht_linear op = {matmul_of(x, k, parts, 0, n_parts, add, rows), rec->g->p.precision, 0, 0};
         HT_TRY(ht_record_op(rec, per_row * all));
         return rec->train->linear(rec->plan, &op, rec->err);
     }
     for (uint32_t i = 0; i < n_parts; i++) {
-        uint32_t most = ht_record_at_most(per_row, parts[i].n, W_ROWS);
+        uint32_t most = ht_record_at_most(rec->g, per_row, parts[i].n, W_ROWS);
         for (uint32_t first = 0; first < parts[i].n; first += most) {
             uint32_t count = parts[i].n - first < most ? parts[i].n - first : most;
             struct ht_linear op = {matmul_of(x, k, parts, i, 1, add, rows), rec->g->p.precision, first, count};
@@ -206,14 +205,14 @@ enum hearth_status ht_record_linear_t(struct ht_recorder *rec, struct ht_ref dx,
 {
     double per_row = cost_product(rec, n_rows(rec, rows), 1, k);
     uint32_t all = all_outputs(parts, n_parts);
-    if (ht_record_at_most(per_row, all, W_ROWS) == all) {
+    if (ht_record_at_most(rec->g, per_row, all, W_ROWS) == all) {
         const struct ht_linear_t op = {
             matmul_of(dx, k, parts, 0, n_parts, false, rows), add, rec->g->p.precision, 0, 0};
         HT_TRY(ht_record_op(rec, per_row * all));
         return rec->train->linear_t(rec->plan, &op, rec->err);
     }
     for (uint32_t i = 0; i < n_parts; i++) {
-        uint32_t most = ht_record_at_most(per_row, parts[i].n, W_ROWS);
+        uint32_t most = ht_record_at_most(rec->g, per_row, parts[i].n, W_ROWS);
         for (uint32_t first = 0; first < parts[i].n; first += most) {
             uint32_t count = parts[i].n - first < most ? parts[i].n - first : most;
             struct ht_linear_t op = {matmul_of(dx, k, parts, i, 1, false, rows), add || i || first,

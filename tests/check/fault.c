@@ -68,6 +68,11 @@ long fault_memory_end(unsigned long *n_allocations)
     return n_alive;
 }
 
+unsigned long fault_memory_count(void)
+{
+    return n_calls;
+}
+
 size_t fault_memory_peak(void)
 {
     return bytes_peak;

@@ -10,6 +10,7 @@
 void fault_memory_begin(unsigned long fail_at);
 // Takes it out again. *n_allocations = how many were asked for. Returns the blocks that were not freed.
 long fault_memory_end(unsigned long *n_allocations);
+unsigned long fault_memory_count(void); // allocations asked for since begin
 size_t fault_memory_peak(void); // most bytes alive at once since begin
 
 // A fresh folder, removed with its files by check_folder_remove. Fails the test if it cannot be made.
