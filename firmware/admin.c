@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "firmware/admin_internal.h"
+#include "firmware/learn.h"
 
 struct hd_admin {
     struct hd_server *server;
@@ -108,8 +109,16 @@ static void accept_client(struct hd_admin *admin, int listener)
     admin->n_clients++;
 }
 
+static void close_fds(struct hd_admin_client *client)
+{
+    while (client->n_fds)
+        close(client->fds[--client->n_fds]);
+}
+
 static void client_free(struct hd_admin *admin, struct hd_admin_client *client)
 {
+    hd_learn_forget_waiter(admin->server->learn, client);
+    close_fds(client);
     for (struct hd_admin_client **link = &admin->clients; *link; link = &(*link)->next) {
         if (*link == client) {
             *link = client->next;
@@ -126,7 +135,7 @@ static void client_free(struct hd_admin *admin, struct hd_admin_client *client)
 static void take_line(struct hd_admin_client *client)
 {
     if (client->out_len > client->out_sent || client->exporting || client->waits_for_model ||
-        client->close_when_sent)
+        client->waits_for_learn || client->close_when_sent)
         return;
     char *end = memchr(client->in, '\n', client->in_len);
     if (!end) {
@@ -138,8 +147,43 @@ static void take_line(struct hd_admin_client *client)
     }
     size_t len = (size_t)(end - client->in);
     hd_admin_request(client, client->in, len);
+    close_fds(client); // that it did not want
     client->in_len -= len + 1;
     memmove(client->in, end + 1, client->in_len);
+}
+
+// As read; descriptors that come along are kept for the request. Too many of them, and the connection ends.
+static ssize_t receive(struct hd_admin_client *client, char *to, size_t room)
+{
+    union {
+        struct cmsghdr head;
+        char bytes[CMSG_SPACE(HD_MAX_ADMIN_FDS * sizeof(int))];
+    } control;
+    struct iovec part = {to, room};
+    struct msghdr message = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+    ssize_t n = recvmsg(lws_get_socket_fd(client->wsi), &message, MSG_CMSG_CLOEXEC);
+    bool good = n >= 0 && !(message.msg_flags & MSG_CTRUNC);
+    for (struct cmsghdr *c = n >= 0 ? CMSG_FIRSTHDR(&message) : NULL; c; c = CMSG_NXTHDR(&message, c)) {
+        size_t n_fds = c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS
+                           ? (c->cmsg_len - CMSG_LEN(0)) / sizeof(int)
+                           : 0;
+        for (size_t i = 0; i < n_fds; i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
+            if (client->n_fds < HD_MAX_ADMIN_FDS) {
+                client->fds[client->n_fds++] = fd;
+            } else {
+                close(fd);
+                good = false;
+            }
+        }
+    }
+    if (n >= 0 && !good) {
+        errno = EPROTO;
+        return -1;
+    }
+    return n;
 }
 
 static int on_readable(struct hd_admin_client *client)
@@ -149,7 +193,7 @@ static int on_readable(struct hd_admin_client *client)
         take_line(client);
         return client->in_len == HD_MAX_ADMIN_LINE_BYTES && !client->close_when_sent ? -1 : 0;
     }
-    ssize_t n = read(lws_get_socket_fd(client->wsi), client->in + client->in_len, room);
+    ssize_t n = receive(client, client->in + client->in_len, room);
     if (n < 0)
         return errno == EAGAIN || errno == EINTR ? 0 : -1;
     if (n == 0)

@@ -161,6 +161,7 @@ static void status(struct hd_admin_client *client, json_t *request)
     json_decref(memory);
     json_object_update(answer, more);
     json_decref(more);
+    json_object_set_new(answer, "training", hd_admin_training(server));
     hd_admin_answer(client, answer);
 }
 
@@ -628,6 +629,16 @@ static const struct {
     {"conversations.show", conversations_show},
     {"conversations.export", conversations_export},
     {"conversations.delete", conversations_delete},
+    {"data.import", hd_admin_data_import},
+    {"data.list", hd_admin_data_list},
+    {"data.remove", hd_admin_data_remove},
+    {"adapters.import", hd_admin_adapters_import},
+    {"adapters.list", hd_admin_adapters_list},
+    {"adapters.use", hd_admin_adapters_use},
+    {"adapters.remove", hd_admin_adapters_remove},
+    {"train.start", hd_admin_train_start},
+    {"train.stop", hd_admin_train_stop},
+    {"train.status", hd_admin_train_status},
     {"models", models},
     {"use-model", use_model},
     {"shutdown", shut_down},

@@ -6,6 +6,8 @@
 
 #include "firmware/server.h"
 
+enum { HD_MAX_ADMIN_FDS = 4 };
+
 struct hd_admin_client {
     struct hd_admin_client *next;
     struct hd_server *server;
@@ -15,7 +17,9 @@ struct hd_admin_client {
     char *out; // lines to send
     size_t out_len, out_sent;
     bool close_when_sent, stop_when_sent;
-    bool waits_for_model;
+    bool waits_for_model, waits_for_learn;
+    int fds[HD_MAX_ADMIN_FDS]; // that came with the request
+    unsigned n_fds;
     bool exporting; // the next conversation is read when the last one was sent
     struct hd_person export_person;
     int64_t export_before_ms;
@@ -32,6 +36,18 @@ void hd_admin_request(struct hd_admin_client *client, const char *line, size_t l
 void hd_admin_token_create(struct hd_admin_client *client, json_t *request);
 // The next line of an export.
 void hd_admin_export_next(struct hd_admin_client *client);
+// admin_learn.c
+void hd_admin_data_import(struct hd_admin_client *client, json_t *request);
+void hd_admin_data_list(struct hd_admin_client *client, json_t *request);
+void hd_admin_data_remove(struct hd_admin_client *client, json_t *request);
+void hd_admin_adapters_import(struct hd_admin_client *client, json_t *request);
+void hd_admin_adapters_list(struct hd_admin_client *client, json_t *request);
+void hd_admin_adapters_use(struct hd_admin_client *client, json_t *request);
+void hd_admin_adapters_remove(struct hd_admin_client *client, json_t *request);
+void hd_admin_train_start(struct hd_admin_client *client, json_t *request);
+void hd_admin_train_stop(struct hd_admin_client *client, json_t *request);
+void hd_admin_train_status(struct hd_admin_client *client, json_t *request);
+json_t *hd_admin_training(struct hd_server *server);
 json_t *hd_admin_model(struct hd_server *server); // of the loaded one, or null
 
 #endif

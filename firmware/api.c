@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "firmware/learn.h"
 #include "firmware/memory.h"
 #include "firmware/server.h"
 
@@ -285,6 +286,9 @@ static void get_status(struct hd_client *client, const struct hd_id *request)
         status.model = &model;
         status.device = state.info.device;
     }
+    Hearth__V1__TrainStatus training;
+    hd_learn_fill(hd_learn_view(server->learn), &client->device.person, false, &training, NULL);
+    status.training = &training;
     Hearth__V1__ServerFrame frame = HEARTH__V1__SERVER_FRAME__INIT;
     frame.body_case = HEARTH__V1__SERVER_FRAME__BODY_STATUS;
     frame.status = &status;
@@ -399,6 +403,12 @@ static void dispatch(struct hd_client *client, const struct hd_id *request,
         break;
     case HEARTH__V1__CLIENT_FRAME__BODY_GET_STATUS: get_status(client, request); break;
     case HEARTH__V1__CLIENT_FRAME__BODY_PING: ping(client, request, frame->ping); break;
+    case HEARTH__V1__CLIENT_FRAME__BODY_TRAIN_START: hd_api_train_start(client, request, frame->train_start); break;
+    case HEARTH__V1__CLIENT_FRAME__BODY_TRAIN_STOP: hd_api_train_stop(client, request, frame->train_stop); break;
+    case HEARTH__V1__CLIENT_FRAME__BODY_TRAIN_FOLLOW: hd_api_train_follow(client, request); break;
+    case HEARTH__V1__CLIENT_FRAME__BODY_LIST_DATA_SETS: hd_api_list_data_sets(client, request); break;
+    case HEARTH__V1__CLIENT_FRAME__BODY_LIST_ADAPTERS: hd_api_list_adapters(client, request); break;
+    case HEARTH__V1__CLIENT_FRAME__BODY_USE_ADAPTER: hd_api_use_adapter(client, request, frame->use_adapter); break;
     case HEARTH__V1__CLIENT_FRAME__BODY_HELLO:
     case HEARTH__V1__CLIENT_FRAME__BODY_PAIR:
         invalid(client, request, "this connection is authenticated already");

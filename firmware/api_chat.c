@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "firmware/learn.h"
 #include "firmware/metrics.h"
 #include "firmware/server.h"
 
@@ -162,6 +163,7 @@ static void on_started(struct hd_server *server, struct hd_response *response, c
     created.conversation_id = hd_wire_bytes(hd_response_ids(response)->conversation.b, HD_ID_BYTES);
     created.model = (char *)note->model;
     created.dropped_turns = note->dropped_turns;
+    created.adapter = (char *)note->adapter;
     emit(server, response, HEARTH__V1__EVENT__EVENT_RESPONSE_CREATED, &created);
 }
 
@@ -190,6 +192,7 @@ static bool on_other_note(struct hd_server *server, struct hd_note *note)
         hd_server_work_prefixes(server);
         return true;
     case HD_NOTE_EXPORTED: server->exported = true; return true;
+    case HD_NOTE_TRAIN: hd_learn_note(server->learn, note); return true;
     default: return false;
     }
 }
@@ -268,6 +271,7 @@ void hd_api_forget_turns(struct hd_server *server, const struct hd_deleted *dele
     }
     hd_worker_forget(server->worker, conversation, person);
     hd_prefixes_forget(server->prefixes, person);
+    hd_learn_sync(server->learn);
 }
 
 // ---- Chat: what is asked
@@ -488,9 +492,10 @@ static void follow(struct hd_client *client, const struct hd_id *request, const 
 // ---- Chat: taking it
 
 // False after an answer: nothing can be taken now. Before anything is stored.
-static bool may_ask(struct hd_client *client, const struct hd_id *request, struct hd_job *job, const char *model,
-                    const struct hd_id *conversation)
+static bool may_ask(struct hd_client *client, const struct hd_id *request, struct hd_job *job,
+                    const Hearth__V1__Chat *chat, const struct hd_id *conversation)
 {
+    const char *model = chat->model;
     struct hd_server *server = client->server;
     struct hearth_error error = {0};
     char path[HD_PATH_BYTES];
@@ -498,11 +503,15 @@ static bool may_ask(struct hd_client *client, const struct hd_id *request, struc
         hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_UNAVAILABLE, "the box is stopping");
     } else if (strlen(model) > HD_MAX_MODEL_BYTES) {
         hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_LIMIT, "model: at most 128 bytes");
+    } else if (strlen(chat->adapter) > HD_MAX_LEARNT_NAME) {
+        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_LIMIT, "adapter: at most 64 bytes");
     } else if (hd_worker_may_submit(server->worker, &client->device.person, model, path, &error) != HEARTH_OK) {
         hd_api_error(client, request, hd_api_code(error.code), error.text);
     } else if (!hd_id_is_zero(conversation) && hd_response_running(server->responses, conversation)) {
         hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_BUSY,
                      "an answer in this conversation is still being written");
+    } else if (hd_learn_pick(server->learn, &client->device.person, chat->adapter, path, job, &error) != HEARTH_OK) {
+        hd_api_error(client, request, hd_api_code(error.code), error.text);
     } else {
         job->person = client->device.person;
         job->max_draft = HD_JOB_DRAFT;
@@ -603,7 +612,7 @@ void hd_api_chat(struct hd_client *client, const struct hd_id *request, const He
         return;
     }
     struct hd_job *job = calloc(1, sizeof *job);
-    if (job && !may_ask(client, request, job, body->model, &chat.conversation)) {
+    if (job && !may_ask(client, request, job, body, &chat.conversation)) {
         hd_metrics_refused(server->metrics, HD_DOOR_WIRE);
         hd_job_free(job);
         return;

@@ -24,9 +24,12 @@ static void reply(struct hd_exchange *x, bool good, const char *body)
 void hd_health(struct hd_exchange *x)
 {
     bool ready = is_ready(x->server);
-    reply(x, true,
-          ready ? "{\"status\":\"ok\",\"live\":true,\"ready\":true}"
-                : "{\"status\":\"ok\",\"live\":true,\"ready\":false}");
+    char body[80];
+    struct hd_worker_state state;
+    hd_worker_state(x->server->worker, &state);
+    snprintf(body, sizeof body, "{\"status\":\"ok\",\"live\":true,\"ready\":%s,\"training\":%s}",
+             ready ? "true" : "false", state.train.running ? "true" : "false");
+    reply(x, true, body);
 }
 
 void hd_health_live(struct hd_exchange *x)
@@ -75,6 +78,7 @@ void hd_metrics_page(struct hd_exchange *x)
         .stalled = state.stalled,
         .models_held_bytes = (double)state.held_bytes,
         .models_budget_bytes = (double)state.budget_bytes,
+        .train = state.train,
         .model = name,
         .device = state.loaded ? state.info.device : "",
         .version = HEARTH_VERSION,

@@ -181,6 +181,22 @@ static void write_gauges(FILE *out, const struct hd_gauges *g)
     gauge(out, "hearth_models_budget_bytes", "Memory that models may have.", g->models_budget_bytes);
 }
 
+// Running sums since the daemon started; left: what requests left while there was something to train.
+static void write_training(FILE *out, const struct hd_train_figures *t)
+{
+    gauge(out, "hearth_train_running", "1 while a training runs.", t->running);
+    gauge(out, "hearth_train_memory_bytes", "Memory that it takes beside the model.", t->memory_bytes);
+    gauge(out, "hearth_train_loss", "Of the last step, nats per target.", t->loss);
+    gauge(out, "hearth_train_slice_seconds_max", "The longest slice.", t->longest_s);
+    counter(out, "hearth_train_steps_total", "Optimizer steps.", t->n_steps);
+    counter(out, "hearth_train_tokens_total", "Tokens trained on.", t->n_tokens);
+    counter(out, "hearth_train_slices_total", "Slices that were run.", t->n_slices);
+    head(out, "hearth_train_busy_seconds_total", "counter", "Time spent in slices.");
+    fprintf(out, "hearth_train_busy_seconds_total %.6f\n", t->busy_s);
+    head(out, "hearth_train_left_seconds_total", "counter", "Time that requests left to a training.");
+    fprintf(out, "hearth_train_left_seconds_total %.6f\n", t->left_s);
+}
+
 static void write_counters(FILE *out, const struct hd_metrics *m)
 {
     head(out, "hearth_requests_total", "counter",
@@ -218,6 +234,7 @@ char *hd_metrics_text(const struct hd_metrics *metrics, const struct hd_gauges *
     if (!out)
         return NULL;
     write_gauges(out, gauges);
+    write_training(out, &gauges->train);
     write_counters(out, metrics);
     bool good = ferror(out) == 0;
     if (fclose(out) != 0 || !good) {

@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "engine/engine.h"
+#include "firmware/train_job.h"
 
 enum hd_door { HD_DOOR_WIRE = 0, HD_DOOR_OPENAI, HD_N_DOORS };
 enum hd_outcome { HD_COMPLETED = 0, HD_INCOMPLETE, HD_CANCELLED, HD_FAILED, HD_REFUSED, HD_N_OUTCOMES };
@@ -30,6 +30,7 @@ struct hd_gauges {
     double watchdog_age_s; // since the loop last proved that it turns
     double stalled;        // 1 while the engine hangs in a step
     double models_loaded, models_held_bytes, models_budget_bytes;
+    struct hd_train_figures train;
     const char *model, *device, *version;
 };
 // malloc'ed text, NULL when out of memory.

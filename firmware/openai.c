@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "firmware/http.h"
+#include "firmware/learn.h"
 #include "firmware/metrics.h"
 #include "firmware/openai.h"
 #include "firmware/openai_answer.h"
@@ -23,10 +24,30 @@ static bool send_json(struct hd_exchange *x, unsigned status, json_t *value)
 
 // ---- models
 
-static json_t *model_json(const struct hd_server *server, const struct hd_model_file *file)
+static json_t *model_json(const struct hd_server *server, const char *name)
 {
-    return json_pack("{s:s, s:s, s:I, s:s}", "id", file->name, "object", "model", "created",
+    return json_pack("{s:s, s:s, s:I, s:s}", "id", name, "object", "model", "created",
                      (json_int_t)(server->started_ms / 1000), "owned_by", "hearth");
+}
+
+// Each model once more with every adapter for it: "MODEL@ADAPTER".
+static void add_adapters(struct hd_exchange *x, json_t *list, const struct hd_model_file *files, size_t n)
+{
+    const struct hd_learnt *item;
+    char name[HD_MAX_MODEL_BYTES + HD_MAX_LEARNT_NAME + 2];
+    for (size_t i = 0; (item = hd_learn_at(x->server->learn, i)) != NULL; i++) {
+        json_t *meta = item->kind == HD_LEARNT_ADAPTER && hd_learn_is_visible(item, &x->device.person)
+                           ? json_loads(item->meta, 0, NULL)
+                           : NULL;
+        const char *base = json_string_value(json_object_get(meta, "base"));
+        for (size_t k = 0; base && base[0] && k < n; k++) {
+            if (strcmp(files[k].sha256, base) != 0)
+                continue;
+            snprintf(name, sizeof name, "%s@%s", files[k].name, item->name);
+            json_array_append_new(list, model_json(x->server, name));
+        }
+        json_decref(meta);
+    }
 }
 
 void hd_openai_models(struct hd_exchange *x)
@@ -40,7 +61,8 @@ void hd_openai_models(struct hd_exchange *x)
     }
     json_t *list = json_array();
     for (size_t i = 0; i < n; i++)
-        json_array_append_new(list, model_json(x->server, &files[i]));
+        json_array_append_new(list, model_json(x->server, files[i].name));
+    add_adapters(x, list, files, n);
     free(files);
     send_json(x, HTTP_STATUS_OK, json_pack("{s:s, s:o}", "object", "list", "data", list));
 }
@@ -55,7 +77,7 @@ void hd_openai_model(struct hd_exchange *x)
     while (i < n && strcmp(files[i].name, x->rest) != 0)
         i++;
     if (i < n)
-        send_json(x, HTTP_STATUS_OK, model_json(x->server, &files[i]));
+        send_json(x, HTTP_STATUS_OK, model_json(x->server, files[i].name));
     else
         hd_exchange_error(x, HTTP_STATUS_NOT_FOUND, "model_not_found", "model",
                           "there is no model of that name");
@@ -146,6 +168,26 @@ static bool cannot_ask(struct hd_exchange *x)
     return true;
 }
 
+// "MODEL@ADAPTER": cuts the adapter off, unless a model's own name is like that.
+static const char *cut_adapter(const struct hd_server *server, struct hd_job *job)
+{
+    struct hd_model_file file;
+    struct hearth_error ignored;
+    char *at = strrchr(job->model, '@');
+    if (!at || hd_model_file_find(server->config, job->model, &file, &ignored) == HEARTH_OK)
+        return "";
+    *at = 0;
+    return at[1] ? at + 1 : "none";
+}
+
+static enum hearth_status pick_adapter(struct hd_exchange *x, struct hd_job *job, struct hearth_error *err)
+{
+    char path[HD_PATH_BYTES], name[HD_MAX_MODEL_BYTES + 1];
+    snprintf(name, sizeof name, "%s", cut_adapter(x->server, job));
+    enum hearth_status status = hd_worker_may_submit(x->server->worker, &job->person, job->model, path, err);
+    return status == HEARTH_OK ? hd_learn_pick(x->server->learn, &job->person, name, path, job, err) : status;
+}
+
 static void ask(struct hd_exchange *x, struct hd_openai_request *request)
 {
     struct hd_server *server = x->server;
@@ -155,6 +197,9 @@ static void ask(struct hd_exchange *x, struct hd_openai_request *request)
     if (status == HEARTH_OK) {
         request->job->response = a->response;
         request->job->person = x->device.person;
+        status = pick_adapter(x, request->job, &error);
+    }
+    if (status == HEARTH_OK) {
         status = hd_worker_submit(server->worker, request->job, &error);
     }
     if (status != HEARTH_OK) {
@@ -216,6 +261,9 @@ static void started(struct hd_server *server, struct hd_answering *a, const stru
         if (!strcmp(state.models[i].name, a->model))
             format = state.models[i].info.tool_format;
     memcpy(a->tool_format, format, sizeof a->tool_format);
+    size_t len = strlen(a->model);
+    if (note->adapter[0])
+        snprintf(a->model + len, sizeof a->model - len, "@%s", note->adapter);
     hd_answering_start(a);
 }
 

@@ -14,7 +14,7 @@ struct waiting {
 };
 
 struct hd_run_files {
-    atomic_uint refs, n_saved;
+    atomic_uint refs;
     atomic_bool abandoned;
     pthread_mutex_t lock;
     struct waiting waiting[HD_MAX_RUN_FILES]; // {lock}
@@ -39,7 +39,6 @@ struct hd_run_files *hd_run_files_new(struct hd_keeper *keeper, const struct hd_
     if (!files)
         return NULL;
     atomic_init(&files->refs, 1);
-    atomic_init(&files->n_saved, 0);
     atomic_init(&files->abandoned, false);
     pthread_mutex_init(&files->lock, NULL);
     files->keeper = keeper;
@@ -72,11 +71,6 @@ void hd_run_files_unref(struct hd_run_files **out)
 void hd_run_files_abandon(struct hd_run_files *files)
 {
     atomic_store(&files->abandoned, true);
-}
-
-unsigned hd_run_files_saved(const struct hd_run_files *files)
-{
-    return atomic_load(&files->n_saved);
 }
 
 // ---- writing, on the keeper thread
@@ -143,7 +137,6 @@ enum hearth_status hd_run_files_save(void *user, const char *name, const void *d
         w->len_bytes = len_bytes;
     }
     pthread_mutex_unlock(&files->lock);
-    atomic_fetch_add(&files->n_saved, w != NULL);
     if (!w)
         hd_wipe_free(copy, len_bytes);
     if (!w || old.data) { // one more than it should have; or its turn comes as it is

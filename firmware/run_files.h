@@ -16,7 +16,6 @@ struct hd_run_files *hd_run_files_ref(struct hd_run_files *files);
 void hd_run_files_unref(struct hd_run_files **files); // NULL allowed
 // Nothing is written or told any more.
 void hd_run_files_abandon(struct hd_run_files *files);
-unsigned hd_run_files_saved(const struct hd_run_files *files); // how often something was saved
 
 // hearth_train_files: `user` is the struct hd_run_files.
 enum hearth_status hd_run_files_save(void *user, const char *name, const void *data, size_t len_bytes,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Files of what the box learns from and has learnt: each is sealed in parts with its item's key, and replaced as a whole
-// or not at all. Any thread; one writer for a file at a time. Format: top of sealed_file.c.
+// Files of what the box learns from and has learnt: each is sealed in parts with its item's key, and replaced as a
+// whole or not at all. Any thread; one writer for a file at a time. Format: top of sealed_file.c.
 #ifndef HD_SEALED_FILE_H
 #define HD_SEALED_FILE_H
 #include "firmware/config.h"

@@ -9,6 +9,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "firmware/learn.h"
 #include "firmware/metrics.h"
 #include "firmware/reserve.h"
 
@@ -278,6 +279,7 @@ static enum hearth_status set_up(struct hd_server *server, struct hearth_error *
         return status;
     server->mobileconfig = hd_identity_mobileconfig(server->identity, server->names.dns[0]);
     open_prefixes(server);
+    server->learn = hd_learn_open(server);
     struct hd_worker_params params = {.config = server->config, .wake = wake, .user = server};
     return hd_worker_start(&server->worker, &params, err);
 }
@@ -359,6 +361,7 @@ void hd_server_run(struct hd_server *server)
 {
     char url[512];
     load_first_model(server);
+    hd_learn_resume(server->learn);
     on_tick(&server->tick);
     on_save(&server->save);
     on_watchdog(&server->watchdog);
@@ -420,6 +423,7 @@ void hd_server_free(struct hd_server **out)
     for (size_t i = 0; i < sizeof timers / sizeof timers[0]; i++)
         lws_sul_cancel(timers[i]); // none of them does without the worker
     hd_worker_stop(&server->worker);
+    hd_learn_close(&server->learn);
     for (struct hd_client *client = server->clients; client; client = client->next)
         hd_client_close(client, HD_CLOSE_GOING_AWAY, "the box is stopping");
     for (int i = 0; server->lws && server->clients && i < 10; i++) // lets the close frames leave

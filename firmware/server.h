@@ -21,6 +21,7 @@
 struct hd_admin;
 struct hd_answering;
 struct hd_exchange;
+struct hd_learn;
 struct hd_metrics;
 
 // A TCP connection that was counted by the guard.
@@ -88,6 +89,7 @@ struct hd_server {
     struct hd_client *clients;
     uint8_t *scratch; // one frame with libwebsockets' room before it
 
+    struct hd_learn *learn;       // NULL: nothing can be learnt
     struct hd_prefixes *prefixes; // NULL: caches are not kept
     bool exported;                // all of them have been, for the end
     bool stalled;                 // that the engine hangs was told
@@ -189,6 +191,15 @@ enum hearth_status hd_models_first(const struct hd_config *config, struct hd_sto
 enum hearth_status hd_models_use(struct hd_server *server, const char *name, const struct hd_id *device,
                                  const struct hd_id *request, struct hearth_error *err);
 void hd_models_loaded(struct hd_server *server, const struct hd_note *note);
+// ---- learning (api_learn.c; learn.h has the rest)
+
+void hd_api_train_start(struct hd_client *client, const struct hd_id *request, const Hearth__V1__TrainStart *body);
+void hd_api_train_stop(struct hd_client *client, const struct hd_id *request, const Hearth__V1__TrainStop *body);
+void hd_api_train_follow(struct hd_client *client, const struct hd_id *request);
+void hd_api_list_data_sets(struct hd_client *client, const struct hd_id *request);
+void hd_api_list_adapters(struct hd_client *client, const struct hd_id *request);
+void hd_api_use_adapter(struct hd_client *client, const struct hd_id *request, const Hearth__V1__UseAdapter *body);
+
 // Caches of conversations are read or written a piece at a time, between everything else (server.c).
 void hd_server_work_prefixes(struct hd_server *server);
 

@@ -6,9 +6,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "firmware/learn.h"
 #include "firmware/metrics.h"
 #include "firmware/reserve.h"
-#include "firmware/server.h"
 
 enum { BACKLOG = 64, ACCEPTS_AT_ONCE = 32 };
 
@@ -205,7 +205,9 @@ int hd_listen_callback(struct lws *wsi, enum lws_callback_reasons reason, void *
         struct hd_server *server = lws_get_opaque_user_data(wsi);
         accept_some(server, wsi);
     } else if (reason == LWS_CALLBACK_EVENT_WAIT_CANCELLED) {
-        hd_api_notes(lws_context_user(lws_get_context(wsi)));
+        struct hd_server *server = lws_context_user(lws_get_context(wsi));
+        hd_api_notes(server);
+        hd_learn_turn(server->learn);
     }
     return 0;
 }

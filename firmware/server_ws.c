@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "firmware/server.h"
+#include "firmware/learn.h"
 
 // ---- sending
 
@@ -32,6 +32,7 @@ void hd_client_close(struct hd_client *client, unsigned code, const char *reason
     snprintf(client->close_reason, sizeof client->close_reason, "%s", reason);
     drop_queue(client); // nothing more for this one
     hd_responses_drop_socket(client->server->responses, client);
+    hd_learn_drop_socket(client->server->learn, client);
     lws_callback_on_writable(client->wsi);
     lws_set_timeout(client->wsi, PENDING_TIMEOUT_CLOSE_SEND,
                     HD_CLOSE_GRACE_S); // who does not read is cut off
@@ -215,6 +216,7 @@ static void on_closed(struct hd_client *client)
         }
     }
     hd_responses_drop_socket(client->server->responses, client);
+    hd_learn_drop_socket(client->server->learn, client);
     drop_queue(client);
     hd_wipe_free(client->rx, client->rx_capacity);
     client->rx = NULL;

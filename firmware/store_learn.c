@@ -132,7 +132,8 @@ enum hearth_status hd_store_learnt_add(struct hd_store *store, const struct hd_l
         status = hd_fail(err, HEARTH_NOT_FOUND, "the key of %s was destroyed meanwhile", item->name);
     if (status == HEARTH_OK)
         status = hd_db_run(store, NULL, err,
-                           "INSERT INTO learnt(id, kind, person, name, created, size, meta) VALUES(?, ?, ?, ?, ?, ?, ?)",
+                           "INSERT INTO learnt(id, kind, person, name, created, size, meta)"
+                           " VALUES(?, ?, ?, ?, ?, ?, ?)",
                            "bibsiis", &item->id, (int64_t)item->kind, &item->person, item->name, item->created_ms,
                            (int64_t)item->size_bytes, item->meta);
     return status;

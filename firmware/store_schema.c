@@ -60,8 +60,8 @@ static const char schema_2[] =
     "CREATE TABLE model_files(path TEXT PRIMARY KEY, dev INTEGER NOT NULL, ino INTEGER NOT NULL,"
     "  size INTEGER NOT NULL, mtime INTEGER NOT NULL, sha256 TEXT NOT NULL) STRICT, WITHOUT ROWID;";
 
-// Data sets, trainings, adapters (store_learn.h). person is NULL for nobody's; in adapter_choices 16 zero bytes stand for
-// whoever has made no choice.
+// Data sets, trainings, adapters (store_learn.h). person is NULL for nobody's; in adapter_choices 16 zero bytes stand
+// for whoever has made no choice.
 static const char schema_3[] =
     "CREATE TABLE learnt(id BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL, person BLOB, name TEXT NOT NULL,"
     "  created INTEGER NOT NULL, size INTEGER NOT NULL, meta TEXT NOT NULL, UNIQUE(kind, name)) STRICT;"

@@ -18,8 +18,8 @@
 // new header. "Wrapped by" leaves room for persons' keys: such a record names the person and is wrapped by
 // that person's key instead.
 //
-// Sealed values: top of seal.c. Nonces are random everywhere. In memory keys stay wrapped; only the box key is held, and one text's key
-// while it is used, in locked memory.
+// Sealed values: top of seal.c. Nonces are random everywhere. In memory keys stay wrapped; only the box key is held,
+// and one text's key while it is used, in locked memory.
 #include "firmware/vault.h"
 
 #include <errno.h>

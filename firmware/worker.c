@@ -26,6 +26,7 @@ void hd_job_free(struct hd_job *job)
     for (size_t i = 0; i < job->n_stops; i++)
         free(job->stops[i]);
     free((void *)job->sampling.logit_bias);
+    hd_adapter_unref(&job->adapter);
     free(job);
 }
 
@@ -33,15 +34,21 @@ void hd_note_free(struct hd_note *note)
 {
     hd_wipe_free(note->text, note->len_bytes);
     hd_wipe_free(note->token_ids, note->n_tokens * sizeof *note->token_ids);
+    hearth_adapter_close(&note->learnt);
     note->text = NULL;
     note->token_ids = NULL;
 }
 
-int64_t hd_steady_ms(void)
+int64_t hd_steady_us(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+int64_t hd_steady_ms(void)
+{
+    return hd_steady_us() / 1000;
 }
 
 void hd_model_tag(const struct hd_config *config, const char *path, char tag[HD_MODEL_TAG_BYTES])
@@ -95,6 +102,7 @@ static void file_hashed(void *user, const char *path)
     note.len_bytes = note.text ? strlen(path) : 0;
     if (note.text)
         hd_worker_push(user, &note);
+    hd_worker_adapters_changed(user); // a training may wait for it
 }
 
 static bool is_busy(void *user)
@@ -197,6 +205,7 @@ void hd_worker_stop(struct hd_worker **out)
     }
     hd_loader_stop(&worker->loader);
     drop_waiting(worker);
+    hd_train_job_free(&worker->train_job);
     struct hd_note note;
     while (hd_worker_next(worker, &note))
         hd_note_free(&note);
@@ -341,6 +350,55 @@ void hd_worker_import(struct hd_worker *worker, const struct hd_id *person, cons
     pthread_mutex_unlock(&worker->lock);
     if (!placed)
         hd_wipe_free(data, len_bytes);
+}
+
+// ---- training and adapters
+
+void hd_worker_adapters_changed(struct hd_worker *worker)
+{
+    if (!worker)
+        return;
+    pthread_mutex_lock(&worker->lock);
+    hd_worker_poke(worker);
+    pthread_mutex_unlock(&worker->lock);
+}
+
+enum hearth_status hd_worker_train(struct hd_worker *worker, struct hd_train_job *job, struct hearth_error *err)
+{
+    if (!worker)
+        return hd_fail(err, HEARTH_UNSUPPORTED, "the box is stopping");
+    pthread_mutex_lock(&worker->lock);
+    bool taken = !worker->train_there;
+    if (taken) {
+        worker->train_job = job;
+        worker->train_there = true;
+        worker->train_stop = worker->train_drop = worker->train_failed = false;
+        hd_worker_poke(worker);
+    }
+    pthread_mutex_unlock(&worker->lock);
+    return taken ? HEARTH_OK : hd_fail(err, HEARTH_BUSY, "another training runs");
+}
+
+void hd_worker_train_stop(struct hd_worker *worker, bool at_once)
+{
+    if (!worker)
+        return;
+    pthread_mutex_lock(&worker->lock);
+    worker->train_stop = true;
+    worker->train_drop = worker->train_drop || at_once;
+    hd_worker_poke(worker);
+    pthread_mutex_unlock(&worker->lock);
+}
+
+void hd_worker_train_fail(struct hd_worker *worker, const struct hearth_error *error)
+{
+    if (!worker)
+        return;
+    pthread_mutex_lock(&worker->lock);
+    worker->train_failed = true;
+    worker->train_error = *error;
+    hd_worker_poke(worker);
+    pthread_mutex_unlock(&worker->lock);
 }
 
 void hd_worker_export_all(struct hd_worker *worker)

@@ -9,6 +9,7 @@
 #include "firmware/config.h"
 #include "firmware/loader.h"
 #include "firmware/store.h"
+#include "firmware/train_job.h"
 
 struct hd_worker;
 
@@ -66,6 +67,9 @@ struct hd_job {
     unsigned max_tokens; // 0 = until the end
     unsigned max_draft;  // tokens guessed ahead; HD_JOB_DRAFT unless the door knows better
     bool drop_old;       // what does not fit loses its oldest turns; else CONTEXT
+    struct hd_adapter *adapter; // or NULL; it waits until it is open
+    float adapter_scale;
+    bool adapter_optional; // with a model that it is not for: the model alone; else INVALID
 };
 enum { HD_JOB_DRAFT = 7 };
 void hd_job_free(struct hd_job *job); // NULL allowed
@@ -84,6 +88,19 @@ void hd_worker_cancel_all(struct hd_worker *worker);
 // Turns of a conversation (NULL: of any of the person's) are gone, or the person (NULL: anybody): caches are emptied as
 // soon as they do not run, and what was exported before is worth nothing (see HD_NOTE_PREFIXES).
 void hd_worker_forget(struct hd_worker *worker, const struct hd_id *conversation, const struct hd_id *person);
+
+// Something about an adapter has changed: it is open, failed or gone.
+void hd_worker_adapters_changed(struct hd_worker *worker);
+
+// ---- training: between answers, in slices
+
+// Takes the job over when OK; BUSY: there is one. It waits for its model, which is loaded as a question's would be and
+// then stays. Ends in a note HD_NOTE_TRAIN with state STOPPED, DONE or FAILED.
+enum hearth_status hd_worker_train(struct hd_worker *worker, struct hd_train_job *job, struct hearth_error *err);
+// A checkpoint at the next border of an optimizer step, then it ends; `at_once`: nothing more is saved.
+void hd_worker_train_stop(struct hd_worker *worker, bool at_once);
+// It cannot go on (a checkpoint could not be written).
+void hd_worker_train_fail(struct hd_worker *worker, const struct hearth_error *error);
 
 // ---- caches of conversations over a restart (prefixes.h keeps the files)
 
@@ -128,6 +145,7 @@ struct hd_worker_state {
     uint64_t budget_bytes, held_bytes; // memory for models: allowed, and needed by the loaded ones
     struct hd_model_state models[HD_MAX_LOADED + 1]; // and the one that is being loaded
     unsigned n_models;
+    struct hd_train_figures train;
 };
 void hd_worker_state(struct hd_worker *worker, struct hd_worker_state *state); // any thread
 // What is known of model files; they are looked at in the background.
@@ -148,6 +166,7 @@ enum hd_note_type {
     HD_NOTE_FILE,   // text = a file whose SHA-256 is known now
     HD_NOTE_PREFIXES, // text = a person's cache in a model: person, model_tag; void when tag is not the forget_seq
     HD_NOTE_EXPORTED,
+    HD_NOTE_TRAIN, // tag, train_state, step (its step is 0: none is told), memory_bytes, text = precision; error
 };
 struct hd_note {
     enum hd_note_type type;
@@ -163,6 +182,11 @@ struct hd_note {
     size_t n_tokens;
     struct hearth_error error;
     uint64_t tag;
+    char adapter[HD_MAX_LEARNT_NAME + 1]; // that it answers with: STARTED, DONE and FAILED; "" = none
+    enum hd_train_state train_state;
+    struct hearth_train_step step;
+    uint64_t memory_bytes;
+    struct hearth_adapter *learnt; // DONE: the loop's
 };
 bool hd_worker_next(struct hd_worker *worker, struct hd_note *note); // false: none waits
 void hd_note_free(struct hd_note *note);                             // wipes its text

@@ -4,6 +4,8 @@
 //   worker_queue.c   who is next: the queue and what each person has had {lock}
 //   worker_models.c  which models are loaded (engine thread)
 //   worker_run.c     sessions, answers, the engine thread's round
+//   worker_adapters.c  which adapters the loaded models have (engine thread)
+//   worker_train.c   training between answers (engine thread)
 //   worker_prefix.c  caches of conversations that come from disk and go there (engine thread)
 #ifndef HD_WORKER_INTERNAL_H
 #define HD_WORKER_INTERNAL_H
@@ -24,6 +26,9 @@ enum {
     HD_SWITCH_MS =
         10 * 1000, // a model in place may begin answers this long while another waits for its memory
     HD_JOIN_MS = 10 * 1000,
+    HD_TRAIN_SLICE_MS = 20,
+    HD_TRAIN_STOP_MS = 7 * 1000,        // of HD_JOIN_MS, for a last checkpoint
+    HD_TRAIN_SAVE_MS = 5 * 60 * 1000, // a checkpoint at least this often
 };
 
 struct hd_waiting {
@@ -64,7 +69,16 @@ struct hd_slot_session {
     unsigned last_prompt_done;
     unsigned planned; // positions that the running job was promised
     double charged;   // tokens, so far
+    struct hd_engine_adapter *adapter; // that the running job uses, or NULL
     bool forget;      // destroy as soon as it is idle
+};
+
+// An adapter in an engine.
+struct hd_engine_adapter {
+    struct hd_adapter *adapter; // NULL = free place
+    float scale;
+    unsigned id, running;
+    uint64_t used;
 };
 
 struct hd_dirty {
@@ -81,12 +95,15 @@ struct hd_loaded {
     char path[HD_PATH_BYTES], name[HD_MAX_MODEL_BYTES + 1], tag[HD_MODEL_TAG_BYTES];
     uint64_t needed_bytes, used;
     int64_t since_ms, steady_ms; // Unix time; for waiting
+    bool training;               // it stays loaded
     bool leaving;                // no answers begin any more: its memory is wanted
     bool wait_for_end; // somebody's question found no room in the cache: try again when an answer has ended
     struct hd_slot_session slots[HD_MAX_SLOTS];
     unsigned n_slots;
     struct hd_dirty dirty[HD_MAX_DIRTY];
     unsigned n_dirty;
+    char sha256[HD_SHA256_HEX_BYTES]; // "" = not looked up yet
+    struct hd_engine_adapter adapters[HEARTH_MAX_ADAPTERS];
 };
 
 enum hd_load_step { HD_LOAD_NONE, HD_LOAD_CHECK, HD_LOAD_ROOM, HD_LOAD_OPEN };
@@ -101,6 +118,21 @@ struct hd_load_state {
     struct hd_file_facts file;
     unsigned n_ctx;
     uint64_t needed_bytes, budget_bytes;
+};
+
+// The training that runs or waits. Engine thread only.
+struct hd_training {
+    struct hd_train_job *job; // NULL = there is none
+    struct hearth_trainer *trainer;
+    struct hd_loaded *model; // that it trains on
+    struct hearth_adapter *learnt; // on its way to the loop
+    uint64_t memory_bytes;
+    enum hd_train_state state;
+    bool stopping;
+    int64_t stop_by_ms;   // 0 = when the border comes
+    int64_t saved_ms;
+    int64_t left_from_us; // 0 = not counting
+    int64_t serve_us;     // of answers, since then
 };
 
 struct hd_worker {
@@ -133,6 +165,10 @@ struct hd_worker {
     uint64_t load_tag;
     struct hd_import imports[HD_MAX_IMPORTS];
     size_t n_imports;
+    struct hd_train_job *train_job; // that the engine thread has not taken yet
+    bool train_there;               // one was given and has not ended
+    bool train_stop, train_drop, train_failed;
+    struct hearth_error train_error;
     bool export_now;
     unsigned
         n_exports_out; // HD_NOTE_PREFIXES that the loop has not taken: one at a time, for the sake of memory
@@ -144,6 +180,7 @@ struct hd_worker {
     // engine thread only
     struct hd_loaded models[HD_MAX_LOADED];
     struct hd_load_state load;
+    struct hd_training training;
     char chosen_path[HD_PATH_BYTES];
     uint64_t use_counter, forgotten_seq;
     bool again; // something has ended: look once more before waiting
@@ -182,6 +219,9 @@ void hd_models_close(struct hd_loaded *model);
 // The engine is unusable: every running answer ends, and the model is gone.
 void hd_models_lost(struct hd_loaded *model, const struct hearth_error *error);
 void hd_models_publish(struct hd_worker *worker);
+// Unloads idle models, least recently used first, until `more_bytes` fit into the budget beside the rest. False: they
+// do not.
+bool hd_models_make_room(struct hd_worker *worker, uint64_t more_bytes);
 
 // worker_run.c (engine thread)
 void *hd_worker_thread(void *worker);
@@ -193,6 +233,28 @@ void hd_worker_leave(struct hd_worker *worker);
 // hearth_request.owner: of what the person keeps, or of questions that stand alone, whose cache is never stored.
 uint64_t hd_worker_owner(struct hd_worker *worker, const struct hd_id *person, bool kept);
 void hd_worker_forget_person(struct hd_loaded *model, const struct hd_id *person);
+
+// worker_adapters.c (engine thread)
+// Gives the slot the adapter that its job wants, if any. INVALID: it is for another model; BUSY: no room now.
+enum hearth_status hd_adapters_take(struct hd_slot_session *slot, struct hd_job *job, unsigned *id,
+                                    struct hearth_error *err);
+void hd_adapters_end(struct hd_slot_session *slot); // its job has ended
+void hd_adapters_round(struct hd_worker *worker);    // those that are gone leave the engines
+void hd_adapters_close(struct hd_loaded *model);     // before its engine is closed
+const char *hd_model_sha256(struct hd_loaded *model); // "" = not known
+
+// worker_train.c (engine thread)
+void hd_train_round(struct hd_worker *worker);          // takes what was asked; begins when the model is there
+bool hd_train_is_ready(const struct hd_worker *worker); // a slice could run
+bool hd_train_is_leaving(const struct hd_worker *worker); // the thread shall end, and waits for a last checkpoint
+void hd_train_slice(struct hd_worker *worker);          // when nobody is answered
+void hd_train_served(struct hd_worker *worker, int64_t us); // answers took this long
+// The model that a training waits for; NULL: none does.
+const char *hd_train_wants(const struct hd_worker *worker);
+void hd_train_no_model(struct hd_worker *worker, const char *path, const struct hearth_error *error);
+void hd_train_lost(struct hd_loaded *model, const struct hearth_error *error);
+void hd_train_end(struct hd_worker *worker, enum hd_train_state state, const struct hearth_error *error);
+int64_t hd_steady_us(void);
 
 // worker_prefix.c (engine thread)
 void hd_prefix_mark(struct hd_loaded *model, const struct hd_id *person);   // its cache has grown

@@ -121,11 +121,13 @@ void hd_models_publish(struct hd_worker *worker)
 void hd_models_close(struct hd_loaded *model)
 {
     struct hd_worker *worker = model->worker;
+    hd_train_lost(model, NULL);
     hd_worker_enter(worker);
     for (unsigned i = 0; i < model->n_slots; i++) {
         if (model->slots[i].session)
             hd_slot_close(&model->slots[i]);
     }
+    hd_adapters_close(model);
     hearth_engine_close(&model->engine);
     hd_worker_leave(worker);
     memset(model, 0, sizeof *model);
@@ -164,6 +166,7 @@ void hd_models_lost(struct hd_loaded *model, const struct hearth_error *error)
         hd_slot_end_job(slot);
     }
     hd_log(HD_LOG_ERROR, "the engine of %s failed: %s", model->name, error->text);
+    hd_train_lost(model, error);
     hd_models_close(model);
     if (in_use) { // gone until somebody chooses one
         worker->chosen_path[0] = 0;
@@ -207,6 +210,8 @@ static void end_load(struct hd_worker *worker, const struct hearth_error *error)
         worker->state.since_ms = hd_now_ms();
     pthread_mutex_unlock(&worker->lock);
     hd_models_publish(worker);
+    if (error->code != HEARTH_OK)
+        hd_train_no_model(worker, load.path, error);
     if (error->code != HEARTH_OK)
         fail_waiting(worker, load.path, !worker->chosen_path[0], error);
     tell(worker, &load, error);
@@ -290,10 +295,12 @@ static int64_t turn_ends_ms(const struct hd_worker *worker, const struct hd_load
 }
 
 // The models that must go so that the load fits; least recently used first. The same file's old engine goes first.
-static unsigned choose_victims(struct hd_worker *worker, uint64_t need,
-                               struct hd_loaded *victims[HD_MAX_LOADED])
+// *enough is false when it does not fit beside the one that is trained on, which stays.
+static unsigned choose_victims(struct hd_worker *worker, uint64_t need, struct hd_loaded *victims[HD_MAX_LOADED],
+                               bool *enough)
 {
     unsigned n = 0, n_loaded = 0;
+    *enough = true;
     uint64_t held = held_bytes(worker);
     struct hd_loaded *same = hd_models_loaded_at(worker, worker->load.path);
     for (unsigned i = 0; i < HD_MAX_LOADED; i++)
@@ -302,19 +309,53 @@ static unsigned choose_victims(struct hd_worker *worker, uint64_t need,
         struct hd_loaded *oldest = same;
         for (unsigned i = 0; i < HD_MAX_LOADED && !same; i++) {
             struct hd_loaded *model = &worker->models[i];
-            bool taken = !model->engine;
+            bool taken = !model->engine || model->training;
             for (unsigned k = 0; k < n; k++)
                 taken = taken || victims[k] == model;
             if (!taken && (!oldest || model->used < oldest->used))
                 oldest = model;
         }
-        if (!oldest)
+        if (!oldest || oldest->training) {
+            *enough = worker->training.model == NULL;
             break;
+        }
         same = NULL;
         held -= oldest->needed_bytes;
         victims[n++] = oldest;
     }
     return n;
+}
+
+static void refuse_for_training(struct hd_worker *worker)
+{
+    struct hearth_error error = {0};
+    char name[HD_MAX_MODEL_BYTES + 1];
+    hd_model_file_name(worker->load.path, name);
+    hd_fail(&error, HEARTH_BUSY, "the model %s has no room beside %s, which is being trained on: stop the training",
+            name, worker->training.model->name);
+    end_load(worker, &error);
+}
+
+bool hd_models_make_room(struct hd_worker *worker, uint64_t more_bytes)
+{
+    uint64_t budget = hd_memory_budget(worker->params.config->memory_budget_mib);
+    while (held_bytes(worker) + more_bytes > budget) {
+        struct hd_loaded *oldest = NULL;
+        for (unsigned i = 0; i < HD_MAX_LOADED; i++) {
+            struct hd_loaded *model = &worker->models[i];
+            bool stays = !model->engine || model->training || hd_model_running(model) > 0 ||
+                         strcmp(model->path, worker->chosen_path) == 0;
+            if (!stays && (!oldest || model->used < oldest->used))
+                oldest = model;
+        }
+        if (!oldest)
+            return false;
+        hd_prefix_export_model(oldest);
+        hd_log(HD_LOG_INFO, "model %s is unloaded for a training", oldest->name);
+        hd_models_close(oldest);
+    }
+    hd_models_publish(worker);
+    return true;
 }
 
 // True when the load goes on; else the models that must go end what they write.
@@ -328,8 +369,12 @@ static bool try_room(struct hd_worker *worker)
     unsigned n_ctx = best_ctx(config, facts, load->budget_bytes);
     if (needed(facts, n_ctx) > left && needed(facts, least_ctx(config, facts)) <= left)
         n_ctx = ctx_within(config, facts, left); // beside the others, with fewer positions
-    unsigned n = choose_victims(worker, needed(facts, n_ctx), victims);
-    bool idle = true;
+    bool idle = true, enough;
+    unsigned n = choose_victims(worker, needed(facts, n_ctx), victims, &enough);
+    if (!enough) {
+        refuse_for_training(worker);
+        return true;
+    }
     int64_t now_ms = hd_steady_ms();
     for (unsigned i = 0; i < n; i++) {
         bool over = now_ms >= turn_ends_ms(worker, victims[i]);
@@ -388,6 +433,12 @@ static bool next_load(struct hd_worker *worker, struct hd_load_state *load)
         memcpy(load->path, path, sizeof load->path);
     }
     pthread_mutex_unlock(&worker->lock);
+    const char *wanted = hd_train_wants(worker);
+    if (!found && wanted && strlen(wanted) < sizeof load->path) {
+        found = true;
+        load->since_ms = hd_steady_ms();
+        memcpy(load->path, wanted, strlen(wanted) + 1);
+    }
     return found;
 }
 

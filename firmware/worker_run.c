@@ -59,6 +59,7 @@ void hd_slot_end_job(struct hd_slot_session *slot)
     struct hd_job *job = slot->job;
     slot->planned = 0;
     slot->job = NULL;
+    hd_adapters_end(slot);
     slot->used = model->used = ++worker->use_counter;
     slot->forget = slot->forget || !is_kept(job); // a question that stands alone is not continued
     model->wait_for_end = false;
@@ -71,8 +72,11 @@ void hd_slot_end_job(struct hd_slot_session *slot)
     hd_models_publish(worker);
 }
 
-static void name_model(struct hd_note *note, const struct hd_loaded *model)
+static void name_model(struct hd_note *note, const struct hd_slot_session *slot)
 {
+    const struct hd_loaded *model = slot->model;
+    if (slot->adapter)
+        memcpy(note->adapter, slot->adapter->adapter->name, sizeof note->adapter);
     memcpy(note->model, model->name, sizeof note->model);
     memcpy(note->model_tag, model->tag, sizeof note->model_tag);
 }
@@ -101,7 +105,7 @@ static void push_text(struct hd_slot_session *slot, const struct hearth_event *e
 static void push_done(struct hd_slot_session *slot, const struct hearth_usage *usage)
 {
     struct hd_note note = {.type = HD_NOTE_DONE, .response = slot->job->response, .usage = *usage};
-    name_model(&note, slot->model);
+    name_model(&note, slot);
     size_t n = usage->completion_tokens;
     note.token_ids = n ? calloc(n, sizeof *note.token_ids) : NULL;
     if (note.token_ids) {
@@ -379,12 +383,17 @@ static enum hearth_status submit(struct hd_slot_session *slot, struct hd_job *jo
         .on_event = on_event,
         .user = slot,
     };
+    enum hearth_status status = hd_adapters_take(slot, job, &request.adapter, err);
+    if (status != HEARTH_OK)
+        return status;
     slot->last_prompt_done = 0;
     slot->charged = 0;
     slot->job = job; // events may come as soon as the engine has it
-    enum hearth_status status = hearth_session_submit(slot->session, &request, err);
-    if (status != HEARTH_OK)
+    status = hearth_session_submit(slot->session, &request, err);
+    if (status != HEARTH_OK) {
         slot->job = NULL;
+        hd_adapters_end(slot);
+    }
     return status;
 }
 
@@ -425,7 +434,7 @@ static enum hearth_status start_job(struct hd_slot_session *slot, struct hd_job 
     if (status == HEARTH_OK) {
         struct hd_note note = {
             .type = HD_NOTE_STARTED, .response = job->response, .dropped_turns = prompt.dropped};
-        name_model(&note, slot->model);
+        name_model(&note, slot);
         charge(slot, (double)prompt.n_ids);
         hd_worker_push(slot->model->worker, &note);
     }
@@ -440,6 +449,9 @@ static bool may_start(void *user, const struct hd_waiting *waiting)
     struct hd_loaded *model =
         hd_models_loaded_at(worker, waiting->path[0] ? waiting->path : worker->chosen_path);
     if (!model || model->leaving || model->wait_for_end || hd_model_running(model) >= model->n_slots)
+        return false;
+    const struct hd_adapter *adapter = waiting->job->adapter;
+    if (adapter && atomic_load(&adapter->state) == HD_ADAPTER_OPENING)
         return false;
     const struct hd_slot_session *slot = slot_of(model, &waiting->job->conversation);
     return !slot || !slot->job;
@@ -623,7 +635,7 @@ static void sleep_until(struct hd_worker *worker, int64_t due_ms) // {lock}; 0 =
 // True when there is something to do, false when the thread shall end.
 static bool wait_for_work(struct hd_worker *worker)
 {
-    bool running = count_running(worker) > 0, go_on = running || worker->again;
+    bool running = count_running(worker) > 0, go_on = running || worker->again || hd_train_is_ready(worker);
     int64_t load_ms = hd_models_due_ms(worker), due_ms = hd_prefix_due_ms(worker);
     due_ms = load_ms && (!due_ms || load_ms < due_ms) ? load_ms : due_ms;
     worker->again = false;
@@ -633,7 +645,7 @@ static bool wait_for_work(struct hd_worker *worker)
     worker->poked = false;
     bool stop = worker->stop;
     pthread_mutex_unlock(&worker->lock);
-    return !stop || running;
+    return !stop || running || hd_train_is_leaving(worker);
 }
 
 // One step of every model that answers, so that two of them share the machine.
@@ -659,17 +671,27 @@ void *hd_worker_thread(void *user)
     struct hd_worker *worker = user;
     pthread_setname_np(pthread_self(), "engine");
     while (wait_for_work(worker)) {
+        int64_t from_us = hd_steady_us();
+        bool serves = count_running(worker) > 0;
         do_cancels(worker);
         do_forgets(worker);
         hd_prefix_take_imports(worker);
+        hd_adapters_round(worker);
+        hd_train_round(worker);
         do
             start_jobs(worker);
         while (hd_models_round(worker));
+        serves = serves || count_running(worker) > 0;
         step_all(worker);
         do_forgets(worker); // of conversations whose answer has just ended
-        if (count_running(worker) == 0)
-            hd_prefix_export(worker);
+        if (serves)
+            hd_train_served(worker, hd_steady_us() - from_us);
+        if (count_running(worker) > 0)
+            continue;
+        hd_prefix_export(worker);
+        hd_train_slice(worker);
     }
+    hd_train_end(worker, HD_TRAIN_STOPPED, NULL);
     for (unsigned m = 0; m < HD_MAX_LOADED; m++) {
         if (worker->models[m].engine)
             hd_models_close(&worker->models[m]);

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the files learn*.c share. Nobody else includes this. Loop thread.
+//   learn.c         items, choices, life
+//   learn_import.c  data sets and adapters come in; adapters are opened
+//   learn_train.c   the training: from what is asked to its end
+//   learn_tell.c    who is told of it
+#ifndef HD_LEARN_INTERNAL_H
+#define HD_LEARN_INTERNAL_H
+#include "firmware/keeper.h"
+#include "firmware/learn.h"
+#include "firmware/sealed_file.h"
+
+enum { HD_MAX_LIVE_ADAPTERS = 16 };
+
+// A piece of work for the keeper thread; the first member of the tasks in learn*.c.
+struct hd_learn_task {
+    struct hd_task task;
+    struct hd_learn_task *next; // of learn->tasks
+    struct hd_learn *learn;
+    struct hd_learn_waiter waiter;
+    struct hd_sealed_place place;
+    char dir[HD_PATH_BYTES];
+    struct hearth_error error;
+};
+
+struct hd_learn_follower {
+    struct hd_client *client;
+    struct hd_id request;
+};
+
+struct hd_learn {
+    struct hd_server *server;
+    struct hd_keeper *keeper;
+    char dir[HD_PATH_BYTES];
+    struct hd_learnt *items;
+    size_t n_items;
+    struct hd_adapter_choice *choices;
+    size_t n_choices;
+    struct hd_adapter *live[HD_MAX_LIVE_ADAPTERS]; // opened lately, newest first
+    struct hd_learn_task *tasks;                   // that the keeper has
+
+    // the training
+    bool training; // one has been begun and has not ended, its last files included
+    bool discard;
+    uint64_t tag;
+    struct hd_id run;  // its row
+    struct hd_id set, init;
+    struct hd_run_files *files;
+    struct hd_train_view view;
+    uint64_t first_step; // of this process
+    struct hd_learn_follower followers[HD_MAX_TRAIN_FOLLOWERS];
+    size_t n_followers;
+    lws_sorted_usec_list_t tell;
+    bool tell_due;
+};
+
+// learn.c
+struct hd_learnt *hd_learn_by_id(struct hd_learn *learn, const struct hd_id *id);
+enum hearth_status hd_learn_reload(struct hd_learn *learn, struct hearth_error *err); // rows and choices
+enum hearth_status hd_learn_place(struct hd_learn *learn, const struct hd_id *item, struct hd_sealed_place *place,
+                                  struct hearth_error *err); // its sealer is the caller's to give back
+// The SHA-256 of a model's file; false: not known yet.
+bool hd_learn_model_sha256(struct hd_learn *learn, const char *path, char sha256[HD_SHA256_HEX_BYTES]);
+
+// learn_import.c
+// NULL when out of memory. Takes over the place's sealer.
+void *hd_learn_task_new(struct hd_learn *learn, size_t size, const struct hd_sealed_place *place,
+                        void (*run)(struct hd_task *task), void (*done)(struct hd_task *task));
+void hd_learn_task_end(struct hd_learn_task *task, const struct hd_learnt *item); // tells the waiter; frees it
+// With a reference for the caller. NULL: err tells.
+struct hd_adapter *hd_learn_open_adapter(struct hd_learn *learn, const struct hd_learnt *item,
+                                         struct hearth_error *err);
+void hd_learn_adapter_gone(struct hd_learn *learn, const struct hd_id *id);
+
+// learn_train.c
+bool hd_learn_uses(const struct hd_learn *learn, const struct hd_id *id); // the training that runs does
+void hd_learn_abort(struct hd_learn *learn); // its row is gone: nothing more is written
+
+// learn_tell.c
+void hd_learn_changed(struct hd_learn *learn, bool at_once);
+
+#endif
