@@ -39,14 +39,17 @@ INLINE __m512 column(enum ht_type type, const __m512i *w, const struct factors *
     UNROLL
     for (unsigned i = 0; i < 4; i++) {
         dot0 = dot_all(dot0, w[i], &x->q[c][i]);
-        dot1 = dot_all(dot1, w[i + 4], &x->q[c][i + 4]);
+        if (halves)
+            dot1 = dot_all(dot1, w[i + 4], &x->q[c][i + 4]);
+        else
+            dot0 = dot_all(dot0, w[i + 4], &x->q[c][i + 4]);
     }
     __m512 isum, dx = all(x->d[c]);
     if (halves) {
         isum = _mm512_mul_ps(less_zero(type, dot0, x->sum[0][c]), f->scale[0]);
         isum = _mm512_fmadd_ps(less_zero(type, dot1, x->sum[1][c]), f->scale[1], isum);
     } else {
-        isum = less_zero(type, _mm512_add_epi32(dot0, dot1), x->sum[2][c]);
+        isum = less_zero(type, dot0, x->sum[2][c]);
         if (kind == HT_KIND_K32M)
             isum = _mm512_mul_ps(isum, f->scale[0]);
     }
