@@ -13,7 +13,7 @@
 #include "tools/cli.h"
 #include "tools/paths.h"
 
-enum { MAX_REQUEST_BYTES = 65536 };
+enum { MAX_REQUEST_BYTES = 65536, MAX_FDS = 4 };
 
 struct admin {
     FILE *stream; // for reading; requests are written to its descriptor
@@ -144,7 +144,31 @@ static bool send_all(int fd, const char *data, size_t len_bytes)
     return true;
 }
 
+// The first byte of a request, and the descriptors with it.
+static bool send_fds(int fd, const char *data, const int *fds, size_t n_fds)
+{
+    union {
+        struct cmsghdr head;
+        char bytes[CMSG_SPACE(MAX_FDS * sizeof(int))];
+    } control = {.bytes = {0}};
+    struct iovec part = {(void *)data, 1};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = CMSG_SPACE(n_fds * sizeof(int))};
+    control.head.cmsg_level = SOL_SOCKET;
+    control.head.cmsg_type = SCM_RIGHTS;
+    control.head.cmsg_len = CMSG_LEN(n_fds * sizeof(int));
+    memcpy(CMSG_DATA(&control.head), fds, n_fds * sizeof(int));
+    return sendmsg(fd, &message, MSG_NOSIGNAL) == 1;
+}
+
 json_t *admin_call(struct admin *admin, json_t *request, int *code)
+{
+    return admin_call_fds(admin, request, NULL, 0, code);
+}
+
+json_t *admin_call_fds(struct admin *admin, json_t *request, const int *fds, size_t n_fds, int *code)
 {
     char *text = request ? json_dumps(request, JSON_COMPACT) : NULL;
     json_decref(request);
@@ -155,7 +179,9 @@ json_t *admin_call(struct admin *admin, json_t *request, int *code)
         free(text);
         return NULL;
     }
-    bool sent = send_all(fd, text, strlen(text)) && send_all(fd, "\n", 1);
+    bool with = n_fds > 0 && n_fds <= MAX_FDS;
+    bool sent = (!with || send_fds(fd, text, fds, n_fds)) &&
+                send_all(fd, text + with, strlen(text) - with) && send_all(fd, "\n", 1);
     free(text);
     if (!sent) {
         *code = cli_fail(CLI_TEMPFAIL, "hearthd closed the connection");

@@ -16,6 +16,8 @@ void admin_close(struct admin **admin);
 // Sends `request` (the reference is taken; NULL = out of memory) and returns the answer, NULL with one line
 // on stderr and *code set when it fails or says "ok":false.
 json_t *admin_call(struct admin *admin, json_t *request, int *code);
+// The same with open files, which the daemon gets beside the request.
+json_t *admin_call_fds(struct admin *admin, json_t *request, const int *fds, size_t n_fds, int *code);
 // The next line of an answer that said "more":true; as admin_call.
 json_t *admin_next(struct admin *admin, int *code);
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/learn.h"
+#include "tools/data_box.h"
 #include "tools/data_file.h"
 #include "tools/hearth.h"
 #include "tools/models.h"
@@ -291,6 +292,7 @@ int cmd_data(int argc, char **argv)
 {
     struct words words = {.mask = "assistant", .show = 3, .held_out = 0.01, .near = 0.8};
     struct model_options options = {.vocab_only = true};
+    struct data_box_words box = {0};
     const struct cli_option table[] = {
         {"model", 'm', CLI_TEXT, "MODEL", "count tokens and targets with this model's tokenizer and template",
          &options.model, 0, 0, NULL},
@@ -306,12 +308,18 @@ int cmd_data(int argc, char **argv)
          0, 1, NULL},
         {"keep-duplicates", 0, CLI_FLAG, NULL, "leave no duplicates out", &words.keep_duplicates, 0, 0, NULL},
         {"seed", 0, CLI_COUNT, "N", "of the split and of fractional weights (0)", &words.seed, 0, 0, NULL},
+        {"conversations", 0, CLI_FLAG, NULL, "with import: a person's own conversations", &box.conversations, 0, 0,
+         NULL},
+        {"person", 0, CLI_TEXT, "NAME", "whose (needed if several people live here)", &box.person, 0, 0, NULL},
     };
     struct cli cli = {
         .name = "data",
-        .usage = "inspect FILE[:FORMAT][:WEIGHT]...",
-        .about = "Shows what would be learned from files of training data: records with their targets marked, and "
-                 "what\nwas left out, by reason. Without -m or --template nothing is tokenized. Formats: docs/data.md.",
+        .usage = "inspect FILE[:FORMAT][:WEIGHT]... | import NAME FILE[:FORMAT]... |\n"
+                 "       import NAME --conversations [--person P] | list | rm NAME",
+        .about = "inspect shows what would be learned from files of training data: records with their targets "
+                 "marked, and\nwhat was left out, by reason. Without -m or --template nothing is tokenized. import "
+                 "gives files, or a person's\nown conversations, to the running box as a data set, which it keeps "
+                 "sealed; rm destroys its key. Formats: docs/data.md.",
         .example = "hearth data inspect -m default --seq 512 chats.json:sharegpt notes.txt:0.5",
         .options = table,
         .n_options = sizeof table / sizeof *table,
@@ -321,10 +329,10 @@ int cmd_data(int argc, char **argv)
     int code = cli_parse(&cli, argc, argv);
     if (code >= 0)
         return code;
-    if (!strcmp(cli.args[0], "import"))
-        return cli_fail(CLI_UNAVAILABLE, "data import comes later");
+    if (data_box_is_verb(cli.args[0]))
+        return data_box(&cli, &box);
     if (strcmp(cli.args[0], "inspect") != 0)
-        return cli_wrong(&cli, "'%s' is not inspect", cli.args[0]);
+        return cli_wrong(&cli, "'%s' is none of inspect, import, list, rm", cli.args[0]);
     if (cli.n_args < 2)
         return cli_wrong(&cli, "inspect wants a file");
     return run(&cli, &words, &options);

@@ -88,7 +88,12 @@ static bool add_messages(struct hearth_data_reader *r, const json_t *messages)
         w = w >= 0 && w <= 1000 ? w : 0;
         if (text.len_bytes || !called) {
             struct hearth_data_turn *turn = ht_data_add(r, role, text);
+            struct ht_text second = role == HEARTH_ROLE_USER ? ht_data_field(message, "input") : (struct ht_text){0};
             turn->weight *= w;
+            if (second.len_bytes) { // a question's second field, as the box keeps it
+                turn->input = second.bytes;
+                turn->input_len_bytes = second.len_bytes;
+            }
         }
         if (called && !add_calls(r, calls, w)) {
             ht_data_skip(r, HEARTH_DATA_SKIP_MISSING_FIELD);
