@@ -10,7 +10,7 @@ enum {
     HT_B_STEP = 32,  // values of the index that is summed: 16 pairs
     HT_B_LANES = 32, // outputs of a panel
     HT_B_ROWS = 16,  // of x, side by side
-    HT_B_MOST = 20,  // steps of a panel at once, so that it stays in L1
+    HT_B_MOST = 9,   // steps of a panel at once, so that two of them and x stay in L1
 };
 // One step of a panel: [pair][lane][2]. One step of 16 rows of x: [row][value].
 enum { HT_B_PANEL = 16 * HT_B_LANES * 2, HT_B_TILE = HT_B_ROWS * HT_B_STEP };
@@ -24,28 +24,25 @@ struct ht_bf16_block { // up to 32 rows of x by one panel
     bool begin; // t = 0; else t = acc
 };
 
+// One step of 16 rows of W, the j-th 32 columns of `tile` (float types: the first n of these 32 tiles, zeros for the
+// others), as a half of one step of a panel.
+typedef void ht_bf16_unpack_fn(enum ht_type type, const unsigned char *tile, unsigned j, uint32_t n, unsigned half,
+                               uint16_t *panel);
+
 struct ht_bf16_kernels {
     void (*begin)(void), (*end)(void); // a thread's sums lie between them
     // x (n) as one row of its tiles: value i at to[i / 32 * HT_B_TILE + i % 32]; zeros fill the last one.
     void (*round)(const float *x, uint32_t n, uint16_t *to);
-    // k values of a group as lanes 16 * half … of a panel; fewer than a step's: padded with zeros.
-    void (*panel)(enum ht_type type, const unsigned char *tiles, uint32_t k, unsigned half, uint16_t *panel);
-    // 32 columns of a group, the j-th 32 of the tile (of float types: the first n of those 32 tiles, zeros for the
-    // others), as pairs 8 * half … of one step of a panel: lanes are columns.
-    void (*panel_t)(enum ht_type type, const unsigned char *tile, unsigned j, uint32_t n, unsigned half,
-                    uint16_t *panel);
+    ht_bf16_unpack_fn *panel;   // rows are lanes 16 * half …, columns are summed
+    ht_bf16_unpack_fn *panel_t; // rows are summed, pairs 8 * half …; columns are lanes
     void (*sum)(const struct ht_bf16_block *block);
 };
 
 extern const struct ht_bf16_kernels ht_bf16_plain_avx512bf16, ht_bf16_plain_amx; // train_bf16_plain.c
 extern const struct ht_bf16_kernels ht_bf16_avx512bf16;                          // train_bf16_avx512bf16.c
 extern const struct ht_bf16_kernels ht_bf16_amx;                                 // train_bf16_amx.c
-// Shared by the two of them.
-void ht_bf16_round_avx512bf16(const float *x, uint32_t n, uint16_t *to);
-void ht_bf16_panel_avx512bf16(enum ht_type type, const unsigned char *tiles, uint32_t k, unsigned half,
-                              uint16_t *panel);
-void ht_bf16_panel_t_avx512bf16(enum ht_type type, const unsigned char *tile, unsigned j, uint32_t n, unsigned half,
-                                uint16_t *panel);
+void ht_bf16_round_avx512bf16(const float *x, uint32_t n, uint16_t *to); // shared by the two of them
+ht_bf16_unpack_fn ht_bf16_panel_avx512bf16, ht_bf16_panel_t_avx512bf16;
 
 // NULL: not on this path. Plain C stands in on the path "ref" where the CPU has a better one, for tests.
 const struct ht_bf16_kernels *ht_bf16_kernels(enum ht_isa isa, enum ht_train_precision precision);

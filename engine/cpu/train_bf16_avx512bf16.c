@@ -144,25 +144,6 @@ INLINE void step_of(enum ht_type type, const unsigned char *tile, const struct f
     }
 }
 
-INLINE void panel_of(enum ht_type type, const unsigned char *tiles, uint32_t k, uint16_t *to)
-{
-    struct scales s;
-    if (is_float(type)) {
-        const unsigned size = type == HT_TYPE_F32 ? 64 : 32;
-        for (uint32_t i = 0; i < k; i += HT_B_STEP, to += HT_B_PANEL)
-            step_of(type, tiles + (size_t)i * size, NULL, 0, k - i, to);
-        return;
-    }
-    for (uint32_t b = 0; b < k / 32; b += blocks32_of(type), tiles += tile_bytes_of(type)) {
-        scales_read(type, tiles, &s);
-        UNROLL
-        for (unsigned j = 0; j < blocks32_of(type); j++, to += HT_B_PANEL) {
-            struct factors f = factors_of(type, tiles, &s, j);
-            step_of(type, tiles, &f, j, 32, to);
-        }
-    }
-}
-
 // 4 x 4 dwords of each quarter: q[i] of x[j] becomes x[i] of q[j].
 INLINE void turn_quarters(__m512i x[4])
 {
@@ -199,19 +180,28 @@ INLINE void turned_step_of(enum ht_type type, const unsigned char *tile, const s
     }
 }
 
-INLINE void panel_t_of(enum ht_type type, const unsigned char *tile, unsigned j, uint32_t n, uint16_t *to)
+INLINE void step_either(enum ht_type type, bool turned, const unsigned char *tile, const struct factors *f, unsigned j,
+                        uint32_t n, uint16_t *to)
+{
+    if (turned)
+        turned_step_of(type, tile, f, j, n, to);
+    else
+        step_of(type, tile, f, j, n, to);
+}
+
+INLINE void unpack(enum ht_type type, bool turned, const unsigned char *tile, unsigned j, uint32_t n, uint16_t *to)
 {
     struct scales s;
     struct factors f;
     if (is_float(type)) {
-        turned_step_of(type, tile, NULL, 0, n, to);
+        step_either(type, turned, tile, NULL, 0, n, to);
         return;
     }
     scales_read(type, tile, &s);
 #define CASE(J)                                                                                              \
     case J:                                                                                                  \
         f = factors_of(type, tile, &s, J);                                                                   \
-        turned_step_of(type, tile, &f, J, 32, to);                                                           \
+        step_either(type, turned, tile, &f, J, 32, to);                                                      \
         return;
     switch (blocks32_of(type) == 1 ? 0 : j) {
         CASE(0)
@@ -227,36 +217,34 @@ INLINE void panel_t_of(enum ht_type type, const unsigned char *tile, unsigned j,
 #undef CASE
 }
 
-#define PANEL(name)                                                                                          \
-    static void name##_panel(const unsigned char *tiles, uint32_t k, uint16_t *to)                           \
+#define UNPACK(name)                                                                                         \
+    static void name##_panel(const unsigned char *tile, unsigned j, uint32_t n, uint16_t *to)                \
     {                                                                                                        \
-        panel_of(HT_TYPE_##name, tiles, k, to);                                                              \
+        unpack(HT_TYPE_##name, false, tile, j, n, to);                                                       \
     }                                                                                                        \
     static void name##_panel_t(const unsigned char *tile, unsigned j, uint32_t n, uint16_t *to)              \
     {                                                                                                        \
-        panel_t_of(HT_TYPE_##name, tile, j, n, to);                                                          \
+        unpack(HT_TYPE_##name, true, tile, j, n, to);                                                        \
     }
-BLOCK_AND_FLOAT_TYPES(PANEL)
+BLOCK_AND_FLOAT_TYPES(UNPACK)
 
-void ht_bf16_panel_avx512bf16(enum ht_type type, const unsigned char *tiles, uint32_t k, unsigned half,
+typedef void unpack_fn(const unsigned char *tile, unsigned j, uint32_t n, uint16_t *to);
+
+void ht_bf16_panel_avx512bf16(enum ht_type type, const unsigned char *tile, unsigned j, uint32_t n, unsigned half,
                               uint16_t *panel)
 {
-    static void (*const of[HT_N_TYPES])(const unsigned char *tiles, uint32_t k, uint16_t *to) = {
 #define ENTRY(name) [HT_TYPE_##name] = name##_panel,
-        BLOCK_AND_FLOAT_TYPES(ENTRY)
+    static unpack_fn *const of[HT_N_TYPES] = {BLOCK_AND_FLOAT_TYPES(ENTRY)};
 #undef ENTRY
-    };
-    of[type](tiles, k, panel + half * HT_GROUP * 2);
+    of[type](tile, j, n, panel + (size_t)half * HT_GROUP * 2);
 }
 
 void ht_bf16_panel_t_avx512bf16(enum ht_type type, const unsigned char *tile, unsigned j, uint32_t n, unsigned half,
                                 uint16_t *panel)
 {
-    static void (*const of[HT_N_TYPES])(const unsigned char *tile, unsigned j, uint32_t n, uint16_t *to) = {
 #define ENTRY(name) [HT_TYPE_##name] = name##_panel_t,
-        BLOCK_AND_FLOAT_TYPES(ENTRY)
+    static unpack_fn *const of[HT_N_TYPES] = {BLOCK_AND_FLOAT_TYPES(ENTRY)};
 #undef ENTRY
-    };
     of[type](tile, j, n, panel + (size_t)half * 8 * HT_B_LANES * 2);
 }
 

@@ -21,33 +21,36 @@ static void round_row(const float *x, uint32_t n, uint16_t *to)
 
 // ---- panels
 
-enum { MOST_VALUES = HT_B_MOST * HT_B_STEP };
-
-static void row_values(enum ht_type type, const unsigned char *tiles, uint32_t k, unsigned r, float *values)
+// The j-th 32 values of a row of the tile; of float types n values and zeros.
+static void row_values(enum ht_type type, const unsigned char *tile, unsigned j, uint32_t n, unsigned r, float *values)
 {
-    _Alignas(8) unsigned char blocks[MOST_VALUES * sizeof(float)];
-    ht_layout_unpack_row(ht_layout_of(type), tiles, k, r, blocks);
-    ht_dequant_row(type, blocks, k, values);
+    enum { MOST = 256 }; // values of a block
+    const struct ht_layout *layout = ht_layout_of(type);
+    _Alignas(8) unsigned char blocks[MOST * sizeof(float)];
+    float all[MOST] = {0};
+    uint32_t k = layout->block_values == 1 ? n : layout->block_values;
+    ht_layout_unpack_row(layout, tile, k, r, blocks);
+    ht_dequant_row(type, blocks, k, all);
+    memcpy(values, all + j * HT_B_STEP, HT_B_STEP * sizeof *values);
 }
 
-static void panel(enum ht_type type, const unsigned char *tiles, uint32_t k, unsigned half, uint16_t *to)
+static void panel(enum ht_type type, const unsigned char *tile, unsigned j, uint32_t n, unsigned half, uint16_t *to)
 {
-    float values[MOST_VALUES] = {0};
+    float values[HT_B_STEP];
     for (unsigned r = 0; r < HT_GROUP; r++) {
-        row_values(type, tiles, k, r, values);
-        for (uint32_t i = 0; i < (k + HT_B_STEP - 1) / HT_B_STEP * HT_B_STEP; i++)
+        row_values(type, tile, j, n, r, values);
+        for (uint32_t i = 0; i < HT_B_STEP; i++)
             to[(i / 2 * HT_B_LANES + half * HT_GROUP + r) * 2 + i % 2] = rounded(values[i]);
     }
 }
 
 static void panel_t(enum ht_type type, const unsigned char *tile, unsigned j, uint32_t n, unsigned half, uint16_t *to)
 {
-    float values[MOST_VALUES] = {0};
-    const struct ht_layout *layout = ht_layout_of(type);
+    float values[HT_B_STEP];
     for (unsigned r = 0; r < HT_GROUP; r++) {
-        row_values(type, tile, layout->block_values == 1 ? n : layout->block_values, r, values);
+        row_values(type, tile, j, n, r, values);
         for (uint32_t i = 0; i < HT_B_LANES; i++)
-            to[((half * 8 + r / 2) * HT_B_LANES + i) * 2 + r % 2] = rounded(values[j * HT_B_STEP + i]);
+            to[((half * 8 + r / 2) * HT_B_LANES + i) * 2 + r % 2] = rounded(values[i]);
     }
 }
 
