@@ -11,10 +11,10 @@ HT_TRAIN_OPS_MAP(HT_TRAIN_RUN)
 #undef HT_TRAIN_RUN
 
 // Scratch of a thread, and of the team.
-size_t ht_linear_thread_bytes(const struct ht_linear *p);
+size_t ht_linear_thread_bytes(const struct ht_plan *plan, const struct ht_linear *p);
 size_t ht_bf16_thread_bytes(const struct ht_plan *plan, const struct ht_matmul *p);
 size_t ht_bf16_shared_bytes(const struct ht_plan *plan, const struct ht_matmul *p, bool transposed, uint32_t count);
-size_t ht_linear_t_thread_bytes(const struct ht_linear_t *p);
+size_t ht_linear_t_thread_bytes(void);
 size_t ht_dense_thread_bytes(const struct ht_dense *p);
 size_t ht_attend_thread_bytes(const struct ht_plan *plan);
 size_t ht_attend_shared_bytes(const struct ht_plan *plan, const struct ht_attend *p);
@@ -25,10 +25,6 @@ size_t ht_sumsq_shared_bytes(const struct ht_sumsq *p);
 // linear and linear_t in contract B: train_bf16.c.
 void ht_bf16_run_linear(const struct ht_linear *p, const struct ht_run *run, unsigned thread);
 void ht_bf16_run_linear_t(const struct ht_linear_t *p, const struct ht_run *run, unsigned thread);
-
-// acc[c] = fma(a[i * a_stride], b[i * b_stride + c], acc[c]) for i = 0 … count - 1, each c < n on its own.
-void ht_chain(float *acc, uint32_t n, const float *a, size_t a_stride, const float *b, size_t b_stride,
-              uint32_t count);
 
 static inline float ht_fold16f(float p[16]) // 8, 4, 2, 1 apart
 {

@@ -34,17 +34,6 @@ static void tile(const struct ht_tile *t)
             tile_row(t, r, from, t->n - from < 64 ? t->n - from : 64);
 }
 
-void ht_chain(float *acc, uint32_t n, const float *a, size_t a_stride, const float *b, size_t b_stride,
-              uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        float s = a[i * a_stride];
-        const float *row = b + i * b_stride;
-        for (uint32_t c = 0; c < n; c++)
-            acc[c] = fmaf(s, row[c], acc[c]);
-    }
-}
-
 static void transpose(const float *x, size_t x_row, uint32_t rows, uint32_t columns, float *y, size_t y_row)
 {
     for (uint32_t r = 0; r < rows; r++)

@@ -1,72 +1,101 @@
 // SPDX-License-Identifier: Apache-2.0
-// Training products in contract F. linear: a group of 16 rows of W as f32 (k, 16) for all rows of x, as in the float
-// path of run_matmul.c. linear_t: a thread owns columns of dx and unpacks 16 rows of W for at most T_COLUMNS of them
-// at a time, so that no matrix is ever dequantised as a whole. Team threads, inside a submit.
-#include <string.h>
-
+// Training products with frozen weights in contract F: a panel of W as f32, small enough for L2, multiplied with all
+// rows, then the next; no matrix is ever dequantised as a whole. Contract B: train_bf16.c. Team threads, inside a
+// submit.
 #include "engine/cpu/train.h"
 
-enum { T_COLUMNS = 256, MAX_COLS = 8 };
+#include <string.h>
 
-// ---- linear
+#include "engine/cpu/train_kernels.h"
 
-size_t ht_linear_thread_bytes(const struct ht_linear *p)
+enum {
+    LANES = 64,      // linear: rows of W in a panel
+    AT_ONCE = 256,   // and values of each: whole blocks of every format
+    T_COLUMNS = 256, // linear_t: columns of W in a panel
+    T_ROWS = 64,     // and rows
+    // A group's values of one panel as f32; a row of them as blocks and as f32.
+    GROUP_FLOATS = AT_ONCE * HT_GROUP,
+    OWN_FLOATS = LANES * AT_ONCE + GROUP_FLOATS + 2 * AT_ONCE,
+};
+_Static_assert(LANES * AT_ONCE == T_COLUMNS * T_ROWS && AT_ONCE == T_COLUMNS, "one scratch for both");
+
+static uint32_t most_rows(const struct ht_plan *plan, enum ht_rows rows)
 {
-    size_t k = p->m.k;
-    return k * HT_GROUP * sizeof(float) + 2 * ht_round64(k * sizeof(float));
+    return rows == HT_ROWS_OUT ? plan->head.shape.outs : plan->head.shape.rows;
 }
 
-// One group of W as f32 (k, 16): in `panel`, or where it lies.
-static const float *group_f32(const struct ht_kernels *kernels, const struct ht_weight *w, uint32_t g, float *panel,
-                              unsigned char *blocks)
+size_t ht_linear_thread_bytes(const struct ht_plan *plan, const struct ht_linear *p)
 {
-    const unsigned char *tiles = ht_weight_group(w, g);
+    return (OWN_FLOATS + (size_t)most_rows(plan, p->m.rows) * LANES) * sizeof(float);
+}
+
+size_t ht_linear_t_thread_bytes(void)
+{
+    return OWN_FLOATS * sizeof(float);
+}
+
+// n values of 16 rows from `tiles` on as f32 (n, 16): in `to`, or where they lie.
+static const float *group_f32(const struct ht_kernels *kernels, const struct ht_weight *w, const unsigned char *tiles,
+                              uint32_t n, float *to)
+{
     enum ht_type type = w->head.params.type;
-    uint32_t k = w->head.params.k;
-    float *row = (float *)(void *)(blocks + ht_round64((size_t)k * sizeof(float)));
+    float *row = to + GROUP_FLOATS, *blocks = row + AT_ONCE;
     if (type == HT_TYPE_F32)
         return (const float *)(const void *)tiles;
     if (type == HT_TYPE_F16) {
-        kernels->widen_f16((const uint16_t *)(const void *)tiles, (size_t)k * HT_GROUP, panel);
+        kernels->widen_f16((const uint16_t *)(const void *)tiles, (size_t)n * HT_GROUP, to);
     } else if (type == HT_TYPE_BF16) {
-        kernels->widen_bf16((const uint16_t *)(const void *)tiles, (size_t)k * HT_GROUP, panel);
+        kernels->widen_bf16((const uint16_t *)(const void *)tiles, (size_t)n * HT_GROUP, to);
     } else if (kernels->dequant[type]) {
-        kernels->dequant[type](tiles, k, panel);
+        kernels->dequant[type](tiles, n, to);
     } else {
         for (unsigned r = 0; r < HT_GROUP; r++) {
-            ht_layout_unpack_row(w->layout, tiles, k, r, blocks);
-            ht_dequant_row(type, blocks, k, row);
-            for (uint32_t i = 0; i < k; i++)
-                panel[(size_t)i * HT_GROUP + r] = row[i];
+            ht_layout_unpack_row(w->layout, tiles, n, r, blocks);
+            ht_dequant_row(type, blocks, n, row);
+            for (uint32_t i = 0; i < n; i++)
+                to[(size_t)i * HT_GROUP + r] = row[i];
         }
     }
-    return panel;
+    return to;
 }
 
-// Rows [from, to) of W; `from` begins a group.
-static void linear_part(const struct ht_run *run, const struct ht_matmul *p, const struct ht_matmul_part *part,
-                        uint32_t from, uint32_t to, unsigned thread)
+static const unsigned char *tiles_at(const struct ht_weight *w, uint32_t row, uint32_t column)
 {
-    const struct ht_kernels *kernels = &run->device->kernels;
-    uint32_t n = to - from, rows = ht_run_rows(run, p->rows);
-    struct ht_range groups = ht_share((n + HT_GROUP - 1) / HT_GROUP, thread, run->n_threads);
-    float *panel = ht_run_scratch(run, thread), out[MAX_COLS * HT_GROUP];
-    unsigned char *blocks = (unsigned char *)(panel + (size_t)p->k * HT_GROUP);
-    for (uint32_t g = groups.from; g < groups.to; g++) {
-        const float *w = group_f32(kernels, part->w, from / HT_GROUP + g, panel, blocks);
-        uint32_t first = g * HT_GROUP, width = n - first < HT_GROUP ? n - first : HT_GROUP;
-        const float *bias = part->bias.buf ? ht_ref_floats(&part->bias) + from + first : NULL;
-        for (uint32_t r = 0; r < rows; r += MAX_COLS) {
-            const float *x[MAX_COLS];
-            unsigned cols = rows - r < MAX_COLS ? rows - r : MAX_COLS;
-            for (unsigned c = 0; c < cols; c++)
-                x[c] = ht_ref_floats(&p->x) + (size_t)(r + c) * p->x_stride;
-            kernels->dot_f(w, p->k, x, cols, out);
-            for (unsigned c = 0; c < cols; c++)
-                kernels->put(out + c * HT_GROUP, bias, part->add, width,
-                             ht_ref_floats(&part->y) + (size_t)(r + c) * part->y_stride + first);
+    return ht_weight_group(w, row / HT_GROUP) +
+           (size_t)(column / w->layout->block_values) * ht_layout_tile_bytes(w->layout);
+}
+
+// ---- linear
+
+struct lanes { // outputs [from, from + n) of a part
+    const struct ht_matmul_part *part;
+    uint32_t row, from, n; // row of W
+};
+
+static void linear_lanes(const struct ht_run *run, const struct ht_matmul *p, const struct lanes *lanes, float *panel)
+{
+    const struct ht_matmul_part *part = lanes->part;
+    uint32_t rows = ht_run_rows(run, p->rows);
+    float *group = panel + LANES * AT_ONCE, *acc = panel + OWN_FLOATS, *y = ht_ref_floats(&part->y) + lanes->from;
+    const float *bias = part->bias.buf ? ht_ref_floats(&part->bias) + lanes->row : NULL;
+    bool in_place = !bias && !part->add;
+    struct ht_tile tile = {.m = rows, .n = lanes->n, .a_row = p->x_stride, .a_step = 1, .b = panel, .b_step = LANES};
+    tile.c = in_place ? y : acc;
+    tile.c_row = in_place ? part->y_stride : LANES;
+    for (uint32_t k = 0; k < p->k; k += AT_ONCE) {
+        tile.count = p->k - k < AT_ONCE ? p->k - k : AT_ONCE;
+        tile.a = ht_ref_floats(&p->x) + k;
+        tile.end = k ? HT_TILE_CHAIN : HT_TILE_SET;
+        for (uint32_t lane = 0; lane < lanes->n; lane += HT_GROUP) {
+            const float *w = group_f32(&run->device->kernels, part->w, tiles_at(part->w, lanes->row + lane, k),
+                                       tile.count, group);
+            for (uint32_t i = 0; i < tile.count; i++)
+                memcpy(panel + i * LANES + lane, w + i * HT_GROUP, HT_GROUP * sizeof *w);
         }
+        ht_train_kernels(run->device->isa)->tile(&tile);
     }
+    for (uint32_t r = 0; r < rows && !in_place; r++)
+        run->device->kernels.put(acc + (size_t)r * LANES, bias, part->add, lanes->n, y + (size_t)r * part->y_stride);
 }
 
 void ht_run_linear(const struct ht_call *call, const struct ht_run *run, unsigned thread)
@@ -76,49 +105,50 @@ void ht_run_linear(const struct ht_call *call, const struct ht_run *run, unsigne
         ht_bf16_run_linear(p, run, thread);
         return;
     }
-    for (uint32_t i = 0; i < p->m.n_parts; i++)
-        linear_part(run, &p->m, &p->m.part[i], p->first,
-                    p->count ? p->first + p->count : p->m.part[i].w->head.params.n, thread);
+    for (uint32_t i = 0; i < p->m.n_parts; i++) {
+        const struct ht_matmul_part *part = &p->m.part[i];
+        uint32_t n = p->count ? p->count : part->w->head.params.n;
+        struct ht_range share = ht_share_columns(n, thread, run->n_threads);
+        for (uint32_t from = share.from; from < share.to; from += LANES) {
+            struct lanes lanes = {part, p->first + from, from, share.to - from < LANES ? share.to - from : LANES};
+            linear_lanes(run, &p->m, &lanes, ht_run_scratch(run, thread));
+        }
+    }
 }
 
 // ---- linear_t
 
-size_t ht_linear_t_thread_bytes(const struct ht_linear_t *p)
+// Columns [from, from + n) of rows of W from `row` on, as many as `count`, as f32 (count, T_COLUMNS); `from` begins a
+// block, `row` a group.
+static void unpack_columns(const struct ht_run *run, const struct ht_weight *w, uint32_t row, uint32_t count,
+                           uint32_t from, uint32_t n, float *panel)
 {
-    (void)p;
-    return (HT_GROUP * T_COLUMNS + T_COLUMNS + 64) * sizeof(float); // 16 rows as f32; a row's blocks
-}
-
-// Columns [from, from + n) of 16 rows of W as f32 (16, T_COLUMNS); `from` begins a block.
-static void unpack_columns(const struct ht_weight *w, uint32_t g, uint32_t from, uint32_t n, unsigned rows, float *out,
-                           void *blocks)
-{
-    const unsigned char *tiles = ht_weight_group(w, g) +
-                                 (size_t)(from / w->layout->block_values) * ht_layout_tile_bytes(w->layout);
-    for (unsigned r = 0; r < rows; r++) {
-        ht_layout_unpack_row(w->layout, tiles, n, r, blocks);
-        ht_dequant_row(w->head.params.type, blocks, n, out + (size_t)r * T_COLUMNS);
+    const struct ht_train_kernels *kernels = ht_train_kernels(run->device->isa);
+    for (uint32_t r = 0; r < count; r += HT_GROUP) {
+        const float *group = group_f32(&run->device->kernels, w, tiles_at(w, row + r, from), n,
+                                       panel + T_COLUMNS * T_ROWS);
+        kernels->transpose(group, HT_GROUP, n, count - r < HT_GROUP ? count - r : HT_GROUP,
+                           panel + (size_t)r * T_COLUMNS, T_COLUMNS);
     }
 }
 
 static void linear_t_columns(const struct ht_run *run, const struct ht_linear_t *p, uint32_t from, uint32_t n,
-                             float *scratch)
+                             float *panel)
 {
     const struct ht_matmul *m = &p->m;
-    uint32_t rows = ht_run_rows(run, m->rows);
-    float *dx = ht_ref_floats(&m->x) + from;
-    for (uint32_t r = 0; r < rows && !p->add; r++)
-        memset(dx + (size_t)r * m->x_stride, 0, n * sizeof *dx);
+    struct ht_tile tile = {.m = ht_run_rows(run, m->rows), .n = n, .a_step = 1, .b = panel, .b_step = T_COLUMNS};
+    tile.c = ht_ref_floats(&m->x) + from;
+    tile.c_row = m->x_stride;
+    tile.end = p->add ? HT_TILE_CHAIN : HT_TILE_SET;
     for (uint32_t i = 0; i < m->n_parts; i++) {
         const struct ht_matmul_part *part = &m->part[i];
-        uint32_t n_out = p->count ? p->count : part->w->head.params.n; // of W from p->first on
-        for (uint32_t j = 0; j < n_out; j += HT_GROUP) {
-            unsigned group = n_out - j < HT_GROUP ? n_out - j : HT_GROUP;
-            unpack_columns(part->w, (p->first + j) / HT_GROUP, from, n, group, scratch,
-                           scratch + HT_GROUP * T_COLUMNS);
-            for (uint32_t r = 0; r < rows; r++)
-                ht_chain(dx + (size_t)r * m->x_stride, n,
-                         ht_ref_floats(&part->y) + (size_t)r * part->y_stride + j, 1, scratch, T_COLUMNS, group);
+        uint32_t rows = p->count ? p->count : part->w->head.params.n; // of W from p->first on
+        for (uint32_t j = 0; j < rows; j += T_ROWS, tile.end = HT_TILE_CHAIN) {
+            tile.count = rows - j < T_ROWS ? rows - j : T_ROWS;
+            tile.a = ht_ref_floats(&part->y) + j;
+            tile.a_row = part->y_stride;
+            unpack_columns(run, part->w, p->first + j, tile.count, from, n, panel);
+            ht_train_kernels(run->device->isa)->tile(&tile);
         }
     }
 }

@@ -35,7 +35,7 @@ static enum hearth_status record_linear(struct ht_plan *plan, const struct ht_li
         ht_note_all(&notes, &p->m.part[i].y, p->m.rows, p->m.part[i].y_stride,
                     p->count ? p->count : p->m.part[i].w->head.params.n, true);
     if (p->precision == HT_TRAIN_F) {
-        ht_want_scratch(plan, ht_linear_thread_bytes(p), 0);
+        ht_want_scratch(plan, ht_linear_thread_bytes(plan, p), 0);
     } else {
         ht_note_shared(&notes);
         ht_want_scratch(plan, ht_bf16_thread_bytes(plan, &p->m), ht_bf16_shared_bytes(plan, &p->m, false, p->count));
@@ -54,7 +54,7 @@ static enum hearth_status record_linear_t(struct ht_plan *plan, const struct ht_
         ht_note_all(&notes, &p->m.part[i].y, p->m.rows, p->m.part[i].y_stride,
                     p->count ? p->count : p->m.part[i].w->head.params.n, false);
     if (p->precision == HT_TRAIN_F) {
-        ht_want_scratch(plan, ht_linear_t_thread_bytes(p), 0);
+        ht_want_scratch(plan, ht_linear_t_thread_bytes(), 0);
     } else {
         ht_note_shared(&notes);
         ht_want_scratch(plan, ht_bf16_thread_bytes(plan, &p->m), ht_bf16_shared_bytes(plan, &p->m, true, p->count));
