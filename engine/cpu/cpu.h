@@ -63,6 +63,10 @@ struct ht_kv {
     size_t page_bytes, size_bytes;
 };
 
+struct ht_range {
+    uint32_t from, to;
+};
+
 // ---- LoRA (bank.c, run_lora.c)
 
 struct ht_bank_entry { // what a slot holds for a linear; rank 0 = nothing
@@ -178,9 +182,6 @@ struct ht_plan {
 
 // ---- shared helpers (plan.c)
 
-struct ht_range {
-    uint32_t from, to;
-};
 // Thread's share of n items, in order.
 struct ht_range ht_share(uint32_t n, unsigned thread, unsigned n_threads);
 // Thread's share of n columns, in whole groups of 16.
@@ -240,8 +241,9 @@ bool ht_lora_live(const struct ht_matmul *p, const struct ht_run *run);
 // This thread's share of A x; x rows are x_stride floats apart. All must have come here before ht_lora_up.
 void ht_lora_down(const struct ht_matmul *p, const struct ht_run *run, unsigned thread, const float *x,
                   uint32_t x_stride);
-// Adds B (A x) to the outputs whose products this thread computed.
-void ht_lora_up(const struct ht_matmul *p, const struct ht_run *run, unsigned thread);
+// Adds B (A x) to outputs of a part, which begin a group of 16, for some rows; y: the first of both.
+void ht_lora_up(const struct ht_matmul *p, const struct ht_run *run, const struct ht_matmul_part *part,
+                struct ht_range rows, struct ht_range outputs, float *y, size_t y_stride);
 
 enum hearth_status ht_cpu_plan_begin(struct ht_device *device, const struct ht_step_shape *shape,
                                      struct ht_plan **out, struct hearth_error *err);

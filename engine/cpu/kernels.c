@@ -68,8 +68,9 @@ static void lora_down(const float *a, uint32_t n, uint32_t k, const float *x, si
 static void lora_up(const float *b, uint32_t rank, const float *u, size_t u_stride, uint32_t n_rows, uint32_t n,
                     float *y, size_t y_stride)
 {
-    for (uint32_t r = 0; r < n_rows; r++)
-        ht_contract_lora_up(b, rank, u + r * u_stride, n, y + r * y_stride);
+    for (uint32_t i = 0; i < n; i += HT_GROUP, b += (size_t)rank * HT_GROUP)
+        for (uint32_t r = 0; r < n_rows; r++)
+            ht_contract_lora_up(b, rank, u + r * u_stride, n - i < HT_GROUP ? n - i : HT_GROUP, y + r * y_stride + i);
 }
 
 static void put(const float *value, const float *bias, bool add, uint32_t n, float *y)

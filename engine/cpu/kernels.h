@@ -115,7 +115,8 @@ struct ht_kernels {
     // LoRA (ht_matmul): u[r * u_stride + j] = dot(a[j], x[r]) in 16 folded chains; a (n, k), n_rows rows of x
     void (*lora_down)(const float *a, uint32_t n, uint32_t k, const float *x, size_t x_stride, uint32_t n_rows,
                       float *u, size_t u_stride);
-    // y[r * y_stride + i] += chain over j < rank of b[j * 16 + i] * u[r * u_stride + j], i < n <= 16
+    // y[r * y_stride + i] += chain over j < rank of b[j * 16 + i] * u[r * u_stride + j]; every 16 of the n outputs have
+    // their own b (rank, 16)
     void (*lora_up)(const float *b, uint32_t rank, const float *u, size_t u_stride, uint32_t n_rows, uint32_t n,
                     float *y, size_t y_stride);
 

@@ -47,8 +47,8 @@ static void lora_down(const float *a, uint32_t n, uint32_t k, const float *x, si
     }
 }
 
-static void lora_up(const float *b, uint32_t rank, const float *u, size_t u_stride, uint32_t n_rows, uint32_t n,
-                    float *y, size_t y_stride)
+static void up_group(const float *b, uint32_t rank, const float *u, size_t u_stride, uint32_t n_rows, uint32_t n,
+                     float *y, size_t y_stride)
 {
     for (uint32_t r = 0; r < n_rows; r++, u += u_stride, y += y_stride) {
         __m256 t0 = _mm256_setzero_ps(), t1 = t0;
@@ -64,6 +64,13 @@ static void lora_up(const float *b, uint32_t rank, const float *u, size_t u_stri
         _mm256_storeu_ps(y, _mm256_add_ps(_mm256_loadu_ps(y), t0));
         _mm256_storeu_ps(y + 8, _mm256_add_ps(_mm256_loadu_ps(y + 8), t1));
     }
+}
+
+static void lora_up(const float *b, uint32_t rank, const float *u, size_t u_stride, uint32_t n_rows, uint32_t n,
+                    float *y, size_t y_stride)
+{
+    for (uint32_t i = 0; i < n; i += HT_GROUP, b += (size_t)rank * HT_GROUP)
+        up_group(b, rank, u, u_stride, n_rows, n - i < HT_GROUP ? n - i : HT_GROUP, y + i, y_stride);
 }
 
 void ht_lora_avx2(struct ht_kernels *kernels)

@@ -54,31 +54,45 @@ static void lora_down(const float *a, uint32_t n, uint32_t k, const float *x, si
     }
 }
 
+// G groups of outputs for R rows; m: lanes of the last group.
 INLINE void up_tile(const float *b, uint32_t rank, const float *u, size_t u_stride, __mmask16 m, float *y,
-                    size_t y_stride, const unsigned R)
+                    size_t y_stride, const unsigned G, const unsigned R)
 {
-    __m512 acc[4];
-    for (unsigned r = 0; r < R; r++)
-        acc[r] = _mm512_setzero_ps();
+    __m512 acc[8];
+    for (unsigned i = 0; i < G * R; i++)
+        acc[i] = _mm512_setzero_ps();
     for (uint32_t j = 0; j < rank; j++) {
-        __m512 bj = _mm512_loadu_ps(b + (size_t)j * HT_GROUP);
+        __m512 bj[4];
+        for (unsigned g = 0; g < G; g++)
+            bj[g] = _mm512_loadu_ps(b + ((size_t)g * rank + j) * HT_GROUP);
         for (unsigned r = 0; r < R; r++)
-            acc[r] = _mm512_fmadd_ps(bj, _mm512_set1_ps(u[r * u_stride + j]), acc[r]);
+            for (unsigned g = 0; g < G; g++)
+                acc[r * G + g] = _mm512_fmadd_ps(bj[g], _mm512_set1_ps(u[r * u_stride + j]), acc[r * G + g]);
     }
     for (unsigned r = 0; r < R; r++)
-        _mm512_mask_storeu_ps(y + r * y_stride, m,
-                              _mm512_add_ps(_mm512_maskz_loadu_ps(m, y + r * y_stride), acc[r]));
+        for (unsigned g = 0; g < G; g++) {
+            float *to = y + r * y_stride + g * HT_GROUP;
+            __mmask16 lanes = g + 1 < G ? 0xFFFF : m;
+            _mm512_mask_storeu_ps(to, lanes, _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, to), acc[r * G + g]));
+        }
 }
 
 static void lora_up(const float *b, uint32_t rank, const float *u, size_t u_stride, uint32_t n_rows, uint32_t n,
                     float *y, size_t y_stride)
 {
-    __mmask16 m = first_lanes(n);
-    uint32_t r = 0;
-    for (; r + 4 <= n_rows; r += 4)
-        up_tile(b, rank, u + r * u_stride, u_stride, m, y + r * y_stride, y_stride, 4);
-    for (; r < n_rows; r++)
-        up_tile(b, rank, u + r * u_stride, u_stride, m, y + r * y_stride, y_stride, 1);
+    uint32_t i = 0, r;
+    for (; n_rows < 4 && i + 4 * HT_GROUP <= n; i += 4 * HT_GROUP, b += (size_t)4 * rank * HT_GROUP)
+        for (r = 0; r < n_rows; r++)
+            up_tile(b, rank, u + r * u_stride, u_stride, 0xFFFF, y + r * y_stride + i, y_stride, 4, 1);
+    for (; n_rows >= 4 && i + 2 * HT_GROUP <= n; i += 2 * HT_GROUP, b += (size_t)2 * rank * HT_GROUP) {
+        for (r = 0; r + 4 <= n_rows; r += 4)
+            up_tile(b, rank, u + r * u_stride, u_stride, 0xFFFF, y + r * y_stride + i, y_stride, 2, 4);
+        for (; r < n_rows; r++)
+            up_tile(b, rank, u + r * u_stride, u_stride, 0xFFFF, y + r * y_stride + i, y_stride, 2, 1);
+    }
+    for (; i < n; i += HT_GROUP, b += (size_t)rank * HT_GROUP)
+        for (r = 0; r < n_rows; r++)
+            up_tile(b, rank, u + r * u_stride, u_stride, first_lanes(n - i), y + r * y_stride + i, y_stride, 1, 1);
 }
 
 void ht_lora_avx512vnni(struct ht_kernels *kernels)

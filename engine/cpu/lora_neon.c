@@ -49,8 +49,8 @@ static void lora_down(const float *a, uint32_t n, uint32_t k, const float *x, si
     }
 }
 
-static void lora_up(const float *b, uint32_t rank, const float *u, size_t u_stride, uint32_t n_rows, uint32_t n,
-                    float *y, size_t y_stride)
+static void up_group(const float *b, uint32_t rank, const float *u, size_t u_stride, uint32_t n_rows, uint32_t n,
+                     float *y, size_t y_stride)
 {
     for (uint32_t r = 0; r < n_rows; r++, u += u_stride, y += y_stride) {
         if (n < HT_GROUP) {
@@ -64,6 +64,13 @@ static void lora_up(const float *b, uint32_t rank, const float *u, size_t u_stri
         for (int v = 0; v < 4; v++)
             vst1q_f32(y + 4 * v, vaddq_f32(vld1q_f32(y + 4 * v), t[v]));
     }
+}
+
+static void lora_up(const float *b, uint32_t rank, const float *u, size_t u_stride, uint32_t n_rows, uint32_t n,
+                    float *y, size_t y_stride)
+{
+    for (uint32_t i = 0; i < n; i += HT_GROUP, b += (size_t)rank * HT_GROUP)
+        up_group(b, rank, u, u_stride, n_rows, n - i < HT_GROUP ? n - i : HT_GROUP, y + i, y_stride);
 }
 
 void ht_lora_neon(struct ht_kernels *kernels)

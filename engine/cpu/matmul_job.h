@@ -23,6 +23,7 @@ struct ht_job {
     // With a GLU that follows: its numbers, and where it leaves its y, in the form that the next product reads.
     const struct ht_glu *glu;
     unsigned char *ymany;
+    bool lora, keep_glu; // adapters add to the outputs; one of the next product wants to see the GLU's y
 };
 
 size_t ht_xrow_bytes(uint32_t k);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// LoRA beside a product. Down: u = A x, the ranks of few rows shared out, or many rows. Up: y += B u for the outputs
-// whose product the thread computed, so that nobody waits between the two. Rows side by side with one adapter go
-// through together. Team threads, inside a submit.
+// LoRA beside a product. Down: u = A x, the ranks of few rows shared out, or many rows. Up: y += B u, right after the
+// product and by the thread that computed it, so that nobody waits between the two. Rows side by side with one adapter
+// go through together. Team threads, inside a submit.
 #include "engine/cpu/cpu.h"
 
 static int32_t slot_of(const struct ht_matmul *p, const struct ht_run *run, uint32_t row)
@@ -58,22 +58,14 @@ void ht_lora_down(const struct ht_matmul *p, const struct ht_run *run, unsigned 
         }
 }
 
-void ht_lora_up(const struct ht_matmul *p, const struct ht_run *run, unsigned thread)
+void ht_lora_up(const struct ht_matmul *p, const struct ht_run *run, const struct ht_matmul_part *part,
+                struct ht_range rows, struct ht_range outputs, float *y, size_t y_stride)
 {
-    uint32_t n_rows = ht_run_rows(run, p->rows), end;
-    for (uint32_t i = 0; i < p->n_parts; i++) {
-        const struct ht_matmul_part *part = &p->part[i];
-        uint32_t n = part->w->head.params.n;
-        struct ht_range groups = ht_share((n + HT_GROUP - 1) / HT_GROUP, thread, run->n_threads);
-        for (uint32_t r = 0; r < n_rows; r = end) {
-            const struct ht_bank_entry *e = next_rows(p, run, part->linear, r, n_rows, &end);
-            for (uint32_t g = groups.from; e && g < groups.to; g++) {
-                uint32_t first = g * HT_GROUP, left = n - first;
-                run->device->kernels.lora_up(e->b + (size_t)first * e->rank, e->rank, u_at(p->bank, i, r),
-                                             p->bank->u_stride, end - r, left < HT_GROUP ? left : HT_GROUP,
-                                             ht_ref_floats(&part->y) + (size_t)r * part->y_stride + first,
-                                             part->y_stride);
-            }
-        }
+    for (uint32_t r = rows.from, end; r < rows.to; r = end) {
+        const struct ht_bank_entry *e = next_rows(p, run, part->linear, r, rows.to, &end);
+        if (e)
+            run->device->kernels.lora_up(e->b + (size_t)outputs.from * e->rank, e->rank,
+                                         u_at(p->bank, (uint32_t)(part - p->part), r), p->bank->u_stride, end - r,
+                                         outputs.to - outputs.from, y + (r - rows.from) * y_stride, y_stride);
     }
 }

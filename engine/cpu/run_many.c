@@ -6,7 +6,8 @@
 //   panels   32 rows of W unpacked into scratch, then a register tile of 32 x 6 per 6 rows of x
 //   tall     the same with matrix registers, 12 rows of x at a time
 // A gated product whose GLU follows (record.c) never writes gate and up: a unit is one block of 32 of the GLU's y,
-// which is left quantised, as the next product reads it.
+// which is left quantised, as the next product reads it (and as f32 for its adapters). What adapters add to a unit's
+// outputs is added while they are near.
 #include <stdatomic.h>
 #include <string.h>
 
@@ -168,15 +169,27 @@ static float *gate_of(const struct ht_job *job, uint32_t row)
     return (float *)(void *)kept + (size_t)row * UNIT;
 }
 
+// What adapters add to rows [row, row + n) of the unit, which lie at y.
+static void add_lora(const struct ht_job *job, const struct unit *u, uint32_t row, uint32_t n, float *y,
+                     size_t y_stride)
+{
+    if (job->lora)
+        ht_lora_up(job->p, job->run, u->part, (struct ht_range){row, row + n},
+                   (struct ht_range){u->index * UNIT, u->index * UNIT + u->n_outputs}, y, y_stride);
+}
+
 // value (n, 32): rows [row, row + n) of the unit
-static void emit(const struct ht_job *job, const struct unit *u, uint32_t row, uint32_t n, const float *value)
+static void emit(const struct ht_job *job, const struct unit *u, uint32_t row, uint32_t n, float *value)
 {
     const struct ht_kernels *kernels = &job->run->device->kernels;
     if (u->stage == STORE) {
         for (uint32_t c = 0; c < n; c++)
             ht_put(job, u->part, row + c, u->index * UNIT, u->n_outputs, value + (size_t)c * UNIT);
+        add_lora(job, u, row, n, ht_ref_floats(&u->part->y) + (size_t)row * u->part->y_stride + u->index * UNIT,
+                 u->part->y_stride);
         return;
     }
+    add_lora(job, u, row, n, value, UNIT);
     if (u->stage == KEEP_GATE) {
         memcpy(gate_of(job, row), value, (size_t)n * UNIT * sizeof *value);
         return;
@@ -186,6 +199,9 @@ static void emit(const struct ht_job *job, const struct unit *u, uint32_t row, u
     int32_t sum[2 * HT_MAX_FEW];
     kernels->glu(job->glu->act, gate_of(job, row), value, y, n * UNIT);
     kernels->quantise(y, n * UNIT, &(struct ht_xrow){q, d, ds, sum}); // blocks of 32: a row each
+    for (uint32_t c = 0; c < n && job->keep_glu; c++)
+        memcpy(ht_ref_floats(&job->glu->y) + (size_t)(row + c) * job->glu->y_stride + u->index * UNIT, y + c * UNIT,
+               UNIT * sizeof *y);
     for (uint32_t c = 0; c < n; c++)
         put_row(job, u->path, job->ymany, job->glu->dim, row + c, u->index, 1,
                 &(struct ht_xrow){q + (size_t)c * UNIT, d + c, ds + c, sum + 2 * (size_t)c});

@@ -177,16 +177,14 @@ enum ht_path ht_path_of(const struct ht_run *run, const struct ht_matmul *p, uin
 }
 
 // A product of gate and up whose GLU and the product after it follow (record.c saw that nobody else reads gate, up or
-// y). Where both products take the same path of many rows and no adapter wants to see any of the three, the first
-// leaves the GLU's y quantised for the second.
+// y). Where both products take the same path of many rows, the first leaves the GLU's y quantised for the second.
 bool ht_matmul_takes_glu(const struct ht_call *gate_up, const struct ht_run *run)
 {
     if (!gate_up->glu_follows || !run->n_rows)
         return false;
     const struct ht_matmul *up = &gate_up[0].p.matmul, *down = &gate_up[2].p.matmul;
     enum ht_path path = ht_path_of(run, up, run->n_rows);
-    return ht_path_is_many(path) && path == ht_path_of(run, down, run->n_rows) && !ht_lora_live(up, run) &&
-           !ht_lora_live(down, run);
+    return ht_path_is_many(path) && path == ht_path_of(run, down, run->n_rows);
 }
 
 // Normalised rows for this thread alone; thread 0 also writes them where later ops may read them.
@@ -212,8 +210,7 @@ static void quantise_rows(const struct ht_job *job, struct ht_range rows)
     }
 }
 
-// With few rows each thread quantises for itself; else the rows are shared out and all wait. Returns whether an adapter
-// must wait before it adds to outputs: not all have passed a barrier since, or they are computed by whoever comes.
+// With few rows each thread quantises for itself; else the rows are shared out and all wait: true.
 static bool prepare(struct ht_job *job, enum ht_path path, unsigned char *own)
 {
     struct ht_range all = {0, job->rows};
@@ -227,7 +224,7 @@ static bool prepare(struct ht_job *job, enum ht_path path, unsigned char *own)
         ht_many_deal(job);
     if (!alone)
         ht_pool_barrier(job->run->device->pool, job->thread);
-    return many || alone;
+    return !alone;
 }
 
 static void run_parts(const struct ht_job *job, enum ht_path path)
@@ -263,6 +260,21 @@ static void fetch_ahead(const struct ht_call *call, const struct ht_run *run, un
     }
 }
 
+// What adapters add to the outputs of this thread's share; those of run_many.c have it already.
+static void add_lora(const struct ht_job *job, enum ht_path path, bool waited)
+{
+    const struct ht_run *run = job->run;
+    if (!waited)
+        ht_pool_barrier(run->device->pool, job->thread);
+    for (uint32_t i = 0; i < job->p->n_parts; i++) {
+        const struct ht_matmul_part *part = &job->p->part[i];
+        struct ht_range outputs = ht_share_columns(part->w->head.params.n, job->thread, run->n_threads);
+        if (outputs.to > outputs.from && (!ht_path_is_many(path) || ht_part_is_float(run->device, part->w)))
+            ht_lora_up(job->p, run, part, (struct ht_range){0, job->rows}, outputs,
+                       ht_ref_floats(&part->y) + outputs.from, part->y_stride);
+    }
+}
+
 void ht_run_matmul(const struct ht_call *call, const struct ht_run *run, unsigned thread)
 {
     const struct ht_matmul *p = &call->p.matmul;
@@ -280,23 +292,23 @@ void ht_run_matmul(const struct ht_call *call, const struct ht_run *run, unsigne
     if (call->fused && run->n_rows <= HT_FEW)
         own_norm(&job, &call[-1].p.rmsnorm, (float *)(void *)scratch);
     enum ht_path path = ht_path_of(run, p, job.rows);
-    bool lora = ht_lora_live(p, run), must_wait = true;
-    if (lora)
+    bool waited = false;
+    job.lora = ht_lora_live(p, run);
+    if (job.lora)
         ht_lora_down(p, run, thread, job.x, job.x_stride);
     unsigned char *glu_at = run->plan->shared + call->glu_offset;
     if (ht_matmul_takes_glu(call, run)) {
         job.glu = &call[1].p.glu;
         job.ymany = glu_at;
+        job.keep_glu = ht_lora_live(&call[2].p.matmul, run);
     } else if (call->after_glu && ht_matmul_takes_glu(call - 2, run)) {
         job.xmany = glu_at;
     }
     if (path != HT_PATH_FLOAT)
-        must_wait = prepare(&job, path, scratch + norm_bytes);
+        waited = prepare(&job, path, scratch + norm_bytes);
     run_parts(&job, path);
-    if (lora && must_wait)
-        ht_pool_barrier(run->device->pool, thread);
-    if (lora)
-        ht_lora_up(p, run, thread);
+    if (job.lora)
+        add_lora(&job, path, waited);
     if (job.rows <= HT_MAX_MATVEC)
         fetch_ahead(call, run, thread);
 }

@@ -280,8 +280,8 @@ def test_adapters_that_cannot_be(home, tiny, tmp_path):
     folder = peft_folder(tmp_path / "a")
     wrong = peft_folder(tmp_path / "b", k=96)
     for word, code in (
-        (str(tmp_path / "none"), 66), (folder + ":", 2), (folder + ":x", 2), (folder + ":nan", 2), (wrong, 65), ("", 66),
-        (tiny, 69),
+        (str(tmp_path / "none"), 66), (folder + ":", 2), (folder + ":x", 2), (folder + ":nan", 2), (wrong, 65),
+        ("", 66), (tiny, 69),
     ):
         one_line(run(home, "run", "-m", tiny, "-p", "x", "--adapter", word), code)
     (tmp_path / "a:7").symlink_to(folder)  # a name with a colon is a name
