@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// hearth adapter list, use, off, rm and import --name: the adapters of the running box. Main thread.
+#ifndef HEARTH_TOOLS_ADAPTER_BOX_H
+#define HEARTH_TOOLS_ADAPTER_BOX_H
+#include "tools/cli.h"
+
+struct adapter_box_words {
+    const char *person; // NULL = whoever has made no choice
+    const char *name;   // with import: what the box calls it
+    double scale;
+};
+bool adapter_box_is_verb(const char *verb);
+int adapter_box(const struct cli *cli, const struct adapter_box_words *words);
+// Gives a GGUF-LoRA file to the box.
+int adapter_box_import(const struct cli *cli, const struct adapter_box_words *words, const char *path);
+
+#endif
