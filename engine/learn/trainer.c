@@ -129,7 +129,8 @@ static enum hearth_status copy_params(struct hearth_trainer *t, const struct hea
     t->weights = ht_calloc(n, sizeof *t->weights);
     t->counts = ht_calloc(n, sizeof *t->counts);
     t->formats = ht_calloc(n, sizeof *t->formats);
-    bool good = t->strings && t->files && t->weights && t->counts && t->formats;
+    t->licenses = ht_calloc(n, sizeof *t->licenses);
+    bool good = t->strings && t->files && t->weights && t->counts && t->formats && t->licenses;
     good = good && keep(t, &p->base_sha256) && keep(t, &p->name) && keep(t, &p->targets) &&
            keep(t, &p->files.folder);
     for (size_t i = 0; good && i < n; i++) {
@@ -272,6 +273,7 @@ void hearth_trainer_close(struct hearth_trainer **trainer)
     ht_free(t->weights);
     ht_free(t->counts);
     ht_free(t->formats);
+    ht_free(t->licenses);
     ht_free(t->rows_of_epoch);
     ht_free(t->best_values);
     ht_free(t);
@@ -307,7 +309,7 @@ void hearth_trainer_get_info(const struct hearth_trainer *trainer, struct hearth
 
 void hearth_trainer_checkpoint(struct hearth_trainer *trainer)
 {
-    trainer->info.saving = true;
+    trainer->info.saving = trainer->phase != HT_TRAIN_ENDED;
 }
 
 enum hearth_status hearth_trainer_adapter(struct hearth_trainer *trainer, struct hearth_adapter **adapter,

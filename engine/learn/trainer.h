@@ -111,6 +111,10 @@ struct ht_batch ht_train_batch_part(struct ht_train_batch *batch, uint32_t first
 enum ht_train_phase { HT_TRAIN_READ, HT_TRAIN_COUNT, HT_TRAIN_BORDER, HT_TRAIN_PASS, HT_TRAIN_NORM, HT_TRAIN_UPDATE,
                       HT_TRAIN_EVAL, HT_TRAIN_SAVE, HT_TRAIN_FINISH, HT_TRAIN_ENDED };
 
+struct ht_train_licenses { // that a file's records tell, joined by ", "
+    char text[160];
+};
+
 struct hearth_trainer {
     struct hearth_engine *engine;
     struct hearth_train_params params; // strings and files are own copies
@@ -126,6 +130,7 @@ struct hearth_trainer {
     struct ht_train_batch batch;
     struct hearth_data_set *set;      // while reading
     struct hearth_data_counts *counts; // [n_files], after reading
+    struct ht_train_licenses *licenses; // [n_files]
     enum hearth_data_format *formats;
     json_t *identity; // what a run is: parameters, base, numerics, data
     struct hearth_train_info info;

@@ -93,17 +93,20 @@ enum hearth_status ht_train_log_cut(struct hearth_trainer *t, struct hearth_erro
 
 // ---------------------------------------------------------------- the end
 
-static enum hearth_status add_lineage(struct hearth_adapter *a, const char *key, const char *value,
+// Takes the place of what an adapter that this one goes on from tells.
+static enum hearth_status set_lineage(struct hearth_adapter *a, const char *key, const char *value,
                                       struct hearth_error *err)
 {
-    for (size_t i = 0; i < a->n_lineage; i++)
-        if (!strcmp(a->lineage[i].key, key)) { // of the adapter that this one goes on from
-            ht_free(a->lineage[i].key);
-            ht_free(a->lineage[i].value);
-            a->lineage[i] = a->lineage[--a->n_lineage];
-            break;
-        }
-    return ht_adapter_lineage_add(a, key, value, err);
+    size_t at = 0, n = a->n_lineage;
+    while (at < n && (!a->lineage[at].key || strcmp(a->lineage[at].key, key)))
+        at++;
+    HT_TRY(ht_adapter_lineage_add(a, key, value, err));
+    if (at == n)
+        return HEARTH_OK;
+    ht_free(a->lineage[at].key);
+    ht_free(a->lineage[at].value);
+    a->lineage[at] = a->lineage[--a->n_lineage];
+    return HEARTH_OK;
 }
 
 static enum hearth_status put_lineage(struct hearth_trainer *t, struct hearth_error *err)
@@ -115,13 +118,13 @@ static enum hearth_status put_lineage(struct hearth_trainer *t, struct hearth_er
         if (at + strlen(name) + 3 < sizeof names)
             snprintf(names + at, sizeof names - at, "%s%s", i ? ", " : "", name);
     }
-    HT_TRY(add_lineage(t->adapter, "hearth.lineage.data", names, err));
+    HT_TRY(set_lineage(t->adapter, "hearth.lineage.data", names, err));
     snprintf(number, sizeof number, "%llu", (unsigned long long)t->params.seed);
-    HT_TRY(add_lineage(t->adapter, "hearth.lineage.seed", number, err));
+    HT_TRY(set_lineage(t->adapter, "hearth.lineage.seed", number, err));
     snprintf(number, sizeof number, "%llu", (unsigned long long)t->step);
-    HT_TRY(add_lineage(t->adapter, "hearth.lineage.steps", number, err));
-    HT_TRY(add_lineage(t->adapter, "hearth.lineage.numerics", t->info.numerics_id, err));
-    return add_lineage(t->adapter, "hearth.lineage.precision", t->info.precision, err);
+    HT_TRY(set_lineage(t->adapter, "hearth.lineage.steps", number, err));
+    HT_TRY(set_lineage(t->adapter, "hearth.lineage.numerics", t->info.numerics_id, err));
+    return set_lineage(t->adapter, "hearth.lineage.precision", t->info.precision, err);
 }
 
 static enum hearth_status write_adapter(struct hearth_trainer *t, struct hearth_error *err)

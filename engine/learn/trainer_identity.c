@@ -178,7 +178,7 @@ static json_t *files_of(const struct hearth_trainer *t)
         char text[2 * HT_HASH_BYTES + 1];
         ht_train_store_checksum(&t->store, i, sum);
         hex_of(sum, sizeof sum, text);
-        const char *license = f->license ? f->license : "", *lang = f->lang ? f->lang : "";
+        const char *license = t->licenses[i].text, *lang = f->lang ? f->lang : "";
         json_t *skipped = reasons(c->skipped, HEARTH_DATA_N_SKIPS, skip_text);
         json_t *changed = reasons(c->fixed, HEARTH_DATA_N_FIXES, fix_text);
         json_array_append_new(

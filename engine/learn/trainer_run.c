@@ -60,6 +60,14 @@ static enum hearth_status end_reading(struct hearth_trainer *t, struct hearth_er
     return HEARTH_OK;
 }
 
+// Keeps each licence that is met once; a word within another one counts as met.
+static void note_license(struct ht_train_licenses *known, const char *license)
+{
+    size_t at = strlen(known->text);
+    if (license[0] && !strstr(known->text, license) && at + strlen(license) + 3 < sizeof known->text)
+        snprintf(known->text + at, sizeof known->text - at, "%s%s", at ? ", " : "", license);
+}
+
 static enum hearth_status read_some(struct hearth_trainer *t, struct hearth_error *err)
 {
     const struct hearth_data_sample *s;
@@ -72,6 +80,7 @@ static enum hearth_status read_some(struct hearth_trainer *t, struct hearth_erro
             return end_reading(t, err);
         if (s->record->pair_only || !s->n_tokens)
             continue;
+        note_license(&t->licenses[s->file], s->record->license);
         double weight = t->weights[s->file];
         const char *id = weight != floor(weight) ? ht_data_set_id(t->set) : NULL;
         HT_TRY(ht_train_store_add(&t->store, s, id, err));
@@ -392,6 +401,7 @@ enum hearth_status ht_train_piece(struct hearth_trainer *t, struct hearth_error 
     case HT_TRAIN_FINISH:
         HT_TRY(ht_train_finish(t, err));
         t->phase = HT_TRAIN_ENDED;
+        t->info.saving = false; // it is all there
         return HEARTH_OK;
     case HT_TRAIN_ENDED: break;
     }
