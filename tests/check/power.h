@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Power cuts under engine/base/io.h. Files lie in a real folder; beside it is kept what would outlive a cut: of each file
-// what was fsynced, of each name what the last fsync of its folder saw. Single-threaded, one at a time.
+// Power cuts under engine/base/io.h. Files lie in a real folder; beside it is kept what would outlive a cut: of each
+// file what was fsynced, of each name what the last fsync of its folder saw. Single-threaded, one at a time.
 #ifndef CHECK_POWER_H
 #define CHECK_POWER_H
 #include <stdbool.h>

@@ -404,7 +404,8 @@ static void bad_data_is_told(void **state)
     } bad[] = {{"", 0, HEARTH_FORMAT, "empty"},
                {"\0\1\2\3\377\376", 6, HEARTH_FORMAT, "not text"},
                {"{\"messages\": [", 14, HEARTH_FORMAT, ""},
-               {"{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}\n", 49, HEARTH_FORMAT, "nothing to train on"}};
+               {"{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}\n", 49, HEARTH_FORMAT,
+                "nothing to train on"}};
     struct bed bed;
     bed_make(&bed, 4);
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {

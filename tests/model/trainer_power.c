@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The power goes at every single operation of a run's files, or the operation fails, as on a full disk: what is there
-// afterwards resumes to the same adapter, byte for byte, and a finished run stays finished. Each fsync is needed for it.
+// afterwards resumes to the same adapter, byte for byte, and a finished run stays finished. Each fsync is needed for
+// that.
 #include "tests/model/trainer_test.h"
 
 #include "engine/base/io.h"
