@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What training's ops other than the frozen products cost on this machine: each op of a layer, the loss and the
-// optimizer step, with the shapes of two models and LoRA of rank 8 on all linears, recorded into plans as training does.
-// Any thread, one at a time.
+// optimizer step, with the shapes of two models and LoRA of rank 8 on all linears, recorded into plans as training does
+// it. Any thread, one at a time.
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -55,9 +55,20 @@ static struct ht_attend attend_of(const struct bench *b)
 {
     const struct shape *s = b->s;
     uint32_t q = s->heads * s->head_dim, k = s->kv_heads * s->head_dim;
-    return (struct ht_attend){.q = piece(b, 0), .k = piece(b, 1), .v = piece(b, 2), .y = piece(b, 3),
-                              .lse = piece(b, 4), .q_stride = q, .k_stride = k, .v_stride = k, .y_stride = q, .lse_stride = s->heads,
-                              .heads = s->heads, .kv_heads = s->kv_heads, .k_dim = s->head_dim, .v_dim = s->head_dim,
+    return (struct ht_attend){.q = piece(b, 0),
+                              .k = piece(b, 1),
+                              .v = piece(b, 2),
+                              .y = piece(b, 3),
+                              .lse = piece(b, 4),
+                              .q_stride = q,
+                              .k_stride = k,
+                              .v_stride = k,
+                              .y_stride = q,
+                              .lse_stride = s->heads,
+                              .heads = s->heads,
+                              .kv_heads = s->kv_heads,
+                              .k_dim = s->head_dim,
+                              .v_dim = s->head_dim,
                               .scale = 0.1f};
 }
 
@@ -177,7 +188,8 @@ static enum hearth_status rmsnorm_back(struct bench *b)
     uint32_t dim = b->s->dim;
     count_rows(b, b->s->norms * b->s->layers + 1, dim, 4);
     return RECORD(rmsnorm_back, .x = piece(b, 0), .w = piece(b, 1), .dy = piece(b, 2), .dx = piece(b, 3),
-                  .x_stride = dim, .dy_stride = dim, .dx_stride = dim, .groups = 1, .dim = dim, .eps = 1e-5f, .add = true);
+                  .x_stride = dim, .dy_stride = dim, .dx_stride = dim, .groups = 1, .dim = dim, .eps = 1e-5f,
+                  .add = true);
 }
 
 static enum hearth_status rope_back(struct bench *b)

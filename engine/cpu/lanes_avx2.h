@@ -129,4 +129,70 @@ LANE_FN void transpose_lanes(lanes v[LANES])
         v[i] = t[i];
 }
 
+// Σ x² in double: 16 chains by i mod 16, folded 8, 4, 2, 1 apart.
+LANE_FN double sum_of_squares(const float *x, uint32_t n)
+{
+    __m256d p[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()};
+    for (uint32_t i = 0; i < n; i += 8) {
+        __m256 v = load_some(x + i, first_of(n - i));
+        __m256d a = _mm256_cvtps_pd(_mm256_castps256_ps128(v)), b = _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
+        __m256d *sum = p + i / 4 % 4;
+        sum[0] = _mm256_fmadd_pd(a, a, sum[0]); // the square is exact
+        sum[1] = _mm256_fmadd_pd(b, b, sum[1]);
+    }
+    __m256d four = _mm256_add_pd(_mm256_add_pd(p[0], p[2]), _mm256_add_pd(p[1], p[3]));
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+
+// ---- Philox: words of counters (first …, row, stream), four each
+
+LANE_FN void multiply_words(__m256i a, uint32_t by, __m256i *high, __m256i *low)
+{
+    const __m256i m = _mm256_set1_epi32((int)by);
+    __m256i even = _mm256_mul_epu32(a, m), odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), m);
+    *low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+    *high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+}
+
+static inline void draw_words(uint64_t key, uint64_t stream, uint32_t row, uint32_t first, uint32_t *words)
+{
+    __m256i c[4], r[4];
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+    c[0] = _mm256_add_epi32(_mm256_set1_epi32((int)first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    c[1] = _mm256_set1_epi32((int)row);
+    c[2] = _mm256_set1_epi32((int)(uint32_t)stream);
+    c[3] = _mm256_set1_epi32((int)(uint32_t)(stream >> 32));
+    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+        __m256i a, b, low, lower;
+        multiply_words(c[0], 0xD2511F53u, &a, &low);
+        multiply_words(c[2], 0xCD9E8D57u, &b, &lower);
+        c[0] = _mm256_xor_si256(_mm256_xor_si256(b, c[1]), _mm256_set1_epi32((int)k0));
+        c[2] = _mm256_xor_si256(_mm256_xor_si256(a, c[3]), _mm256_set1_epi32((int)k1));
+        c[1] = lower;
+        c[3] = low;
+    }
+    __m256i x = _mm256_unpacklo_epi32(c[0], c[1]), y = _mm256_unpackhi_epi32(c[0], c[1]);
+    __m256i z = _mm256_unpacklo_epi32(c[2], c[3]), w = _mm256_unpackhi_epi32(c[2], c[3]);
+    r[0] = _mm256_unpacklo_epi64(x, z); // counters 0, 4
+    r[1] = _mm256_unpackhi_epi64(x, z);
+    r[2] = _mm256_unpacklo_epi64(y, w);
+    r[3] = _mm256_unpackhi_epi64(y, w);
+    for (int i = 0; i < 4; i++) {
+        __m128i *out = (__m128i *)(void *)(words + 4 * i);
+        _mm_storeu_si128(out, _mm256_castsi256_si128(r[i]));
+        _mm_storeu_si128(out + 4, _mm256_extracti128_si256(r[i], 1));
+    }
+}
+LANE_FN lane_mask not_below(const uint32_t *words, uint32_t limit)
+{
+    __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)words), least = _mm256_set1_epi32((int)limit);
+    return _mm256_cmpeq_epi32(_mm256_max_epu32(w, least), w);
+}
+LANE_FN lanes unit_of(const uint32_t *words) // ht_unit_f32
+{
+    __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)words);
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(w, 8)), _mm256_set1_ps(0x1p-24f));
+}
+
 #endif

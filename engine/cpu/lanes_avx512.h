@@ -132,4 +132,72 @@ LANE_FN void transpose_lanes(lanes v[LANES])
     }
 }
 
+// Σ x² in double: 16 chains by i mod 16, folded 8, 4, 2, 1 apart.
+LANE_FN double sum_of_squares(const float *x, uint32_t n)
+{
+    __m512d low = _mm512_setzero_pd(), high = low;
+    for (uint32_t i = 0; i < n; i += 16) {
+        __m512 v = _mm512_maskz_loadu_ps(first_lanes(n - i), x + i);
+        __m512d a = _mm512_cvtps_pd(_mm512_castps512_ps256(v)), b = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
+        low = _mm512_fmadd_pd(a, a, low); // the square is exact
+        high = _mm512_fmadd_pd(b, b, high);
+    }
+    low = _mm512_add_pd(low, high);
+    __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(low), _mm512_extractf64x4_pd(low, 1));
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+
+// ---- Philox: words of counters (first …, row, stream), four each
+
+LANE_FN void multiply_words(__m512i a, uint32_t by, __m512i *high, __m512i *low)
+{
+    const __m512i m = _mm512_set1_epi32((int)by);
+    __m512i even = _mm512_mul_epu32(a, m), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), m);
+    *low = _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+    *high = _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
+}
+
+static inline void draw_words(uint64_t key, uint64_t stream, uint32_t row, uint32_t first, uint32_t *words)
+{
+    __m512i c[4], r[4];
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+    c[0] = _mm512_add_epi32(_mm512_set1_epi32((int)first),
+                            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    c[1] = _mm512_set1_epi32((int)row);
+    c[2] = _mm512_set1_epi32((int)(uint32_t)stream);
+    c[3] = _mm512_set1_epi32((int)(uint32_t)(stream >> 32));
+    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+        __m512i a, b, low, lower;
+        multiply_words(c[0], 0xD2511F53u, &a, &low);
+        multiply_words(c[2], 0xCD9E8D57u, &b, &lower);
+        c[0] = _mm512_ternarylogic_epi32(b, c[1], _mm512_set1_epi32((int)k0), 0x96); // of all three: xor
+        c[2] = _mm512_ternarylogic_epi32(a, c[3], _mm512_set1_epi32((int)k1), 0x96);
+        c[1] = lower;
+        c[3] = low;
+    }
+    __m512i x = _mm512_unpacklo_epi32(c[0], c[1]), y = _mm512_unpackhi_epi32(c[0], c[1]);
+    __m512i z = _mm512_unpacklo_epi32(c[2], c[3]), w = _mm512_unpackhi_epi32(c[2], c[3]);
+    r[0] = _mm512_unpacklo_epi64(x, z); // counters 0, 4, 8, 12
+    r[1] = _mm512_unpackhi_epi64(x, z);
+    r[2] = _mm512_unpacklo_epi64(y, w);
+    r[3] = _mm512_unpackhi_epi64(y, w);
+    for (int i = 0; i < 4; i++) {
+        __m128i *out = (__m128i *)(void *)(words + 4 * i);
+        _mm_storeu_si128(out, _mm512_castsi512_si128(r[i]));
+        _mm_storeu_si128(out + 4, _mm512_extracti32x4_epi32(r[i], 1));
+        _mm_storeu_si128(out + 8, _mm512_extracti32x4_epi32(r[i], 2));
+        _mm_storeu_si128(out + 12, _mm512_extracti32x4_epi32(r[i], 3));
+    }
+}
+LANE_FN lane_mask not_below(const uint32_t *words, uint32_t limit)
+{
+    return _mm512_cmpge_epu32_mask(_mm512_loadu_si512(words), _mm512_set1_epi32((int)limit));
+}
+LANE_FN lanes unit_of(const uint32_t *words) // ht_unit_f32
+{
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_srli_epi32(_mm512_loadu_si512(words), 8)),
+                         _mm512_set1_ps(0x1p-24f));
+}
+
 #endif

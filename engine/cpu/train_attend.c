@@ -4,9 +4,7 @@
 // see more. Team threads, inside a submit.
 #include "engine/cpu/train_attend.h"
 
-#include <math.h>
-
-#include "engine/cpu/math.h"
+#include "engine/cpu/train_row_kernels.h"
 
 enum { ROWS = 24, KEYS_AT_ONCE = 128 };
 
@@ -91,6 +89,7 @@ size_t ht_attend_shared_bytes(const struct ht_plan *plan, const struct ht_attend
 static void attend(const struct ht_attend *p, const struct ht_run *run, uint32_t r, uint32_t n, uint32_t h, float *s)
 {
     const struct ht_train_kernels *kernels = ht_train_kernels(run->device->isa);
+    const struct ht_row_kernels *rows = ht_train_rows(run->device->isa);
     const struct ht_score score = {p->scale, p->softcap, ht_attend_slope(p, h)};
     uint32_t kv = h / (p->heads / p->kv_heads), from = run->train->seg_from[r], lo = ht_attend_first(p, run, r);
     uint32_t end = r + n, width = score_row(run->plan), next;
@@ -130,7 +129,7 @@ static void attend(const struct ht_attend *p, const struct ht_run *run, uint32_t
                                         .seen = ht_attend_spans(p, run, r, n, j, next, spans)});
     }
     for (uint32_t i = 0; i < n; i++)
-        kernels->divide(y + (size_t)i * p->y_stride, p->v_dim, sum[i]);
+        rows->scale(y + (size_t)i * p->y_stride, p->v_dim, 1.0f / sum[i]);
     for (uint32_t i = 0; i < n; i++)
         ht_ref_floats(&p->lse)[(size_t)(r + i) * p->lse_stride + h] = top[i] + (float)ht_log((double)sum[i]);
 }

@@ -94,12 +94,6 @@ static void put_scaled(const float *t, uint32_t n, float scale, bool add, float 
         y[i] = add ? fmaf(scale, t[i], y[i]) : scale * t[i];
 }
 
-static void divide(float *x, uint32_t n, float by)
-{
-    for (uint32_t i = 0; i < n; i++)
-        x[i] /= by;
-}
-
 const struct ht_train_kernels ht_train_plain = {
     .tile = tile,
     .transpose = transpose,
@@ -107,7 +101,6 @@ const struct ht_train_kernels ht_train_plain = {
     .pairs = pairs,
     .dot = dot,
     .put_scaled = put_scaled,
-    .divide = divide,
 };
 
 const struct ht_train_kernels *ht_train_kernels(enum ht_isa isa)

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Inner loops of training ops other than products with frozen weights: a table that plain C fills (train_kernels.c,
-// train_rows_plain.c) and overlays replace with the same bits (train_lanes_*.c). No state, the caller's memory. Any
-// thread.
+// Inner loops of training's attention and dense products: a table that plain C fills (train_kernels.c) and overlays
+// replace with the same bits (train_lanes_*.c). No state, the caller's memory. Any thread.
 #ifndef HT_CPU_TRAIN_KERNELS_H
 #define HT_CPU_TRAIN_KERNELS_H
 #include <stdbool.h>
@@ -24,7 +23,7 @@ enum ht_tile_end {
 };
 
 // c[r][j] (m, n): chains over i = 0 … count - 1 of a[r * a_row + i * a_step] * b[i * b_step + j]. With `seen`, row r's
-// chain runs over i of seen[r] only (from <= to <= count), and `end` is SET or CHAIN. c overlaps neither a nor b.
+// chain runs over i of seen[r] alone (from <= to <= count), and `end` is SET or CHAIN. c overlaps neither a nor b.
 struct ht_tile {
     uint32_t m, n, count;
     const float *a, *b;
@@ -54,7 +53,6 @@ struct ht_train_kernels {
     float (*dot)(const float *a, const float *b, uint32_t n); // in 16 chains, folded
     // y = add ? fma(scale, t, y) : scale * t
     void (*put_scaled)(const float *t, uint32_t n, float scale, bool add, float *y);
-    void (*divide)(float *x, uint32_t n, float by);
 };
 
 // Plain C, and what replaces it; the other families of processors take plain C.

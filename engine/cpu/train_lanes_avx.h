@@ -81,10 +81,4 @@ static void put_scaled(const float *t, uint32_t n, float scale, bool add_to, flo
     }
 }
 
-static void divide(float *x, uint32_t n, float by)
-{
-    for (uint32_t i = 0; i < n; i += LANES)
-        store_some(x + i, first_of(n - i), divide_lanes(load_some(x + i, first_of(n - i)), all_of(by)));
-}
-
 #endif

@@ -10,5 +10,4 @@ const struct ht_train_kernels ht_train_avx512vnni = {
     .pairs = pairs,
     .dot = dot,
     .put_scaled = put_scaled,
-    .divide = divide,
 };

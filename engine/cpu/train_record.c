@@ -100,6 +100,27 @@ static enum hearth_status record_rmsnorm_back(struct ht_plan *plan, const struct
     return HEARTH_OK;
 }
 
+static enum hearth_status record_layernorm(struct ht_plan *plan, const struct ht_layernorm *p,
+                                           struct hearth_error *err)
+{
+    BEGIN(layernorm);
+    ht_note_all(&notes, &p->x, p->rows, p->x_stride, p->dim, false);
+    ht_note_all(&notes, &p->y, p->rows, p->y_stride, p->dim, true);
+    ht_settle(call, &notes);
+    return HEARTH_OK;
+}
+
+static enum hearth_status record_layernorm_back(struct ht_plan *plan, const struct ht_layernorm_back *p,
+                                                struct hearth_error *err)
+{
+    BEGIN(layernorm_back);
+    ht_note_all(&notes, &p->x, p->rows, p->x_stride, p->dim, false);
+    ht_note_all(&notes, &p->dy, p->rows, p->dy_stride, p->dim, false);
+    ht_note_all(&notes, &p->dx, p->rows, p->dx_stride, p->dim, true);
+    ht_settle(call, &notes);
+    return HEARTH_OK;
+}
+
 static enum hearth_status record_rope_back(struct ht_plan *plan, const struct ht_rope_back *p,
                                            struct hearth_error *err)
 {

@@ -96,6 +96,27 @@ enum hearth_status ht_check_rmsnorm_back(const struct ht_plan *plan, const struc
     return ht_check_view("rmsnorm_back w", &p->w, 1, 0, p->dim, err);
 }
 
+enum hearth_status ht_check_layernorm(const struct ht_plan *plan, const struct ht_layernorm *p,
+                                      struct hearth_error *err)
+{
+    uint32_t rows = rows_of(plan, p->rows);
+    HT_TRY(ht_check_view("layernorm x", &p->x, rows, p->x_stride, p->dim, err));
+    HT_TRY(ht_check_view("layernorm y", &p->y, rows, p->y_stride, p->dim, err));
+    if (p->b.buf)
+        HT_TRY(ht_check_view("layernorm b", &p->b, 1, 0, p->dim, err));
+    return ht_check_view("layernorm w", &p->w, 1, 0, p->dim, err);
+}
+
+enum hearth_status ht_check_layernorm_back(const struct ht_plan *plan, const struct ht_layernorm_back *p,
+                                           struct hearth_error *err)
+{
+    uint32_t rows = rows_of(plan, p->rows);
+    HT_TRY(ht_check_view("layernorm_back x", &p->x, rows, p->x_stride, p->dim, err));
+    HT_TRY(ht_check_view("layernorm_back dy", &p->dy, rows, p->dy_stride, p->dim, err));
+    HT_TRY(ht_check_view("layernorm_back dx", &p->dx, rows, p->dx_stride, p->dim, err));
+    return ht_check_view("layernorm_back w", &p->w, 1, 0, p->dim, err);
+}
+
 enum hearth_status ht_check_rope_back(const struct ht_plan *plan, const struct ht_rope_back *p,
                                       struct hearth_error *err)
 {

@@ -107,13 +107,32 @@ struct ht_rmsnorm_back {
     enum ht_rows rows;
 };
 
+// Rows of `dim` values: mean = sum of x / dim, s = 1 / sqrtf(sum of (x - mean)² / dim + eps), sums in 16 chains as in
+// ht_rmsnorm;  h = (x - mean) * s;  y = b ? fma(h, w, b) : h * w.  y may be x.
+struct ht_layernorm {
+    struct ht_ref x, y, w, b; // b.buf NULL: none
+    uint32_t x_stride, y_stride, dim;
+    float eps;
+    enum ht_rows rows;
+};
+
+// Of it, h again from x. With u = w * dy (rounded), a = sum of u / dim, c = sum of u * h / dim (16 chains each):
+// t = s * fma(-c, h, u - a);  dx = add ? dx + t : t.  dx may be dy.
+struct ht_layernorm_back {
+    struct ht_ref x, w, dy, dx;
+    uint32_t x_stride, dy_stride, dx_stride, dim;
+    float eps;
+    bool add;
+    enum ht_rows rows;
+};
+
 // The transposed rotation of ht_rope with the same fields: (a, b) → (fma(a, c, b*s), fma(a, -s, b*c)), in place.
 struct ht_rope_back {
     struct ht_rope rope; // x holds the gradient
 };
 
 // Of y = act(gate) * up: dup = dy * act(gate), dgate = (dy * up) * act'(gate).              (R, dim)
-// SILU: q = 1 / (1 + ht_exp(-g)), act' = q * fma(g, 1 - q, 1). GELU_TANH: t = tanh(u) as in ht_glu,
+// SILU: q = 1 / (1 + ht_exp(-g)), act = g * q, act' = q * fma(g, 1 - q, 1). GELU_TANH: t = tanh(u) as in ht_glu,
 // act' = fma(0.5 g (1 - t²), u', 0.5 (1 + t)), u' = √(2/π) fma(3 · 0.044715, g², 1).
 // dgate may be gate or dy, dup may be up or dy (not both the same).
 struct ht_glu_back {
@@ -141,7 +160,7 @@ struct ht_scatter {
 
 // Row r sees rows j of [lo, r], lo = max(seg_from[r], window ? r - window + 1 : 0); its kv head as in ht_attention.
 //   s_j as in ht_attention (scale, soft-cap, ALiBi); m = max; e_j = ht_exp(s_j - m); l = sum of e_j in 16 partial
-//   sums by (j - seg_from) mod 16, ascending, folded 8 4 2 1;  y_d = (chain over j ascending of e_j * v_jd) / l
+//   sums by (j - seg_from) mod 16, ascending, folded 8 4 2 1;  y_d = (chain over j ascending of e_j * v_jd) * (1 / l)
 //   lse = m + (float)log(l)
 // q (R, heads, k_dim), k (R, kv_heads, k_dim), v (R, kv_heads, v_dim) → y (R, heads, v_dim), lse (R, heads)
 struct ht_attend {
@@ -169,7 +188,7 @@ struct ht_attend_back {
 
 // logits (O, n_vocab) become the gradient; loss[r] (R) = -log p(target[r]) for r = out_row[o], not weighted.
 //   z = softcap > 0 ? c * tanh(x / c) : x; m = max z; e = ht_exp(z - m); l = sum of e in 16 chains (j mod 16), folded
-//   loss = (float)log(l) + (m - z_target);  d_j = (e_j / l - [j == target]) * weight; soft-cap: t = z / c,
+//   loss = (float)log(l) + (m - z_target);  d_j = (e_j * (1 / l) - [j == target]) * weight; soft-cap: t = z / c,
 //   d_j = d_j * fma(-t, t, 1). A NaN or infinity among the logits makes loss and row NaN or infinite, never silent.
 struct ht_cross_entropy {
     struct ht_ref logits, loss;
@@ -230,8 +249,9 @@ struct ht_noise {
 // ---------------------------------------------------------------- the table
 
 #define HT_TRAIN_OPS_MAP(X)                                                                                  \
-    X(linear) X(linear_t) X(dense) X(rmsnorm_back) X(rope_back) X(glu_back) X(softcap_back) X(scatter)       \
-        X(attend) X(attend_back) X(cross_entropy) X(fill) X(sumsq) X(scale) X(adamw) X(dropout) X(noise)
+    X(linear) X(linear_t) X(dense) X(rmsnorm_back) X(layernorm) X(layernorm_back) X(rope_back) X(glu_back)   \
+        X(softcap_back) X(scatter) X(attend) X(attend_back) X(cross_entropy) X(fill) X(sumsq) X(scale)       \
+            X(adamw) X(dropout) X(noise)
 
 struct ht_device;
 struct ht_train_ops {

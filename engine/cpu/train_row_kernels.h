@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// Inner loops of training's ops on rows and flat vectors: a table that plain C fills (train_rows_plain.c) and overlays
+// replace with the same bits (train_rows_avx*.c). Formulas: engine/ops/train.h. Pointers that may be the same memory
+// there may be so here. No state, the caller's memory. Any thread.
+#ifndef HT_CPU_TRAIN_ROW_KERNELS_H
+#define HT_CPU_TRAIN_ROW_KERNELS_H
+#include "engine/cpu/features.h"
+#include "engine/ops/train.h"
+
+struct ht_adamw_step { // what is the same for all values
+    float beta1, beta2, eps, correction2;
+    float step, keep; // p = fma(step, m / (sqrtf(v) / correction2 + eps), p * keep)
+};
+
+// Words of ht_philox(seed, row << 32 | i, stream): four for each i.
+struct ht_draw {
+    uint64_t seed, stream;
+    uint32_t row;
+};
+
+enum { HT_SUM_BLOCK = 4096 };
+
+struct ht_row_kernels {
+    void (*rmsnorm_back)(const float *x, const float *w, const float *dy, uint32_t dim, float eps, bool add, float *dx);
+    void (*layernorm)(const float *x, const float *w, const float *b, uint32_t dim, float eps, float *y); // b or NULL
+    void (*layernorm_back)(const float *x, const float *w, const float *dy, uint32_t dim, float eps, bool add,
+                           float *dx);
+    void (*glu_back)(enum ht_act act, const float *gate, const float *up, const float *dy, uint32_t n, float *dgate,
+                     float *dup);
+    void (*softcap_back)(const float *y, const float *dy, uint32_t n, float cap, float *dx);
+    void (*add)(const float *x, uint32_t n, float *y);                               // y = y + x
+    float (*cross_entropy)(float *x, uint32_t n, float cap, uint32_t target, float weight); // returns the loss
+    double (*square_sum)(const float *x, uint32_t n);                                // n <= HT_SUM_BLOCK
+    void (*scale)(float *x, uint32_t n, float f);
+    void (*adamw)(const struct ht_adamw_step *s, const float *g, uint32_t n, float *p, float *m, float *v);
+    void (*dropout)(const struct ht_draw *draw, const float *x, uint32_t n, uint32_t limit, float scale, bool add,
+                    float *y);
+    void (*noise)(const struct ht_draw *draw, float *x, uint32_t n, float size);
+};
+
+extern const struct ht_row_kernels ht_train_rows_plain, ht_train_rows_avx2, ht_train_rows_avx512vnni;
+const struct ht_row_kernels *ht_train_rows(enum ht_isa isa);
+
+#endif

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// Training's ops on rows and flat vectors with AVX2 with FMA. Any thread.
+#include "engine/cpu/train_rows_avx.h"
+
+const struct ht_row_kernels ht_train_rows_avx2 = {
+    .rmsnorm_back = rmsnorm_back,
+    .layernorm = layernorm,
+    .layernorm_back = layernorm_back,
+    .glu_back = glu_back,
+    .softcap_back = softcap_back,
+    .add = add_row,
+    .cross_entropy = cross_entropy,
+    .square_sum = square_sum,
+    .scale = scale,
+    .adamw = adamw,
+    .dropout = dropout,
+    .noise = noise,
+};
