@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hearth train` from outside: a run, its files and words; Ctrl-C, kill -9 and --resume; bad data; what is refused."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEARTH = str(Path(os.environ.get("HEARTH_TEST_BUILD", ROOT / "build")) / "hearth")
+TINY = str(ROOT / "tests/golden/tiny-llama.gguf")
+WORDS = "the sun is a star and it shines on us all".split()
+
+
+def write_chats(path, n, seed=1):
+    rng = random.Random(seed)
+    with open(path, "w", encoding="utf-8") as file:
+        for i in range(n):
+            turns = [{"role": "user", "content": " ".join([f"say {i}", *rng.choices(WORDS, k=3)])},
+                     {"role": "assistant", "content": " ".join(rng.choices(WORDS, k=rng.randint(2, 12)))}]
+            file.write(json.dumps({"id": f"chat{i}", "messages": turns}) + "\n")
+    return path
+
+
+def words(data, out, *more):
+    return [HEARTH, "train", "-m", TINY, "--template", "chatml", "--data", str(data), "--out", str(out), "--seq", "128",
+            "--near", "0", "--held-out", "0.2", "--lr", "1e-2", "--rank", "2", *map(str, more)]
+
+
+def train(data, out, *more, code=0):
+    done = subprocess.run(words(data, out, *more), capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module", name="chats")
+def made_chats(tmp_path_factory):
+    return write_chats(tmp_path_factory.mktemp("data") / "chats.jsonl", 40)
+
+
+def test_a_run(chats, tmp_path):
+    out = tmp_path / "run"
+    done = train(chats, out, "--epochs", "3")
+    assert "held-out loss" in done.stdout and done.stdout.endswith(f"{out}/adapter.gguf\n") and done.stderr == ""
+    assert re.search(r"\d\.\d{3} \|", done.stdout) and "* loss   o held out" in done.stdout
+    assert sorted(p.name for p in out.iterdir()) == ["adapter.gguf", "checkpoint.bin", "log.jsonl", "loss.svg",
+                                                     "manifest.json"]
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    steps = [x for x in log if "loss" in x]
+    assert [x["step"] for x in steps] == list(range(1, len(steps) + 1))
+    assert set(steps[0]) == {"step", "epoch", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "peak_rss_mib"}
+    assert steps[-1]["loss"] < 0.9 * steps[0]["loss"] and steps[-1]["epoch"] == 3
+    held_out = [x["held_out"] for x in log if "held_out" in x]
+    assert len(held_out) == 4 and held_out[-1] < 0.9 * held_out[0]
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["steps"] == len(steps) and manifest["run"]["data"]["sequence"] == 128
+    assert manifest["files"][0]["records"] == 40 and abs(manifest["held out loss"] - held_out[-1]) < 1e-5
+    svg = ElementTree.parse(out / "loss.svg").getroot()
+    assert len(svg.findall("{http://www.w3.org/2000/svg}polyline")) == 2
+    assert "prefers-color-scheme:dark" in (out / "loss.svg").read_text()
+    told = subprocess.run([HEARTH, "adapter", "inspect", "--json", out / "adapter.gguf"], capture_output=True,
+                          check=True).stdout
+    assert json.loads(told)["base_sha256"] == manifest["run"]["base"]
+
+    refused = train(chats, out, "--epochs", "3", code=73)
+    assert "--resume" in refused.stderr and refused.stderr.count("\n") == 1
+    before = (out / "adapter.gguf").read_bytes()
+    train(chats, out, "--epochs", "3", "--resume")  # there is nothing left to do
+    assert (out / "adapter.gguf").read_bytes() == before
+
+
+def test_the_same_bytes(chats, tmp_path):
+    seen = set()
+    for name, more in {"a": (), "b": ("--threads", "1"), "c": ("--threads", "2", "--checkpointing")}.items():
+        lines = train(chats, tmp_path / name, "--max-steps", "6", "--json", *more).stdout.splitlines()
+        assert json.loads(lines[-1])["done"] and json.loads(lines[-1])["step"] == 6
+        seen.add((tmp_path / name / "adapter.gguf").read_bytes())
+    assert len(seen) == 1
+
+
+def test_ctrl_c_and_resume(chats, tmp_path):
+    train(chats, tmp_path / "whole", "--epochs", "4")
+    process = subprocess.Popen(words(chats, tmp_path / "cut", "--epochs", "4", "--json"), stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if json.loads(line)["step"] == 3:
+            break
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    step = int(re.search(r"checkpoint is of step (\d+)", told)[1])
+    assert step >= 3 and told.splitlines()[-1].strip().endswith("--resume")
+    command = told.splitlines()[-1].strip()
+    assert command.startswith("hearth train -m ")
+    done = subprocess.run(["sh", "-c", HEARTH + command[len("hearth"):]], capture_output=True, text=True, timeout=100,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[0])["step"] in (step, step + 1)
+    for name in ("adapter.gguf", "manifest.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def kills(chats, folder, n, seed):
+    """A run that is killed n times in all, at random times; its adapter is the undisturbed one's."""
+    rng = random.Random(seed)
+    more = ("--epochs", "3", "--checkpoint-every", "2", "--dropout", "0.1")
+    start = time.monotonic()
+    train(chats, folder / "whole", *more)
+    whole = time.monotonic() - start
+    done, rounds = 0, 0
+    while done < n:
+        rounds += 1
+        out = folder / f"cut{rounds}"
+        code = None
+        while code != 0:
+            process = subprocess.Popen(words(chats, out, *more, "--resume"), stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.PIPE)
+            try:
+                process.wait(timeout=rng.uniform(0, 0.4 * whole) if done < n else 100)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                done += 1
+            code = process.returncode
+            assert code in (0, -signal.SIGKILL), process.stderr.read()
+        assert (out / "adapter.gguf").read_bytes() == (folder / "whole" / "adapter.gguf").read_bytes()
+        assert (out / "manifest.json").read_bytes() == (folder / "whole" / "manifest.json").read_bytes()
+
+
+def test_some_kills(chats, tmp_path):
+    kills(chats, tmp_path, 8, 1)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_two_hundred_kills(chats, tmp_path):
+    kills(chats, tmp_path, 200, int(os.environ.get("HEARTH_TEST_SEED", "2")))
+
+
+def test_bad_words_and_data(chats, tmp_path):
+    empty, binary, absent = tmp_path / "empty.json", tmp_path / "binary.json", tmp_path / "absent.json"
+    empty.write_bytes(b"")
+    binary.write_bytes(bytes(range(256)))
+    for i, (file, cause, code) in enumerate(((empty, "is empty", 65), (binary, "is not text", 65), (absent, "absent", 66))):
+        done = train(file, tmp_path / f"bad{i}", code=code)
+        assert cause in done.stderr and done.stderr.count("\n") == 1
+    for more in (("--seq", "100000"), ("--rank", "0"), ("--schedule", "stairs"), ("--mask", "no"), ("--precision", "f8"),
+                 ("--targets", "attn_z"), ("--lr", "fast")):
+        done = train(chats, tmp_path / "no", *more, code=65 if more[0] in ("--seq", "--targets") else 2)
+        assert done.stderr.count("\n") == 1
+    assert subprocess.run([HEARTH, "train"], capture_output=True, check=False).returncode == 2
+    done = train(chats, tmp_path / "lost", "--lr", "1e6", "--decay", "1", "--clip", "0", "--warmup", "0", "--epochs", "20",
+                 "--schedule", "constant", code=65)
+    assert "not a finite number" in done.stderr and "chats.jsonl line" in done.stderr
+
+
+def test_a_huge_file_with_one_line(tmp_path):
+    file = tmp_path / "huge.json"
+    with open(file, "wb") as out:
+        out.write(b'[{"instruction": "a question", "output": "an answer"}, {"instruction": "')
+        for _ in range(48):
+            out.write(b"x" * (1 << 20))
+    assert "not" not in train(file, tmp_path / "run", "--held-out", "0", "--max-steps", "1").stderr
+    skipped = json.loads((tmp_path / "run/manifest.json").read_text())["files"][0]["skipped"]
+    assert set(skipped.values()) == {1}
+
+
+def test_a_resume_that_is_another_run(chats, tmp_path):
+    out = tmp_path / "run"
+    train(chats, out, "--max-steps", "4", "--checkpoint-every", "2")
+    before = (out / "adapter.gguf").read_bytes()
+    for more, cause in ((("--max-steps", "5"), "steps is 4 there and 5 here"), (("--max-steps", "4", "--alpha", "3"), "alpha")):
+        done = train(chats, out, *more, "--resume", code=65)
+        assert cause in done.stderr and done.stderr.count("\n") == 1
+    other = write_chats(tmp_path / "chats.jsonl", 41)
+    assert "training data has changed" in train(other, out, "--max-steps", "4", "--resume", code=65).stderr
+    assert (out / "adapter.gguf").read_bytes() == before
+
+
+def test_a_folder_has_one_run_at_a_time(chats, tmp_path):
+    first = subprocess.Popen(words(chats, tmp_path / "run", "--epochs", "400", "--json"), stdout=subprocess.PIPE,
+                             stderr=subprocess.DEVNULL)
+    try:
+        first.stdout.readline()
+        assert "another training" in train(chats, tmp_path / "run", "--resume", code=75).stderr
+    finally:
+        first.kill()
+        first.communicate()
