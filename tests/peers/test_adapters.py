@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adapters beside peft and llama.cpp: what peft makes imports here, our export loads there with equal tensors, q and k
-of llama have their rows turned as a computation of its own says, and llama.cpp reads our GGUF-LoRA."""
+of llama have their rows turned as a computation of its own says, llama.cpp reads our GGUF-LoRA; and on real models all
+three answer alike."""
 import json
 import subprocess
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+import peers
+import reference
 from peers import HEARTH, ROOT, llama_folder, run
 from safetensors.torch import load_file
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
@@ -169,3 +172,80 @@ def test_llama_cpp_reads_ours(family, tmp_path):
     )
     told = done.stdout + done.stderr
     assert "failed to apply lora" not in told and "loaded" in told and done.returncode == 0, told[-2000:]
+
+
+# ---- on real models
+
+N_TOKENS = 256
+EXACT_BOUND = 5e-4
+TEXT = "The old lighthouse keeper opened the door, looked at the sea and said"
+
+
+@pytest.fixture(scope="module", params=["smollm2", "gemma3"])
+def real(request, tmp_path_factory):
+    """An adapter that peft made for a real model, as its folder and as our GGUF; and what peft computes with it."""
+    base, folder = peers.model_path(request.param), tmp_path_factory.mktemp(request.param)
+    model = get_peft_model(
+        reference.load(base), LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=ALL)
+    ).eval()
+    torch.manual_seed(3)
+    for name, value in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value, std=0.01)
+    model.save_pretrained(folder / "made")
+    run(HEARTH, "adapter", "import", folder / "made", "--base", base, "--out", folder / "a.gguf")
+    ids = peers.tokenize(base, peers.sample_text(), N_TOKENS)
+    with torch.no_grad():
+        want = model(torch.tensor([ids])).logits[0].numpy()
+    return base, folder, peers.write_ids(folder, ids), ids, want
+
+
+def test_exact_logits_are_those_of_peft(real):
+    base, folder, ids_file, ids, want = real
+    plain = peers.hearth_logits(base, ids_file, folder / "plain.npy", "--exact")
+    told = {"moved": float(np.abs(np.asarray(plain) - want).max())}
+    assert told["moved"] > 1  # the adapter does something
+    for name in ("made", "a.gguf"):  # peft's own folder, which names no base, and our file
+        got = peers.hearth_logits(base, ids_file, folder / f"{name}.npy", "--exact", "--adapter", folder / name)
+        told[name] = float(np.abs(np.asarray(got) - want).max())
+    assert (folder / "made.npy").read_bytes() == (folder / "a.gguf.npy").read_bytes()
+    # our export, in peft: our logits
+    run(HEARTH, "adapter", "export", folder / "a.gguf", "--to", "peft", "--out", folder / "back")
+    with torch.no_grad():
+        model = PeftModel.from_pretrained(reference.load(base), folder / "back").eval()
+        back = model(torch.tensor([ids])).logits[0].numpy()
+    told["back"] = float(np.abs(np.asarray(got) - back).max())
+    print(json.dumps({"model": base.name, **told, "bound": EXACT_BOUND}))
+    assert max(told["made"], told["a.gguf"], told["back"]) <= EXACT_BOUND
+
+
+def test_quantised_activations_cost_an_adapter_little(real):
+    """The fast path under the adapter is as near to --exact as without one."""
+    base, folder, ids_file, _, _ = real
+    kl = {}
+    for name, flags in {"base": (), "adapter": ("--adapter", folder / "a.gguf")}.items():
+        exact = peers.hearth_logits(base, ids_file, folder / "e.npy", "--exact", *flags)
+        fast = peers.hearth_logits(base, ids_file, folder / "f.npy", *flags)
+        kl[name] = peers.mean_kl(exact, fast)
+    print(json.dumps({"model": base.name, **kl}))
+    assert kl["adapter"] <= 3 * kl["base"]
+
+
+def test_llama_cpp_answers_as_we_do(real):
+    """Each token that llama.cpp chooses under our adapter is, under it here, the likeliest or next to it."""
+    base, folder, _, _, _ = real
+    done = subprocess.run(
+        [llama_folder() / "llama-completion", "-m", base, "--lora", folder / "a.gguf", "-p", TEXT, "-n", "48", "-no-cnv",
+         "--temp", "0", "-c", "512", "-t", "2", "--no-display-prompt", "--no-warmup", "--ignore-eos"],
+        capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=300, check=True,
+    )
+    ids, prompt = (peers.tokenize(base, text, 512) for text in (TEXT + done.stdout, TEXT))
+    assert ids[:len(prompt)] == prompt and len(ids) > len(prompt) + 24
+    ids_file, behind = peers.write_ids(folder, ids), {}
+    for name, flags in {"adapter": ("--adapter", folder / "a.gguf"), "base": ()}.items():
+        logits = np.asarray(peers.hearth_logits(base, ids_file, folder / "l.npy", *flags))[len(prompt) - 1:-1]
+        chosen = logits[np.arange(len(logits)), ids[len(prompt):]]
+        behind[name] = np.sort(logits.max(axis=1) - chosen)[::-1]
+    told = {name: [float(v) for v in gaps[:3]] for name, gaps in behind.items()}
+    print(json.dumps({"model": base.name, "tokens": len(ids) - len(prompt), "furthest_behind": told}))
+    assert behind["adapter"][0] < 0.5 and behind["base"][0] > 2
