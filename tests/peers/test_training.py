@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training beside PEFT: loss and gradient norm of the first step and the losses of twenty, in f32 and in bf16, on the
+two models, from the same initial adapter over the same texts; PEFT computes in fp32 on the dequantised base."""
+import numpy as np
+import pytest
+import training
+from peers import hearth_logits, log_softmax, model_path, write_ids
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    return training.build(tmp_path_factory.mktemp("train"))
+
+
+class Case:
+    """A model with an initial adapter, its texts, and PEFT's twenty steps."""
+
+    def __init__(self, name, folder):
+        self.model = model_path(name)
+        self.folder = folder
+        self.batches = training.batches_of(self.model)
+        self.rows = training.write_rows(folder / "rows", self.batches)
+        peft, self.adapter = training.new_adapter(self.model, training.reference.load(self.model), folder / "peft")
+        self.losses, self.norms = training.train_peft(peft, self.batches)
+
+
+@pytest.fixture(scope="module", params=["smollm2", "gemma3"])
+def case(request, tmp_path_factory):
+    return Case(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def trained(program, case, precision):
+    ours = training.train_hearth(program, case.model, case.adapter, case.rows, training.N_STEPS, precision)
+    if ours is None:
+        pytest.skip("no bf16 products on this CPU")
+    return ours[:2]
+
+
+def exact_loss(case):
+    """Of the first batch, from `hearth logits --exact`, each text on its own."""
+    losses = []
+    for i, text in enumerate(case.batches[0]):
+        ids = write_ids(case.folder, text.tolist())
+        rows = log_softmax(hearth_logits(case.model, ids, case.folder / f"logits{i}.npy", "--exact"))
+        losses.append(-rows[np.arange(len(text) - 1), text[1:]].mean())
+    return float(np.mean(losses))
+
+
+def test_f32(program, case):
+    losses, norms = trained(program, case, "f32")
+    assert abs(losses[0] - exact_loss(case)) <= 1e-4
+    assert abs(norms[0] / case.norms[0] - 1) <= 1e-3
+    assert np.abs(losses / case.losses - 1).max() <= 0.01
+    assert losses[-1] < 0.9 * losses[0]  # it is a curve
+
+
+def test_bf16(program, case):
+    losses, norms = trained(program, case, "bf16")
+    assert abs(losses[0] - case.losses[0]) <= 5e-3
+    assert abs(norms[0] / case.norms[0] - 1) <= 0.01
+    assert np.abs(losses / case.losses - 1).max() <= 0.02
+
+
+def test_gradient_of_an_adapter_that_has_learned(program, case, tmp_path):
+    """With B no longer 0 A has a gradient, too."""
+    base = training.reference.load(case.model)
+    peft, adapter = training.new_adapter(case.model, base, tmp_path / "peft", random_b=True)
+    losses, norms = training.train_peft(peft, case.batches, 1)
+    ours = training.train_hearth(program, case.model, adapter, case.rows, 1, "f32")
+    assert abs(ours[0][0] - losses[0]) <= 1e-4
+    assert abs(ours[1][0] / norms[0] - 1) <= 1e-3

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same training twice: by the engine's graph (train_steps.c) and by PEFT on the dequantised base, from the same
+initial adapter, over the same texts. `python3 tests/peers/training.py OUT.svg` draws the loss curves."""
+import json
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import reference
+import text_oracles
+import torch
+from peers import BUILD, HEARTH, ROOT, model_path, run, sample_text, tokenize
+from peft import LoraConfig, PeftModel, get_peft_model
+
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+N_TEXTS, N_TOKENS, N_BATCHES, N_STEPS, RATE = 2, 40, 5, 20, 1e-3
+
+
+def batches_of(model, n_batches=N_BATCHES):
+    """(n_batches, N_TEXTS, N_TOKENS) ids of running text."""
+    n = n_batches * N_TEXTS * N_TOKENS
+    ids = tokenize(model, sample_text()[: 40 * n], n)
+    return np.array(ids, dtype="<i4").reshape(n_batches, N_TEXTS, N_TOKENS)
+
+
+def write_rows(path, batches):
+    """Each batch's texts packed into one micro-batch: every token but a text's first is a target."""
+    n = N_TEXTS * N_TOKENS
+    position = np.tile(np.arange(N_TOKENS, dtype="<u4"), N_TEXTS)
+    first = np.repeat(np.arange(N_TEXTS, dtype="<u4") * N_TOKENS, N_TOKENS)
+    with open(path, "wb") as f:
+        f.write(struct.pack("<II", n, len(batches)))
+        for texts in batches:
+            target = np.full((N_TEXTS, N_TOKENS), -1, dtype="<i4")
+            target[:, :-1] = texts[:, 1:]
+            weight = (target >= 0).astype("<f4") / np.float32(N_TEXTS * (N_TOKENS - 1))
+            for part in (texts, position, first, target, weight):
+                f.write(part.tobytes())
+    return path
+
+
+def new_adapter(model, base, folder, random_b=False):
+    """PEFT's initial adapter on `base`, and the same as a GGUF file; with random_b its B are no longer 0."""
+    torch.manual_seed(7)
+    config = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=LINEARS)
+    peft = get_peft_model(base, config)
+    for name, value in peft.named_parameters():
+        if random_b and "lora_B" in name:
+            torch.nn.init.normal_(value, std=0.02)
+    peft.save_pretrained(folder)
+    gguf = folder.with_suffix(".gguf")
+    run(HEARTH, "adapter", "import", folder, "--base", model, "--out", gguf)
+    return peft, gguf
+
+
+def losses_of(peft, texts):
+    """Mean over all targets of a batch; in float32 whatever the model computes in."""
+    logits = peft(torch.from_numpy(texts.astype(np.int64))).logits.float()
+    target = torch.from_numpy(texts[:, 1:].astype(np.int64))
+    return torch.nn.functional.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), target.reshape(-1))
+
+
+def train_peft(peft, batches, steps=N_STEPS):
+    """(losses, norms before clipping) of `steps` steps of AdamW."""
+    peft.train()
+    learning = [p for p in peft.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0)
+    losses, norms = [], []
+    for step in range(steps):
+        loss = losses_of(peft, batches[step % len(batches)])
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(learning, 1.0)))
+        optimizer.step()
+        losses.append(loss.item())
+    return np.array(losses), np.array(norms)
+
+
+def build(folder):
+    program = folder / "train_steps"
+    text_oracles.compile_helper(ROOT, BUILD, "train_steps.c", program)
+    return program
+
+
+def train_hearth(program, model, adapter, rows, steps, precision):
+    """The same of the graph, and what it tells at the end. The program exits 3 where the CPU has no such precision."""
+    command = [program, model, adapter, rows, precision, steps, 1, RATE, ""]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode == 3:
+        return None
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return np.array([s["loss"] for s in lines[:-1]]), np.array([s["grad_norm"] for s in lines[:-1]]), lines[-1]
+
+
+# ---------------------------------------------------------------- the picture
+
+COLOURS = {"PEFT fp32": "#111111", "PEFT bf16": "#999999", "Hearth f32": "#0a7d4f", "Hearth bf16": "#d2691e"}
+DASHES = {"PEFT fp32": "", "PEFT bf16": "", "Hearth f32": "7 4", "Hearth bf16": "2 3"}
+
+
+def svg(title, curves):
+    """Loss by step, one line for each of `curves` (name, losses)."""
+    width, height, left, top = 720, 380, 56, 40
+    inner_w, inner_h = width - left - 20, height - top - 44
+    everything = np.concatenate([losses for _, losses in curves])
+    low, high = np.floor(everything.min() * 2) / 2, np.ceil(everything.max() * 2) / 2
+    steps = len(curves[0][1])
+
+    def x(step):
+        return left + inner_w * step / (steps - 1)
+
+    def y(loss):
+        return top + inner_h * (high - loss) / (high - low)
+
+    out = [
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        "<!-- SPDX-License-Identifier: Apache-2.0; made by tests/peers/training.py -->",
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        'font-size="12">',
+        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+        f'<text x="{left}" y="22" font-size="14">{title}</text>',
+    ]
+    for tick in np.arange(low, high + 0.01, 0.5):
+        out.append(f'<path d="M{left} {y(tick):.1f}H{left + inner_w}" stroke="#ddd"/>')
+        out.append(f'<text x="{left - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.1f}</text>')
+    for step in range(0, steps, 5):
+        out.append(f'<text x="{x(step):.1f}" y="{top + inner_h + 18}" text-anchor="middle">{step + 1}</text>')
+    out.append(f'<text x="{left + inner_w}" y="{height - 8}" text-anchor="end">optimizer step; loss in nats</text>')
+    for i, (name, losses) in enumerate(curves):
+        line = " ".join(f"{x(s):.1f},{y(loss):.1f}" for s, loss in enumerate(losses))
+        style = f'fill="none" stroke="{COLOURS[name]}" stroke-width="2" stroke-dasharray="{DASHES[name]}"'
+        at = top + 10 + 18 * i
+        out.append(f'<polyline points="{line}" {style}/>')
+        out.append(f'<path d="M{left + inner_w - 150} {at}h36" {style}/>')
+        out.append(f'<text x="{left + inner_w - 108}" y="{at + 4}">{name}</text>')
+    return "\n".join(out) + "\n</svg>\n"
+
+
+def draw(path):
+    import tempfile
+    from pathlib import Path
+
+    model = model_path("smollm2")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        batches = batches_of(model)
+        rows = write_rows(folder / "rows", batches)
+        program = build(folder)
+        peft, adapter = new_adapter(model, reference.load(model), folder / "peft")
+        curves = [("PEFT fp32", train_peft(peft, batches)[0])]
+        half = PeftModel.from_pretrained(reference.load(model).bfloat16(), folder / "peft", is_trainable=True)
+        curves.insert(0, ("PEFT bf16", train_peft(half, batches)[0]))
+        for precision in ("f32", "bf16"):
+            ours = train_hearth(program, model, adapter, rows, N_STEPS, precision)
+            if ours:
+                curves.append((f"Hearth {precision}", ours[0]))
+    title = "SmolLM2-135M Q4_1, LoRA rank 8 on all linears: the same adapter and texts, trained twice"
+    Path(path).write_text(svg(title, curves))
+    for name, losses in curves:
+        print(f"{name:12}", " ".join(f"{loss:.4f}" for loss in losses))
+
+
+if __name__ == "__main__":
+    draw(sys.argv[1])
