@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the box learns from and has learnt, on disk: sealed files, rows, keys, choices; the power is cut at every
+// operation; what is deleted takes along what was made of it.
+#include <pthread.h>
+
+#include "firmware/run_files.h"
+#include "firmware/sealed_file.h"
+#include "firmware/store_learn.h"
+#include "tests/wire/store_kit.h"
+
+static const struct hd_id nobody;
+
+static struct hd_sealed_place place_of(const struct hd_id *id)
+{
+    struct hd_sealed_place place = {.dir = dir};
+    if (hd_vault_sealer(hd_store_vault(store), id, &place.sealer, &err) != HEARTH_OK)
+        fail_msg("%s", err.text);
+    return place;
+}
+
+static enum hearth_status write_item(const struct hd_id *id, const char *name, const void *data, size_t n)
+{
+    struct hd_sealed_place place = {.dir = dir};
+    if (hd_vault_sealer(hd_store_vault(store), id, &place.sealer, &err) != HEARTH_OK)
+        return err.code;
+    enum hearth_status status = hd_sealed_write(&place, name, data, n, &err);
+    hd_sealer_unref(&place.sealer);
+    return status;
+}
+
+static bool reads(const struct hd_id *id, const char *name, const char *text)
+{
+    struct hd_sealed_place place = {.dir = dir};
+    uint8_t *data = NULL;
+    size_t n = 0;
+    if (hd_vault_sealer(hd_store_vault(store), id, &place.sealer, &err) != HEARTH_OK)
+        return false;
+    bool good = hd_sealed_read(&place, name, 1 << 24, &data, &n, &err) == HEARTH_OK && n == strlen(text) &&
+                memcmp(data, text, n) == 0;
+    hd_sealer_unref(&place.sealer);
+    hd_wipe_free(data, n);
+    return good;
+}
+
+static void path_of(const struct hd_id *id, const char *name, char path[160])
+{
+    char hex[2 * HD_ID_BYTES + 1];
+    hd_hex(hex, id->b, HD_ID_BYTES);
+    snprintf(path, 160, "%s/%s.%s", dir, hex, name);
+}
+
+// ---- sealed files
+
+static void test_sealed_files_hold_nothing_in_plain(void **state)
+{
+    (void)state;
+    static char text[3 << 20]; // several parts
+    struct hd_id id;
+    size_t n;
+    uint8_t *data;
+    reopen();
+    for (size_t i = 0; i < sizeof text; i++)
+        text[i] = (char)('a' + i * i % 23);
+    memcpy(text + 100, "a secret of the house", 21);
+    assert_int_equal(hd_store_learnt_key(store, &nobody, &id, &err), HEARTH_OK);
+    assert_int_equal(write_item(&id, "data", text, sizeof text), HEARTH_OK);
+    assert_false(simdisk_ever_held(disk, "a secret of the house", 21));
+    struct hd_sealed_place place = place_of(&id);
+    assert_int_equal(hd_sealed_read(&place, "data", sizeof text, &data, &n, &err), HEARTH_OK);
+    assert_true(n == sizeof text && memcmp(data, text, n) == 0);
+    hd_wipe_free(data, n);
+    assert_int_equal(hd_sealed_read(&place, "data", sizeof text - 1, &data, &n, &err), HEARTH_LIMIT);
+    assert_int_equal(hd_sealed_read(&place, "other", 100, &data, &n, &err), HEARTH_NOT_FOUND);
+    int fd;
+    uint64_t size;
+    assert_int_equal(hd_sealed_read_fd(&place, "data", sizeof text, &fd, &size, &err), HEARTH_OK);
+    static char again[sizeof text];
+    assert_true(size == sizeof text && pread(fd, again, sizeof again, 0) == (ssize_t)sizeof again);
+    assert_memory_equal(again, text, sizeof text);
+    close(fd);
+    assert_int_equal(hd_sealed_write(&place, "", NULL, 0, &err), HEARTH_INVALID);
+    assert_int_equal(hd_sealed_write(&place, "../x", NULL, 0, &err), HEARTH_INVALID);
+    assert_int_equal(hd_sealed_write(&place, "empty", NULL, 0, &err), HEARTH_OK);
+    assert_int_equal(hd_sealed_read(&place, "empty", 0, &data, &n, &err), HEARTH_OK);
+    hd_wipe_free(data, n);
+    hd_sealer_unref(&place.sealer);
+}
+
+static void test_damaged_and_exchanged_files_are_told(void **state)
+{
+    (void)state;
+    struct hd_id a, b;
+    char path[160], other[160];
+    uint8_t *data, *bytes, *more;
+    size_t n, len, more_len;
+    static char first[2 << 20], second[2 << 20];
+    reopen();
+    memset(first, 'a', sizeof first);
+    memset(second, 'b', sizeof second);
+    assert_int_equal(hd_store_learnt_key(store, &nobody, &a, &err), HEARTH_OK);
+    assert_int_equal(hd_store_learnt_key(store, &nobody, &b, &err), HEARTH_OK);
+    assert_int_equal(write_item(&a, "data", first, sizeof first), HEARTH_OK);
+    path_of(&a, "data", path);
+    path_of(&b, "data", other);
+    bytes = simdisk_file(disk, path, &len);
+    uint8_t *whole = malloc(len);
+    memcpy(whole, bytes, len);
+    struct hd_sealed_place place = place_of(&a), wrong = place_of(&b);
+    for (size_t at = 0; at < len; at += len / 37) { // one bit anywhere
+        whole[at] ^= 4;
+        simdisk_put(disk, path, whole, len);
+        assert_int_equal(hd_sealed_read(&place, "data", 1 << 24, &data, &n, &err), HEARTH_FORMAT);
+        whole[at] ^= 4;
+    }
+    for (size_t cut = 0; cut < len; cut += len / 19) { // an end that is missing
+        simdisk_put(disk, path, whole, cut);
+        assert_int_equal(hd_sealed_read(&place, "data", 1 << 24, &data, &n, &err), HEARTH_FORMAT);
+    }
+    simdisk_put(disk, other, whole, len); // another item's
+    assert_int_equal(hd_sealed_read(&wrong, "data", 1 << 24, &data, &n, &err), HEARTH_FORMAT);
+    assert_int_equal(hd_sealed_write(&place, "data", second, sizeof second, &err), HEARTH_OK);
+    more = simdisk_file(disk, path, &more_len); // the first part of one writing, the second of the other
+    assert_int_equal(more_len, len);
+    memcpy(whole + len / 2, more + len / 2, len - len / 2);
+    simdisk_put(disk, path, whole, len);
+    assert_int_equal(hd_sealed_read(&place, "data", 1 << 24, &data, &n, &err), HEARTH_FORMAT);
+    hd_sealer_unref(&place.sealer);
+    hd_sealer_unref(&wrong.sealer);
+    free(whole);
+}
+
+// ---- rows
+
+static enum hearth_status add(enum hd_learnt_kind kind, const struct hd_id *person, const char *name, const char *text,
+                              struct hd_id *id)
+{
+    struct hd_learnt item = {.kind = kind, .person = *person, .created_ms = 5, .meta = (char *)"{}"};
+    snprintf(item.name, sizeof item.name, "%s", name);
+    enum hearth_status status = hd_store_learnt_key(store, person, &item.id, &err);
+    if (status == HEARTH_OK)
+        status = write_item(&item.id, "data", text, strlen(text));
+    if (status == HEARTH_OK)
+        status = hd_store_learnt_add(store, &item, &err);
+    *id = item.id;
+    return status;
+}
+
+static bool is_listed(const struct hd_id *id, enum hd_learnt_kind *kind)
+{
+    struct hd_learnt *items;
+    size_t n;
+    bool found = false;
+    if (hd_store_learnt_list(store, &items, &n, &err) != HEARTH_OK)
+        fail_msg("%s", err.text);
+    for (size_t i = 0; i < n; i++) {
+        if (!hd_id_equal(&items[i].id, id))
+            continue;
+        found = true;
+        if (kind)
+            *kind = items[i].kind;
+    }
+    hd_learnt_free(items, n);
+    return found;
+}
+
+static void test_rows_and_names(void **state)
+{
+    (void)state;
+    struct hd_id a, b;
+    reopen();
+    assert_int_equal(add(HD_LEARNT_SET, &nobody, "pirate", "x", &a), HEARTH_OK);
+    assert_int_not_equal(add(HD_LEARNT_SET, &nobody, "pirate", "y", &b), HEARTH_OK); // one of a name
+    assert_int_equal(add(HD_LEARNT_ADAPTER, &nobody, "pirate", "y", &b), HEARTH_OK); // another kind
+    static const char *const bad[] = {"", "none", "../x", "a b", ".x", "-x", "a/b", "\xc3\xa9"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        assert_false(hd_learnt_name_ok(bad[i]));
+    assert_true(hd_learnt_name_ok("My-adapter_1.2"));
+    reopen();
+    assert_true(is_listed(&a, NULL) && is_listed(&b, NULL) && reads(&a, "data", "x"));
+    assert_int_equal(hd_store_learnt_remove(store, &a, &err), HEARTH_OK);
+    assert_int_equal(hd_store_learnt_remove(store, &a, &err), HEARTH_NOT_FOUND);
+    assert_false(is_listed(&a, NULL) || hd_vault_has(hd_store_vault(store), &a));
+    struct hd_id lost;
+    assert_int_equal(hd_store_learnt_key(store, &nobody, &lost, &err), HEARTH_OK); // its row never came
+    reopen();
+    assert_true(hd_vault_has(hd_store_vault(store), &lost));
+    assert_false(is_listed(&lost, NULL));
+    assert_false(hd_vault_has(hd_store_vault(store), &lost));
+    assert_true(hd_vault_has(hd_store_vault(store), &b));
+}
+
+static void test_choices(void **state)
+{
+    (void)state;
+    struct hd_id a;
+    struct hd_adapter_choice *list;
+    size_t n;
+    reopen();
+    assert_int_equal(add(HD_LEARNT_ADAPTER, &nobody, "a", "x", &a), HEARTH_OK);
+    const struct hd_adapter_choice box = {.adapter = a, .scale = 0.5}, own = {.person = owner, .scale = 1};
+    assert_int_equal(hd_store_choice_set(store, &box, &err), HEARTH_OK);
+    assert_int_equal(hd_store_choice_set(store, &own, &err), HEARTH_OK);
+    assert_int_equal(hd_store_choice_set(store, &box, &err), HEARTH_OK); // again
+    reopen();
+    assert_int_equal(hd_store_choice_list(store, &list, &n, &err), HEARTH_OK);
+    assert_int_equal(n, 2);
+    for (size_t i = 0; i < n; i++) {
+        bool is_box = hd_id_is_zero(&list[i].person);
+        assert_true(hd_id_equal(&list[i].adapter, is_box ? &a : &nobody) && list[i].scale == (is_box ? 0.5 : 1));
+    }
+    free(list);
+    assert_int_equal(hd_store_learnt_remove(store, &a, &err), HEARTH_OK); // takes the choice of it along
+    assert_int_equal(hd_store_choice_list(store, &list, &n, &err), HEARTH_OK);
+    assert_int_equal(n, 1);
+    free(list);
+    assert_int_equal(hd_store_choice_clear(store, &owner, &err), HEARTH_OK);
+    assert_int_equal(hd_store_choice_list(store, &list, &n, &err), HEARTH_OK);
+    assert_int_equal(n, 0);
+    free(list);
+}
+
+// With the first thing that a person deletes goes all that was learnt from them, and nothing else.
+static void test_deleting_takes_along_what_was_learnt(void **state)
+{
+    (void)state;
+    struct hd_id set, adapter, common, others;
+    struct hd_person ann;
+    struct hd_deleted deleted = {0};
+    reopen();
+    assert_int_equal(hd_person_add(store, "Ann", &ann, &err), HEARTH_OK);
+    struct hd_accepted one = talk(NULL, "a question", "an answer");
+    assert_int_equal(add(HD_LEARNT_SET, &owner, "mine", "x", &set), HEARTH_OK);
+    assert_int_equal(add(HD_LEARNT_ADAPTER, &owner, "mine", "y", &adapter), HEARTH_OK);
+    assert_int_equal(add(HD_LEARNT_SET, &nobody, "common", "z", &common), HEARTH_OK);
+    assert_int_equal(add(HD_LEARNT_SET, &ann.id, "anns", "z", &others), HEARTH_OK);
+    assert_int_equal(hd_store_turn_delete(store, &owner, &one.user_turn, &deleted, &err), HEARTH_OK);
+    hd_deleted_free(&deleted);
+    const struct hd_vault *vault = hd_store_vault(store);
+    assert_false(is_listed(&set, NULL) || is_listed(&adapter, NULL));
+    assert_false(hd_vault_has(vault, &set) || hd_vault_has(vault, &adapter));
+    assert_true(is_listed(&common, NULL) && is_listed(&others, NULL));
+    assert_int_equal(hd_person_remove(store, &ann.id, &deleted, &err), HEARTH_OK);
+    hd_deleted_free(&deleted);
+    assert_false(is_listed(&others, NULL));
+    assert_true(is_listed(&common, NULL));
+}
+
+// ---- every operation once
+
+enum known { ABSENT, UNSURE, THERE, CHANGING, CHANGED, GOING, GONE };
+enum { SET, RUN, DOOMED, N_ITEMS };
+static struct {
+    enum known known[N_ITEMS];
+    struct hd_id ids[N_ITEMS];
+} items;
+static const char *const texts[N_ITEMS] = {"the set", "the adapter", "of a person"};
+
+static void try_add(int i, enum hd_learnt_kind kind, const struct hd_id *person, const char *name)
+{
+    items.known[i] = UNSURE;
+    if (add(kind, person, name, texts[i], &items.ids[i]) == HEARTH_OK)
+        items.known[i] = THERE;
+}
+
+static bool open_quietly(void)
+{
+    struct hd_person person;
+    hd_store_close(&store);
+    if (try_open(false) != HEARTH_OK || hd_person_find(store, "owner", &person, &err) != HEARTH_OK)
+        return false;
+    owner = person.id;
+    return true;
+}
+
+static void scenario(void)
+{
+    struct hd_deleted deleted = {0};
+    struct hd_accepted said;
+    memset(&items, 0, sizeof items);
+    next_request = 1;
+    if (!open_quietly())
+        return;
+    bool talked = ask(&owner, NULL, NULL, "a question", &said) == HEARTH_OK;
+    try_add(SET, HD_LEARNT_SET, &nobody, "set");
+    try_add(RUN, HD_LEARNT_RUN, &nobody, "run");
+    try_add(DOOMED, HD_LEARNT_SET, &owner, "mine");
+    if (items.known[RUN] == THERE) { // a training is done: its row becomes the adapter's
+        struct hd_learnt done = {.id = items.ids[RUN], .kind = HD_LEARNT_ADAPTER, .name = "run",
+                                 .meta = (char *)"{\"base\":\"x\"}"};
+        items.known[RUN] = CHANGING;
+        if (hd_store_learnt_update(store, &done, &err) == HEARTH_OK)
+            items.known[RUN] = CHANGED;
+    }
+    if (talked && items.known[DOOMED] == THERE) {
+        items.known[DOOMED] = GOING;
+        if (hd_store_turn_delete(store, &owner, &said.user_turn, &deleted, &err) == HEARTH_OK)
+            items.known[DOOMED] = GONE;
+        hd_deleted_free(&deleted);
+    }
+    if (!open_quietly())
+        return;
+    if (items.known[SET] == THERE) {
+        items.known[SET] = GOING;
+        if (hd_store_learnt_remove(store, &items.ids[SET], &err) == HEARTH_OK)
+            items.known[SET] = GONE;
+    }
+}
+
+static unsigned broken_promises(void)
+{
+    unsigned broken = 0;
+    if (!open_quietly())
+        return 1;
+    for (int i = 0; i < N_ITEMS; i++) {
+        enum hd_learnt_kind kind = 0;
+        bool listed = is_listed(&items.ids[i], &kind);
+        bool has_key = hd_vault_has(hd_store_vault(store), &items.ids[i]);
+        if ((items.known[i] == THERE || items.known[i] == CHANGING || items.known[i] == CHANGED) && !listed)
+            broken++;
+        if (items.known[i] == CHANGED && kind != HD_LEARNT_ADAPTER)
+            broken++;
+        if (items.known[i] == GONE && (listed || has_key))
+            broken++;
+        if (listed && !reads(&items.ids[i], "data", texts[i])) // what is listed is whole
+            broken++;
+        if (!listed && has_key) // and what is not has no key
+            broken++;
+    }
+    hd_store_close(&store);
+    return broken;
+}
+
+static unsigned sweep(bool cut, const char *ignored_fsync, unsigned n_policies, unsigned *runs)
+{
+    unsigned broken = 0;
+    bool through = false;
+    for (unsigned op = 1; !through; op++)
+        for (uint64_t seed = 0; seed < n_policies; seed++) {
+            static const enum simdisk_policy policies[] = {SIMDISK_DROP, SIMDISK_KEEP, SIMDISK_TEAR};
+            teardown_sim(NULL);
+            setup_sim(NULL);
+            simdisk_ignore_fsync(disk, ignored_fsync);
+            if (cut)
+                simdisk_cut_at(disk, op);
+            else
+                simdisk_fail_at(disk, op);
+            scenario();
+            through = op > simdisk_ops(disk);
+            simdisk_cut_at(disk, simdisk_ops(disk) + 1);
+            hd_store_close(&store);
+            simdisk_restart(disk, policies[seed], op * 31 + seed);
+            unsigned b = broken_promises();
+            if (b > 0 && !ignored_fsync)
+                print_message("operation %u, seed %u: %u broken (%s)\n", op, (unsigned)seed, b, err.text);
+            broken += b;
+            ++*runs;
+            if (b > 0 && ignored_fsync)
+                return b;
+        }
+    return broken;
+}
+
+static void test_power_cut_at_every_operation(void **state)
+{
+    (void)state;
+    unsigned runs = 0;
+    assert_int_equal(sweep(true, NULL, 3, &runs), 0);
+    assert_true(runs > 100 * 3);
+    print_message("%u power cuts\n", runs);
+}
+
+static void test_error_at_every_operation(void **state)
+{
+    (void)state;
+    unsigned runs = 0;
+    assert_int_equal(sweep(false, NULL, 2, &runs), 0);
+    print_message("%u errors\n", runs);
+}
+
+static void test_each_fsync_is_needed(void **state)
+{
+    (void)state;
+    static const char *const each[] = {"~new", "turns.keys", "hearth.db-wal", "/"};
+    for (size_t i = 0; i < sizeof each / sizeof *each; i++) {
+        unsigned runs = 0;
+        if (sweep(true, each[i], 3, &runs) == 0)
+            fail_msg("without fsync of %s nothing was lost", each[i]);
+    }
+}
+
+// ---- files of a training
+
+static unsigned n_failed;
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+
+static void on_failed(void *user, const struct hearth_error *error)
+{
+    (void)user;
+    n_failed++;
+    err = *error;
+}
+
+static void wake(void *user)
+{
+    (void)user;
+}
+
+static void run_gate(struct hd_task *task)
+{
+    (void)task;
+    pthread_mutex_lock(&gate);
+    pthread_mutex_unlock(&gate);
+}
+
+static void done_gate(struct hd_task *task)
+{
+    (void)task;
+}
+
+static void test_what_a_training_saves(void **state)
+{
+    (void)state;
+    struct hd_keeper *keeper;
+    struct hd_id id;
+    void *data;
+    size_t n;
+    struct hd_task block = {.run = run_gate, .done = done_gate};
+    reopen();
+    n_failed = 0;
+    assert_int_equal(add(HD_LEARNT_RUN, &nobody, "run", "x", &id), HEARTH_OK);
+    assert_int_equal(hd_keeper_start(&keeper, wake, NULL, &err), HEARTH_OK);
+    struct hd_sealed_place place = place_of(&id);
+    struct hd_run_files *files = hd_run_files_new(keeper, &place, on_failed, NULL);
+    pthread_mutex_lock(&gate);
+    hd_keeper_add(keeper, &block); // nothing is written yet
+    assert_int_equal(hd_run_files_load(files, "checkpoint.bin", &data, &n, &err), HEARTH_NOT_FOUND);
+    assert_int_equal(hd_run_files_save(files, "checkpoint.bin", "one", 3, &err), HEARTH_OK);
+    assert_int_equal(hd_run_files_save(files, "checkpoint.bin", "three", 5, &err), HEARTH_OK);
+    assert_int_equal(hd_run_files_load(files, "checkpoint.bin", &data, &n, &err), HEARTH_OK);
+    assert_true(n == 5 && memcmp(data, "three", 5) == 0); // what was saved last
+    free(data);
+    assert_int_equal(hd_run_files_save(files, "../x", "x", 1, &err), HEARTH_LIMIT);
+    char name[16];
+    for (int i = 0; i < HD_MAX_RUN_FILES - 1; i++) {
+        snprintf(name, sizeof name, "more-%d", i);
+        assert_int_equal(hd_run_files_save(files, name, "x", 1, &err), HEARTH_OK);
+    }
+    assert_int_equal(hd_run_files_save(files, "too-many", "x", 1, &err), HEARTH_LIMIT);
+    pthread_mutex_unlock(&gate);
+    hd_keeper_stop(&keeper); // writes what is left
+    assert_int_equal(n_failed, 0);
+    assert_true(reads(&id, "checkpoint.bin", "three") && reads(&id, "more-3", "x"));
+    hd_run_files_unref(&files);
+
+    assert_int_equal(hd_keeper_start(&keeper, wake, NULL, &err), HEARTH_OK);
+    files = hd_run_files_new(keeper, &place, on_failed, NULL);
+    simdisk_set_capacity(disk, 1); // a full disk is told, and the file of before is there
+    assert_int_equal(hd_run_files_save(files, "checkpoint.bin", "four!", 5, &err), HEARTH_OK);
+    hd_keeper_stop(&keeper);
+    assert_int_equal(n_failed, 1);
+    assert_int_equal(err.code, HEARTH_IO);
+    simdisk_set_capacity(disk, 0);
+    assert_true(reads(&id, "checkpoint.bin", "three"));
+    hd_run_files_unref(&files);
+    hd_sealer_unref(&place.sealer);
+}
+
+int main(void)
+{
+#define SIM(test) cmocka_unit_test_setup_teardown(test, setup_sim, teardown_sim)
+    const struct CMUnitTest tests[] = {
+        SIM(test_sealed_files_hold_nothing_in_plain),
+        SIM(test_damaged_and_exchanged_files_are_told),
+        SIM(test_rows_and_names),
+        SIM(test_choices),
+        SIM(test_deleting_takes_along_what_was_learnt),
+        SIM(test_power_cut_at_every_operation),
+        SIM(test_error_at_every_operation),
+        SIM(test_each_fsync_is_needed),
+        SIM(test_what_a_training_saves),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
