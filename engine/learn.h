@@ -461,6 +461,7 @@ struct hearth_ppl { // zero-initialise; sums over texts
     uint64_t n_texts[2];
 };
 void hearth_ppl_add(struct hearth_ppl *ppl, const struct hearth_ppl_text *text);
+void hearth_ppl_add_sums(struct hearth_ppl *ppl, const struct hearth_ppl *more); // of another file
 struct hearth_ppl_numbers { // NaN where nothing was scored
     double seed_all, seed_response;   // (1/N) sum of exp(NLL_i / n_i) over texts
     double token_all, token_response; // exp(sum of NLL_i / sum of n_i)

@@ -11,11 +11,6 @@
 #include "engine/learn.h"
 #include "tools/models.h"
 
-struct adapters {
-    struct hearth_adapter_use uses[CLI_LIST_MAX];
-    size_t n;
-};
-
 // "path" or "path:scale"; what is there with the colon in its name is that.
 static int split(const char *word, char path[PATHS_MAX], float *scale)
 {
@@ -48,7 +43,7 @@ static void enter_folder(char path[PATHS_MAX])
         memcpy(path, file, strlen(file) + 1);
 }
 
-static int open_one(struct adapters *adapters, const char *word)
+static int open_one(struct adapters *adapters, const char *word, const struct hearth_adapter_base *base)
 {
     char path[PATHS_MAX];
     struct hearth_adapter *adapter;
@@ -58,7 +53,7 @@ static int open_one(struct adapters *adapters, const char *word)
     if (code)
         return code;
     enter_folder(path);
-    if (hearth_adapter_open(&adapter, path, NULL, &err))
+    if (hearth_adapter_open(&adapter, path, base, &err))
         return cli_fail_status(&err);
     adapters->uses[adapters->n++] = (struct hearth_adapter_use){adapter, scale};
     return CLI_OK;
@@ -87,18 +82,32 @@ static int load(struct hearth_engine *engine, const char *model, const struct ad
     return CLI_OK;
 }
 
-int adapters_load(struct hearth_engine *engine, const char *model, const struct cli_list *words, unsigned *id)
+int adapters_open(struct adapters *adapters, const char *const *words, size_t n_words,
+                  const struct hearth_adapter_base *base)
 {
-    struct adapters adapters = {.n = 0};
     int code = CLI_OK;
-    *id = 0;
-    for (size_t i = 0; i < words->n && !code; i++)
-        code = open_one(&adapters, words->items[i]);
-    if (!code && adapters.n)
-        code = load(engine, model, &adapters, id);
-    for (size_t i = 0; i < adapters.n; i++) {
-        struct hearth_adapter *adapter = (struct hearth_adapter *)adapters.uses[i].adapter;
+    adapters->n = 0;
+    for (size_t i = 0; i < n_words && !code; i++)
+        code = open_one(adapters, words[i], base);
+    return code;
+}
+
+void adapters_close(struct adapters *adapters)
+{
+    for (size_t i = 0; i < adapters->n; i++) {
+        struct hearth_adapter *adapter = (struct hearth_adapter *)adapters->uses[i].adapter;
         hearth_adapter_close(&adapter);
     }
+    adapters->n = 0;
+}
+
+int adapters_load(struct hearth_engine *engine, const char *model, const struct cli_list *words, unsigned *id)
+{
+    struct adapters adapters;
+    *id = 0;
+    int code = adapters_open(&adapters, words->items, words->n, NULL);
+    if (!code && adapters.n)
+        code = load(engine, model, &adapters, id);
+    adapters_close(&adapters);
     return code;
 }

@@ -6,15 +6,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "engine/learn.h"
+#include "tools/adapter_box.h"
+#include "tools/adapters.h"
 #include "tools/admin.h"
 #include "tools/hash.h"
 #include "tools/hearth.h"
 #include "tools/models.h"
+#include "tools/progress.h"
 
 struct words {
-    const char *base, *to, *out;
+    const char *base, *to, *out, *type;
+    struct adapter_box_words box;
 };
 
 // Opens an adapter; `base` names a model or is NULL.
@@ -190,45 +196,133 @@ static int export_to(const struct cli *cli, const struct words *words)
     return convert(cli, words, peft);
 }
 
+// Into the running box, by a file of ours beside the temporary ones.
+static int import_to_box(const struct cli *cli, const struct words *words)
+{
+    char path[PATHS_MAX];
+    const char *folder = getenv("TMPDIR");
+    struct words ours = *words;
+    snprintf(path, sizeof path, "%s/hearth-adapter-XXXXXX", folder && *folder ? folder : "/tmp");
+    int fd = mkstemp(path);
+    if (fd < 0)
+        return cli_fail(CLI_CANTCREAT, "%s: %s", path, strerror(errno));
+    close(fd);
+    ours.out = path;
+    int code = convert(cli, &ours, false);
+    if (!code)
+        code = adapter_box_import(cli, &words->box, path);
+    unlink(path);
+    return code ? code : cli_finish(CLI_OK);
+}
+
 static int import(const struct cli *cli, const struct words *words)
 {
+    if (!words->out == !words->box.name)
+        return cli_wrong(cli, "import needs --out FILE, or --name NAME to give it to the running box");
+    return words->box.name ? import_to_box(cli, words) : convert(cli, words, false);
+}
+
+// ---------------------------------------------------------------- merge
+
+struct merging {
+    struct progress bar;
+    uint64_t bytes;
+};
+
+static bool on_merged(void *user, double done)
+{
+    struct merging *m = user;
+    progress_set(&m->bar, (uint64_t)(done * (double)m->bytes));
+    return true;
+}
+
+static int print_report(const struct cli *cli, const struct words *words, const struct hearth_merge_report *r)
+{
+    if (cli->json)
+        return print_json(json_pack("{s:s, s:s, s:I, s:I, s:f, s:f}", "out", words->out, "type",
+                                    words->type ? words->type : "keep", "merged", (json_int_t)r->n_merged, "other_type",
+                                    (json_int_t)r->n_other_type, "rms_change", r->rms_change, "rms_rounding",
+                                    r->rms_rounding));
+    printf("%s: %zu tensors merged; they change by %.4g (root mean square), writing them rounds by %.4g\n", words->out,
+           r->n_merged, r->rms_change, r->rms_rounding);
+    if (r->n_other_type)
+        printf("%zu of them are of another type: their rows are not whole blocks of %s\n", r->n_other_type,
+               words->type);
+    return cli_finish(CLI_OK);
+}
+
+static int merge(const struct cli *cli, const struct words *words)
+{
+    char path[PATHS_MAX], sha256[HASH_HEX];
+    const struct hearth_adapter_base base = {path, sha256};
+    struct adapters adapters = {.n = 0};
+    struct merging m = {.bytes = 0};
+    struct hearth_merge_report report;
+    struct hearth_error err = {0};
+    struct stat st;
     if (!words->out)
-        return cli_wrong(cli, "import needs --out FILE");
-    return convert(cli, words, false);
+        return cli_wrong(cli, "merge needs --out FILE");
+    int code = models_find(path, words->base);
+    if (code)
+        return code;
+    if (stat(path, &st) || !models_sha256(path, sha256))
+        return cli_fail(CLI_NOINPUT, "cannot read %s: %s", path, strerror(errno));
+    code = adapters_open(&adapters, (const char *const *)cli->args + 1, (size_t)cli->n_args - 1, &base);
+    const struct hearth_merge_params params = {.base = &base, .uses = adapters.uses, .n_uses = adapters.n,
+                                               .type = words->type, .progress = on_merged, .progress_user = &m};
+    m.bytes = (uint64_t)st.st_size;
+    progress_start(&m.bar, "merging", 0, m.bytes);
+    if (!code && hearth_adapter_merge(words->out, &params, &report, &err))
+        code = cli_fail_status(&err);
+    progress_end(&m.bar);
+    adapters_close(&adapters);
+    return code ? code : print_report(cli, words, &report);
 }
 
 int cmd_adapter(int argc, char **argv)
 {
-    static const char *const later[] = {"list", "use", "drop", "merge", "remove"};
-    struct words words = {0};
+    struct words words = {.box.scale = 1};
     const struct cli_option options[] = {
-        {"base", 0, CLI_TEXT, "MODEL", "the model it is for: checked, and recorded by import", &words.base, 0, 0, NULL},
+        {"base", 'm', CLI_TEXT, "MODEL", "the model it is for: checked, and recorded by import", &words.base, 0, 0,
+         NULL},
         {"to", 0, CLI_TEXT, "FORMAT", "of export: peft or gguf", &words.to, 0, 0, NULL},
-        {"out", 0, CLI_TEXT, "PATH", "what export and import write", &words.out, 0, 0, NULL},
+        {"out", 0, CLI_TEXT, "PATH", "what export, import and merge write", &words.out, 0, 0, NULL},
+        {"type", 0, CLI_TEXT, "TYPE", "of merge, for what it changes: keep (default), f16, q8_0, q4_k …", &words.type,
+         0, 0, NULL},
+        {"name", 0, CLI_TEXT, "NAME", "of import: gives it to the running box under this name", &words.box.name, 0, 0,
+         NULL},
+        {"person", 0, CLI_TEXT, "NAME", "of use and off: whose answers (default: of who has made no choice)",
+         &words.box.person, 0, 0, NULL},
+        {"scale", 0, CLI_REAL, "S", "of use: times the adapter's own (1)", &words.box.scale, -4, 4, NULL},
     };
     struct cli cli = {
         .name = "adapter",
-        .usage = "inspect PATH | import PATH --out FILE | export PATH --to FORMAT --out PATH | diff A B",
+        .usage = "inspect PATH | import PATH --out FILE | export PATH --to FORMAT --out PATH | diff A B |\n"
+                 "       merge A[:SCALE]... -m MODEL --out FILE [--type TYPE] |\n"
+                 "       list | import PATH --name NAME | use NAME [--person P] | off [--person P] | rm NAME",
         .about = "Looks at LoRA adapters and converts them. PATH is a GGUF file or a folder as PEFT writes it.\n"
                  "import makes a GGUF file of either; an adapter that does not tell its model needs --base.\n"
-                 "diff compares what two adapters add to each weight. list, use, drop, merge and remove come later.",
+                 "diff compares what two adapters add to each weight. merge writes the model with adapters added\n"
+                 "to its weights as a whole GGUF file. list, import --name, use, off and rm are about the running box:\n"
+                 "what it has, what answers are made with, what it forgets.",
         .example = "hearth adapter import my-lora --base default --out my-lora.gguf",
         .options = options,
         .n_options = sizeof options / sizeof options[0],
         .min_args = 1,
-        .max_args = 3,
+        .max_args = 1 + CLI_LIST_MAX,
     };
     int code = cli_parse(&cli, argc, argv);
     if (code >= 0)
         return code;
     const char *verb = cli.args[0];
-    for (size_t i = 0; i < sizeof later / sizeof later[0]; i++)
-        if (!strcmp(verb, later[i]))
-            return cli_fail(CLI_UNAVAILABLE, "adapter %s comes later", verb);
+    if (adapter_box_is_verb(verb))
+        return adapter_box(&cli, &words.box);
+    if (!strcmp(verb, "merge") && cli.n_args > 1)
+        return merge(&cli, &words);
     int want = strcmp(verb, "diff") ? 2 : 3;
     bool known = want == 3 || !strcmp(verb, "inspect") || !strcmp(verb, "export") || !strcmp(verb, "import");
     if (!known || cli.n_args != want)
-        return cli_wrong(&cli, "inspect, import and export take one PATH, diff takes two");
+        return cli_wrong(&cli, "inspect, import and export take one PATH, diff takes two, merge some");
     if (want == 3)
         return diff(&cli, &words);
     return !strcmp(verb, "inspect") ? inspect(&cli, &words)

@@ -35,7 +35,7 @@ static const struct command commands[] = {
     {"inspect", "what a model file holds", cmd_inspect},
     {"data", "look at training data", cmd_data},
     {"train", "train a LoRA adapter", cmd_train},
-    {"eval", "evaluate a model or an adapter", NULL},
+    {"eval", "evaluate a model or an adapter", cmd_eval},
     {"adapter", "look at, compare and convert adapters", cmd_adapter},
     {"convert", "convert a model folder to GGUF", NULL},
     {"quantize", "quantize a model", NULL},

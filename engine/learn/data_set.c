@@ -34,7 +34,7 @@ struct hearth_data_set {
     const struct hearth_data_record *record; // whole, from the reader
     struct hearth_data_record piece;
     struct hearth_data_sample sample;
-    struct ht_data_tokens tokens;
+    struct ht_data_tokens tokens, rejected; // rejected: the other side of a pair
     struct ht_data_seen seen;
     struct ht_data_near *near;
     struct cutting cut;
@@ -59,15 +59,19 @@ static const struct named_style {
     {"vicuna", {HEARTH_DATA_MASK_ASSISTANT, HEARTH_DATA_LONG_SPLIT, 2048}},
     {"dolly", {HEARTH_DATA_MASK_ASSISTANT, HEARTH_DATA_LONG_DROP, 0}},
     {"baize", {HEARTH_DATA_MASK_ALL, HEARTH_DATA_LONG_RIGHT, 512}},
+    {"zh-alpaca", {HEARTH_DATA_MASK_ASSISTANT, HEARTH_DATA_LONG_RIGHT, 512}},
+    {"qlora", {HEARTH_DATA_MASK_ALL, HEARTH_DATA_LONG_RIGHT, 528}}, // source 16, target 512; all text is target
     {"phoenix", {HEARTH_DATA_MASK_LEAD, HEARTH_DATA_LONG_SPLIT, 2048}},
+    {"chimera", {HEARTH_DATA_MASK_LEAD, HEARTH_DATA_LONG_SPLIT, 2048}},
     {"wizardlm", {HEARTH_DATA_MASK_ASSISTANT, HEARTH_DATA_LONG_RIGHT, 2048}},
 };
 enum { N_STYLES = sizeof styles / sizeof *styles };
 
 const char *const *hearth_data_style_names(void)
 {
-    static const char *const names[] = {"assistant", "all",   "last",  "alpaca",  "alpaca-lora", "llmtune",
-                                        "vicuna",    "dolly", "baize", "phoenix", "wizardlm",    NULL};
+    static const char *const names[] = {"assistant", "all",   "last",  "alpaca",    "alpaca-lora",
+                                        "llmtune",   "vicuna", "dolly", "baize",     "zh-alpaca",
+                                        "qlora",     "phoenix", "chimera", "wizardlm", NULL};
     return names;
 }
 
@@ -197,6 +201,7 @@ void hearth_data_set_close(struct hearth_data_set **set)
     ht_free(s->cut.turn_tokens);
     ht_free(s->cut.turns);
     ht_data_tokens_free(&s->tokens);
+    ht_data_tokens_free(&s->rejected);
     ht_data_seen_free(&s->seen);
     ht_data_near_destroy(&s->near);
     ht_free(s);
@@ -283,14 +288,15 @@ static enum hearth_status check_duplicate(struct hearth_data_set *set, bool *kee
 // ---------------------------------------------------------------- pieces
 
 // Tokenizes turns of the record at hand. *good = false: counted.
-static enum hearth_status tokenize(struct hearth_data_set *set, const struct hearth_data_turn *turns, size_t n_turns,
-                                   bool *good, struct hearth_error *err)
+static enum hearth_status tokenize_to(struct hearth_data_set *set, struct ht_data_tokens *to,
+                                      const struct hearth_data_turn *turns, size_t n_turns, bool *good,
+                                      struct hearth_error *err)
 {
     struct hearth_error cause = {0};
     const struct hearth_engine *engine = set->params.engine;
     if (!set->record->raw && !engine->chat.format)
         return ht_fail(err, HEARTH_UNSUPPORTED, "the model has no chat template; name one (--template)");
-    enum hearth_status status = ht_data_tokenize(&set->tokens, engine, turns, n_turns, set->record->raw,
+    enum hearth_status status = ht_data_tokenize(to, engine, turns, n_turns, set->record->raw,
                                                  set->params.style.mask, &cause);
     *good = status == HEARTH_OK;
     if (status == HEARTH_INVALID || status == HEARTH_UNSUPPORTED)
@@ -300,6 +306,12 @@ static enum hearth_status tokenize(struct hearth_data_set *set, const struct hea
     else if (status)
         return ht_fail(err, status, "%s", cause.text);
     return HEARTH_OK;
+}
+
+static enum hearth_status tokenize(struct hearth_data_set *set, const struct hearth_data_turn *turns, size_t n_turns,
+                                   bool *good, struct hearth_error *err)
+{
+    return tokenize_to(set, &set->tokens, turns, n_turns, good, err);
 }
 
 static bool cutting_room(struct cutting *c, size_t n_turns)
@@ -427,6 +439,45 @@ static enum hearth_status next_window(struct hearth_data_set *set, bool *made, s
     return HEARTH_OK;
 }
 
+// What is too long and is not split: cut to a sequence, or left out.
+static void shorten(struct hearth_data_set *set, struct ht_data_tokens *tokens, bool *made)
+{
+    enum hearth_data_long too_long = set->params.style.too_long;
+    size_t n = tokens->n;
+    *made = true;
+    if (!set->n_seq || n <= set->n_seq)
+        return;
+    *made = too_long == HEARTH_DATA_LONG_RIGHT || too_long == HEARTH_DATA_LONG_LEFT;
+    if (!*made) {
+        skip(set, HEARTH_DATA_SKIP_TOO_LONG);
+        return;
+    }
+    set->counts[set->file].fixed[HEARTH_DATA_FIX_TRUNCATED]++;
+    ht_data_tokens_cut(tokens, too_long == HEARTH_DATA_LONG_LEFT ? n - set->n_seq : 0,
+                       too_long == HEARTH_DATA_LONG_LEFT ? n : set->n_seq);
+}
+
+// The rejected side of a pair, behind the turns that both share.
+static enum hearth_status other_side(struct hearth_data_set *set, bool *made, struct hearth_error *err)
+{
+    const struct hearth_data_record *r = set->record;
+    struct hearth_data_turn *turns;
+    size_t n = r->n_shared + r->n_rejected;
+    if (!cutting_room(&set->cut, n))
+        return ht_fail(err, HEARTH_NOMEM, "no memory for a pair of %zu turns", n);
+    turns = set->cut.turns;
+    memcpy(turns, r->turns, r->n_shared * sizeof *turns);
+    memcpy(turns + r->n_shared, r->rejected, r->n_rejected * sizeof *turns);
+    HT_TRY(tokenize_to(set, &set->rejected, turns, n, made, err));
+    if (*made)
+        shorten(set, &set->rejected, made);
+    if (*made && !set->rejected.n_targets) {
+        skip(set, HEARTH_DATA_SKIP_NO_TARGET);
+        *made = false;
+    }
+    return HEARTH_OK;
+}
+
 // The record as one sample, or the beginning of its pieces.
 static enum hearth_status whole(struct hearth_data_set *set, bool *made, struct hearth_error *err)
 {
@@ -440,25 +491,23 @@ static enum hearth_status whole(struct hearth_data_set *set, bool *made, struct 
     HT_TRY(tokenize(set, r->turns, r->n_turns, made, err));
     if (!*made)
         return HEARTH_OK;
-    if (set->n_seq && set->tokens.n > set->n_seq) {
-        enum hearth_data_long too_long = set->params.style.too_long;
-        if (too_long == HEARTH_DATA_LONG_SPLIT && !r->n_rejected) {
-            HT_TRY(begin_cutting(set, err));
-            return r->raw ? next_window(set, made, err) : next_piece(set, made, err);
-        }
-        if (too_long == HEARTH_DATA_LONG_DROP || too_long == HEARTH_DATA_LONG_SPLIT) {
-            skip(set, HEARTH_DATA_SKIP_TOO_LONG);
-            *made = false;
-            return HEARTH_OK;
-        }
-        size_t n = set->tokens.n;
-        set->counts[set->file].fixed[HEARTH_DATA_FIX_TRUNCATED]++;
-        ht_data_tokens_cut(&set->tokens, too_long == HEARTH_DATA_LONG_LEFT ? n - set->n_seq : 0,
-                           too_long == HEARTH_DATA_LONG_LEFT ? n : set->n_seq);
+    if (set->n_seq && set->tokens.n > set->n_seq && !r->n_rejected &&
+        set->params.style.too_long == HEARTH_DATA_LONG_SPLIT) {
+        HT_TRY(begin_cutting(set, err));
+        return r->raw ? next_window(set, made, err) : next_piece(set, made, err);
     }
-    *made = set->tokens.n_targets > 0;
-    if (!*made)
+    shorten(set, &set->tokens, made);
+    if (*made && !set->tokens.n_targets) {
         skip(set, HEARTH_DATA_SKIP_NO_TARGET);
+        *made = false;
+    }
+    if (!*made || !r->n_rejected)
+        return HEARTH_OK;
+    HT_TRY(other_side(set, made, err));
+    if (!*made && !r->pair_only) { // the good answer alone
+        set->piece.n_rejected = 0;
+        *made = true;
+    }
     return HEARTH_OK;
 }
 
@@ -485,7 +534,7 @@ enum hearth_status hearth_data_set_next(struct hearth_data_set *set, const struc
     if (first) {
         counts->n_records += !set->record->pair_only;
         counts->n_turns += set->record->pair_only ? 0 : set->record->n_turns;
-        counts->n_pairs += set->record->n_rejected > 0;
+        counts->n_pairs += set->piece.n_rejected > 0;
     }
     bool tokens = set->params.engine != NULL;
     set->sample.record = &set->piece;
@@ -497,6 +546,11 @@ enum hearth_status hearth_data_set_next(struct hearth_data_set *set, const struc
     set->sample.weights = tokens ? set->tokens.weights : NULL;
     set->sample.n_tokens = set->tokens.n;
     set->sample.n_targets = set->tokens.n_targets;
+    bool pair = tokens && set->piece.n_rejected;
+    set->sample.rejected_ids = pair ? set->rejected.ids : NULL;
+    set->sample.rejected_weights = pair ? set->rejected.weights : NULL;
+    set->sample.n_rejected_tokens = pair ? set->rejected.n : 0;
+    set->sample.n_rejected_targets = pair ? set->rejected.n_targets : 0;
     *sample = &set->sample;
     return HEARTH_OK;
 }

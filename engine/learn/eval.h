@@ -86,16 +86,16 @@ struct ht_gen_model {
 HT_MUST_USE enum hearth_status ht_gen_run(const struct ht_gen_model *model, const struct hearth_gen_params *params,
                                           struct hearth_gen *out, struct hearth_error *err);
 
-struct ht_answer_match;
-HT_MUST_USE enum hearth_status ht_answer_match_create(struct ht_answer_match **matcher, enum hearth_match match,
+struct ht_match;
+HT_MUST_USE enum hearth_status ht_match_create(struct ht_match **matcher, enum hearth_match match,
                                                  const char *pattern, struct hearth_error *err);
-void ht_answer_match_destroy(struct ht_answer_match **matcher);
+void ht_match_destroy(struct ht_match **matcher);
 // What of a NUL-terminated text is compared, in memory of the pool; NULL: nothing is found. `reference`: it is the
 // record's answer, not the model's.
-const char *ht_answer_match_take(const struct ht_answer_match *matcher, struct ht_data_pool *pool, const char *text,
+const char *ht_match_take(const struct ht_match *matcher, struct ht_data_pool *pool, const char *text,
                             bool reference);
 // Both as taken. *score: F1, else 1 or 0.
-bool ht_answer_match_compare(const struct ht_answer_match *matcher, struct ht_data_pool *pool, const char *made,
+bool ht_match_compare(const struct ht_match *matcher, struct ht_data_pool *pool, const char *made,
                         const char *wanted, double *score);
 
 #endif

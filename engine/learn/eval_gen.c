@@ -141,7 +141,7 @@ struct run {
     const struct hearth_gen_params *params;
     const struct ht_gen_model *model;
     struct hearth_gen *out;
-    struct ht_answer_match *matcher;
+    struct ht_match *matcher;
     struct shots *shots;
     struct question *question;
     bool stop;
@@ -178,11 +178,11 @@ static enum hearth_status ask(struct run *run, struct ht_data_pool *pool, struct
 static void compare(struct run *run, struct ht_data_pool *pool, const struct ht_gen_made *made,
                     struct hearth_gen_item *item)
 {
-    item->taken = ht_answer_match_take(run->matcher, pool, made->text, false);
+    item->taken = ht_match_take(run->matcher, pool, made->text, false);
     for (size_t i = 0; i < run->question->n_answers && item->taken; i++) {
         double score = 0;
-        const char *wanted = ht_answer_match_take(run->matcher, pool, run->question->answers[i], true);
-        bool right = wanted && ht_answer_match_compare(run->matcher, pool, item->taken, wanted, &score);
+        const char *wanted = ht_match_take(run->matcher, pool, run->question->answers[i], true);
+        bool right = wanted && ht_match_compare(run->matcher, pool, item->taken, wanted, &score);
         item->right |= right;
         item->score = score > item->score ? score : item->score;
     }
@@ -227,7 +227,7 @@ enum hearth_status ht_gen_run(const struct ht_gen_model *model, const struct hea
     *out = (struct hearth_gen){0};
     if (params->match == HEARTH_MATCH_REGEX && !params->pattern)
         return ht_fail(err, HEARTH_INVALID, "comparing by a pattern needs one");
-    HT_TRY(ht_answer_match_create(&run.matcher, params->match, params->pattern, err));
+    HT_TRY(ht_match_create(&run.matcher, params->match, params->pattern, err));
     enum hearth_status status = ht_task_open(&file, params->path, &out->counts, err);
     if (status != HEARTH_OK)
         goto closed;
@@ -249,7 +249,7 @@ enum hearth_status ht_gen_run(const struct ht_gen_model *model, const struct hea
     ht_free(run.question);
     ht_task_close(&file);
 closed:
-    ht_answer_match_destroy(&run.matcher);
+    ht_match_destroy(&run.matcher);
     return status;
 }
 

@@ -9,7 +9,7 @@
 
 enum { MOST_WORDS = 4096 };
 
-struct ht_answer_match {
+struct ht_match {
     enum hearth_match match;
     regex_t own, strict, number;
     unsigned n_compiled; // of the three, in this order
@@ -35,10 +35,10 @@ bool hearth_match_find(const char *name, enum hearth_match *match)
     return false;
 }
 
-enum hearth_status ht_answer_match_create(struct ht_answer_match **matcher, enum hearth_match match, const char *pattern,
+enum hearth_status ht_match_create(struct ht_match **matcher, enum hearth_match match, const char *pattern,
                                      struct hearth_error *err)
 {
-    struct ht_answer_match *m = *matcher = ht_calloc(1, sizeof *m);
+    struct ht_match *m = *matcher = ht_calloc(1, sizeof *m);
     if (!m)
         return ht_fail(err, HEARTH_NOMEM, "out of memory for a pattern");
     m->match = match;
@@ -50,15 +50,15 @@ enum hearth_status ht_answer_match_create(struct ht_answer_match **matcher, enum
             continue;
         char why[96] = "";
         regerror(bad, compiled[m->n_compiled], why, sizeof why);
-        ht_answer_match_destroy(matcher);
+        ht_match_destroy(matcher);
         return ht_fail(err, bad == REG_ESPACE ? HEARTH_NOMEM : HEARTH_INVALID, "the pattern: %s", why);
     }
     return HEARTH_OK;
 }
 
-void ht_answer_match_destroy(struct ht_answer_match **matcher)
+void ht_match_destroy(struct ht_match **matcher)
 {
-    struct ht_answer_match *m = *matcher;
+    struct ht_match *m = *matcher;
     *matcher = NULL;
     if (!m)
         return;
@@ -102,7 +102,7 @@ static const char *plain_number(struct ht_data_pool *pool, struct ht_text text)
     return ht_task_string(pool, (struct ht_text){out.bytes, out.n});
 }
 
-const char *ht_answer_match_take(const struct ht_answer_match *m, struct ht_data_pool *pool, const char *text, bool reference)
+const char *ht_match_take(const struct ht_match *m, struct ht_data_pool *pool, const char *text, bool reference)
 {
     struct ht_text found, all = ht_data_trim((struct ht_text){text, strlen(text)});
     switch (m->match) {
@@ -193,7 +193,7 @@ static double f1(struct ht_data_pool *pool, const char *made, const char *wanted
     return 2.0 * (double)common / (double)(n_a + n_b);
 }
 
-bool ht_answer_match_compare(const struct ht_answer_match *m, struct ht_data_pool *pool, const char *made, const char *wanted,
+bool ht_match_compare(const struct ht_match *m, struct ht_data_pool *pool, const char *made, const char *wanted,
                         double *score)
 {
     bool right;

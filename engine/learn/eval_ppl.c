@@ -27,6 +27,18 @@ void hearth_ppl_add(struct hearth_ppl *ppl, const struct hearth_ppl_text *text)
     }
 }
 
+void hearth_ppl_add_sums(struct hearth_ppl *ppl, const struct hearth_ppl *more)
+{
+    for (int k = 0; k < 2; k++) {
+        ppl->sum.nll[k] += more->sum.nll[k];
+        ppl->sum.n_tokens[k] += more->sum.n_tokens[k];
+        ppl->seed_sum[k] += more->seed_sum[k];
+        ppl->n_texts[k] += more->n_texts[k];
+    }
+    ppl->sum.bytes += more->sum.bytes;
+    ppl->sum.words += more->sum.words;
+}
+
 static double quotient(double a, uint64_t b)
 {
     return b ? a / (double)b : NAN;

@@ -150,6 +150,19 @@ static void layout(void **state)
     hearth_adapter_close(&a);
 }
 
+static void same_file(const char *a, const char *b)
+{
+    static char left[1 << 20], right[1 << 20];
+    FILE *f = fopen(a, "rb"), *g = fopen(b, "rb");
+    assert_true(f && g);
+    size_t n = fread(left, 1, sizeof left, f), m = fread(right, 1, sizeof right, g);
+    fclose(f);
+    fclose(g);
+    assert_true(n > 0 && n < sizeof left);
+    assert_int_equal(n, m);
+    assert_memory_equal(left, right, n);
+}
+
 static void both_ways(void **state)
 {
     (void)state;
@@ -165,6 +178,15 @@ static void both_ways(void **state)
         assert_non_null(strstr(err.text, "holds an adapter already"));
         assert_int_equal(hearth_adapter_open(&c, peft, &base, &err), HEARTH_OK);
         same(a, c);
+        hearth_adapter_close(&b);
+        // T16: PEFT, GGUF, PEFT: the second folder's tensors are the first's, byte for byte
+        assert_int_equal(hearth_adapter_write_gguf(c, gguf, &err), HEARTH_OK);
+        assert_int_equal(hearth_adapter_open(&b, gguf, NULL, &err), HEARTH_OK);
+        assert_int_equal(hearth_adapter_write_peft(b, path_of("again"), &err), HEARTH_OK);
+        same_file(check_path(peft, "adapter_model.safetensors"),
+                  check_path(path_of("again"), "adapter_model.safetensors"));
+        same_file(check_path(peft, "adapter_config.json"), check_path(path_of("again"), "adapter_config.json"));
+        check_folder_remove(path_of("again"));
         hearth_adapter_close(&a);
         hearth_adapter_close(&b);
         hearth_adapter_close(&c);

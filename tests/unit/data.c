@@ -256,6 +256,7 @@ static void masks(void **state) // T0
         {"gemma", "assistant", "Four.<end_of_turn>|Six.<end_of_turn>|"},
         {"zephyr", "assistant", "Four.<|im_end|>|Six.<|im_end|>|"},
         {"mistral-v3-tekken", "assistant", "Four.<|im_end|>|Six.<|im_end|>|"},
+        {"vicuna1.1", "vicuna", "Four.<|im_end|>|Six.<|im_end|>|"}, // T4: as FastChat, every answer and its end
         {"phoenix", "phoenix", "<|endoftext|>Four.<|im_end|>|<|endoftext|>Six.<|im_end|>|"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -279,6 +280,101 @@ static void masks(void **state) // T0
             assert_int_equal(n_ends, 6); // one a turn: what a person spelt is text
         hearth_data_set_close(&set);
     }
+}
+
+// T9: Baize learns its transcripts whole, the opened turn after the last answer too; an odd turn does not come in.
+static void transcripts(void **state)
+{
+    (void)state;
+    static const char text[] = "[{\"topic\":\"t\",\"input\":\"The conversation between human and AI assistant.\\n"
+                               "[|Human|] Q1\\n[|AI|] A1\\n[|Human|] Q2\\n[|AI|] A2\\n[|Human|] open\"}]";
+    const struct hearth_data_sample *s;
+    char got[512];
+    use_template("baize-train");
+    struct hearth_data_set *set = open_set(file_of("transcripts", text), "baize", 512);
+    assert_int_equal(hearth_data_set_next(set, &s, NULL), HEARTH_OK);
+    assert_non_null(s);
+    assert_int_equal(s->n_targets, s->n_tokens - 1);
+    targets(s, got, sizeof got);
+    assert_string_equal(got, "he conversation between human and AI assistant.\n[|Human|] Q1\n[|AI|] A1\n[|Human|] Q2\n"
+                             "[|AI|] A2\n[|Human|] |");
+    hearth_data_set_close(&set);
+}
+
+// Both sides of a pair, each with its own answer as target; a side that is too long takes the pair, not the answer.
+static void both_sides(void **state)
+{
+    (void)state;
+    static const char text[] = "{\"prompt\":\"Q\",\"chosen\":\"yes\",\"rejected\":\"no, never\"}\n"
+                               "{\"prompt\":\"P\",\"chosen\":\"short\",\"rejected\":\"a longer answer that goes on and "
+                               "on and on and on and on and on and on and on and on and on and on and on\"}\n"
+                               "{\"instruction\":\"x\"}\n";
+    const struct hearth_data_sample *s;
+    struct hearth_data_sample other;
+    char got[256];
+    use_template("chatml");
+    struct hearth_data_set *set = open_set(file_of("pairs", text), "assistant", 96);
+    assert_int_equal(hearth_data_set_next(set, &s, NULL), HEARTH_OK);
+    assert_true(s && s->record->n_rejected == 1 && s->n_rejected_tokens > 0);
+    targets(s, got, sizeof got);
+    assert_string_equal(got, "yes<|im_end|>|");
+    other = *s;
+    other.ids = s->rejected_ids;
+    other.weights = s->rejected_weights;
+    other.n_tokens = s->n_rejected_tokens;
+    targets(&other, got, sizeof got);
+    assert_string_equal(got, "no, never<|im_end|>|");
+    size_t same = 0;
+    while (s->ids[same] == s->rejected_ids[same])
+        same++;
+    assert_true(same >= s->n_tokens - s->n_targets - 2); // one question: what is before the answers is one
+    size_t n_targets = 0;
+    for (size_t i = 0; i < s->n_rejected_tokens; i++)
+        n_targets += s->rejected_weights[i] > 0;
+    assert_true(n_targets == s->n_rejected_targets && s->rejected_weights[0] == 0);
+    assert_int_equal(hearth_data_set_next(set, &s, NULL), HEARTH_OK);
+    assert_non_null(s);
+    assert_true(s->record->n_rejected == 0 && !s->rejected_ids && !s->n_rejected_tokens && s->n_targets > 0);
+    assert_int_equal(hearth_data_set_next(set, &s, NULL), HEARTH_OK);
+    assert_null(s);
+    struct hearth_data_counts counts;
+    enum hearth_data_format format;
+    hearth_data_set_get_counts(set, 0, &counts, &format);
+    assert_true(counts.n_pairs == 1 && counts.n_records == 2 && counts.skipped[HEARTH_DATA_SKIP_TOO_LONG] == 1);
+    hearth_data_set_close(&set);
+}
+
+static void styles(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        enum hearth_data_mask mask;
+        enum hearth_data_long too_long;
+        unsigned n_seq;
+    } rows[] = {
+        {"alpaca", HEARTH_DATA_MASK_ASSISTANT, HEARTH_DATA_LONG_RIGHT, 512},
+        {"alpaca-lora", HEARTH_DATA_MASK_ALL, HEARTH_DATA_LONG_RIGHT, 256},
+        {"llmtune", HEARTH_DATA_MASK_ALL, HEARTH_DATA_LONG_LEFT, 256},
+        {"zh-alpaca", HEARTH_DATA_MASK_ASSISTANT, HEARTH_DATA_LONG_RIGHT, 512},
+        {"vicuna", HEARTH_DATA_MASK_ASSISTANT, HEARTH_DATA_LONG_SPLIT, 2048},
+        {"dolly", HEARTH_DATA_MASK_ASSISTANT, HEARTH_DATA_LONG_DROP, 0},
+        {"baize", HEARTH_DATA_MASK_ALL, HEARTH_DATA_LONG_RIGHT, 512},
+        {"phoenix", HEARTH_DATA_MASK_LEAD, HEARTH_DATA_LONG_SPLIT, 2048},
+        {"chimera", HEARTH_DATA_MASK_LEAD, HEARTH_DATA_LONG_SPLIT, 2048},
+        {"wizardlm", HEARTH_DATA_MASK_ASSISTANT, HEARTH_DATA_LONG_RIGHT, 2048},
+        {"qlora", HEARTH_DATA_MASK_ALL, HEARTH_DATA_LONG_RIGHT, 528},
+    };
+    struct hearth_data_style style;
+    size_t n = 0;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        assert_true(hearth_data_style_find(rows[i].name, &style));
+        assert_true(style.mask == rows[i].mask && style.too_long == rows[i].too_long && style.n_seq == rows[i].n_seq);
+    }
+    for (const char *const *name = hearth_data_style_names(); *name; name++, n++)
+        assert_true(hearth_data_style_find(*name, &style));
+    assert_int_equal(n, 3 + sizeof rows / sizeof *rows);
+    assert_false(hearth_data_style_find("", &style));
 }
 
 static void all_but_the_first(void **state)
@@ -552,6 +648,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(importers),       cmocka_unit_test(cleaning_rules),
         cmocka_unit_test(masks),           cmocka_unit_test(all_but_the_first),
+        cmocka_unit_test(transcripts),     cmocka_unit_test(both_sides),
+        cmocka_unit_test(styles),
         cmocka_unit_test(pieces_are_the_whole), cmocka_unit_test(text_windows),
         cmocka_unit_test(duplicates),      cmocka_unit_test(split_by_id),
         cmocka_unit_test(packing),         cmocka_unit_test(rows_do_not_leak),

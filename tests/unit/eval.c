@@ -162,7 +162,8 @@ static void resampled(void **state)
     }
     double error = sqrt((square - mean * mean) / N);
     assert_int_equal(hearth_bootstrap_paired(many_a, many_b, ones, N, 10000, 0.95, 1, &x, &err), HEARTH_OK);
-    assert_true(fabs(x.low - (mean - 1.96 * error)) < 0.15 * error && fabs(x.high - (mean + 1.96 * error)) < 0.15 * error);
+    assert_true(fabs(x.low - (mean - 1.96 * error)) < 0.15 * error);
+    assert_true(fabs(x.high - (mean + 1.96 * error)) < 0.15 * error);
     assert_int_equal(hearth_bootstrap_paired(many_a, many_b, ones, N, 10000, 0.95, 1, &y, &err), HEARTH_OK);
     assert_memory_equal(&x, &y, sizeof x);
     assert_int_equal(hearth_bootstrap_paired(many_a, many_b, ones, N, 10000, 0.95, 2, &y, &err), HEARTH_OK);
@@ -194,7 +195,8 @@ static enum hearth_status say(void *user, struct ht_text context, struct ht_text
     *n_tokens = 1;
     *best = k->best;
     for (size_t i = 0; k->answers[i].text; i++)
-        if (strlen(k->answers[i].text) == answer.len_bytes && !memcmp(k->answers[i].text, answer.bytes, answer.len_bytes))
+        if (strlen(k->answers[i].text) == answer.len_bytes &&
+            !memcmp(k->answers[i].text, answer.bytes, answer.len_bytes))
             *log_p = k->answers[i].log_p;
     for (size_t i = 1; i < answer.len_bytes; i++)
         *n_tokens += answer.bytes[i] == ' ';
@@ -230,8 +232,7 @@ static struct hearth_choices choose(struct known *model, const char *path, enum 
     return out;
 }
 
-// Five endings tasks. By the sum the first choice wins where it is " a": -3 against -4 and -8. Over characters and bytes
-// " a bb" with -4 / 4 wins; over bytes " \xC3\xA4\xC3\xA4\xC3\xA4" (-8, 3 characters, 6 bytes) loses to -4 / 4 only.
+// Five tasks of endings. By the sum " a" wins: -3 against -4 and -8; over characters and bytes " a bb" does: -4 / 4.
 static const char endings[] =
     "{\"ctx\": \"One\", \"endings\": [\"a\", \"a bb\", \"\xC3\xA4\xC3\xA4\xC3\xA4\"], \"label\": \"0\"}\n"
     "{\"prompt\": \"Two \", \"choices\": [\"a\", \"a bb\", \"x\"], \"answer\": 1}\n"
@@ -271,15 +272,15 @@ static void choices(void **state)
 
 // Five questions with letters, two subjects: three of four right, none of one; macro (3/4 + 0) / 2.
 static const char letters[] =
-    "[{\"subject\": \"high_school_art\", \"question\": \"Q1\", \"choices\": [\"w\", \"x\", \"y\", \"z\"], \"answer\": 2},\n"
-    "{\"subject\": \"high_school_art\", \"question\": \"Q2\", \"choices\": [\"w\", \"x\", \"y\", \"z\"], \"answer\": 2},\n"
-    "{\"subject\": \"high_school_art\", \"question\": \"Q3\", \"choices\": [\"w\", \"x\", \"y\", \"z\"], \"answer\": \"C\"},\n"
-    "{\"subject\": \"high_school_art\", \"question\": \"Q4\", \"choices\": [\"w\", \"x\", \"y\", \"z\"], \"answer\": \"A\"},\n"
+    "[{\"subject\": \"art\", \"question\": \"Q1\", \"choices\": [\"w\", \"x\", \"y\", \"z\"], \"answer\": 2},\n"
+    "{\"subject\": \"art\", \"question\": \"Q2\", \"choices\": [\"w\", \"x\", \"y\", \"z\"], \"answer\": 2},\n"
+    "{\"subject\": \"art\", \"question\": \"Q3\", \"choices\": [\"w\", \"x\", \"y\", \"z\"], \"answer\": \"C\"},\n"
+    "{\"subject\": \"art\", \"question\": \"Q4\", \"choices\": [\"w\", \"x\", \"y\", \"z\"], \"answer\": \"A\"},\n"
     "{\"category\": \"other\", \"question\": \"\xE9\x97\xAE\", \"A\": \"1\", \"B\": \"2\", \"C\": \"3\", \"D\": \"4\", "
     "\"answer\": \"D\"}]";
 static const char dev[] =
-    "{\"subject\": \"high_school_art\", \"question\": \"E1\", \"choices\": [\"a\", \"b\"], \"answer\": 1}\n"
-    "{\"subject\": \"high_school_art\", \"question\": \"E2\", \"choices\": [\"a\", \"b\"], \"answer\": 0}\n"
+    "{\"subject\": \"old_art\", \"question\": \"E1\", \"choices\": [\"a\", \"b\"], \"answer\": 1}\n"
+    "{\"subject\": \"old_art\", \"question\": \"E2\", \"choices\": [\"a\", \"b\"], \"answer\": 0}\n"
     "{\"subject\": \"elsewhere\", \"question\": \"E3\", \"choices\": [\"a\", \"b\"], \"answer\": 0}\n";
 
 static void letter_choices(void **state)
@@ -294,10 +295,10 @@ static void letter_choices(void **state)
     ABOUT(out.macro, 0.375);
     assert_string_equal(model.context, "\xE9\x97\xAE\nA. 1\nB. 2\nC. 3\nD. 4\n答案：");
     file_of("dev.jsonl", dev); // the heading and one example of its own subject
-    choose(&model, file_of("q4.jsonl", "{\"subject\": \"high_school_art\", \"question\": \"Q4\", \"choices\": "
+    choose(&model, file_of("q4.jsonl", "{\"subject\": \"old_art\", \"question\": \"Q4\", \"choices\": "
                                        "[\"w\", \"x\"], \"answer\": \"A\"}"),
            HEARTH_CHOICE_AUTO, check_path(folder, "dev.jsonl"), &seen);
-    assert_string_equal(model.context, "The following are multiple choice questions (with answers) about high school "
+    assert_string_equal(model.context, "The following are multiple choice questions (with answers) about old "
                                        "art.\n\nE1\nA. a\nB. b\nAnswer: B\n\nQ4\nA. w\nB. x\nAnswer:");
 }
 
@@ -384,25 +385,25 @@ static void extractors(void **state)
 {
     (void)state;
     struct ht_data_pool pool = {0};
-    struct ht_answer_match *m;
+    struct ht_match *m;
     struct hearth_error err = {0};
     for (size_t i = 0; i < sizeof takes / sizeof *takes; i++) {
-        assert_int_equal(ht_answer_match_create(&m, takes[i].match, takes[i].pattern, &err), HEARTH_OK);
-        const char *got = ht_answer_match_take(m, &pool, takes[i].said, false);
+        assert_int_equal(ht_match_create(&m, takes[i].match, takes[i].pattern, &err), HEARTH_OK);
+        const char *got = ht_match_take(m, &pool, takes[i].said, false);
         if (!got != !takes[i].taken || (got && strcmp(got, takes[i].taken)))
             fail_msg("row %zu: '%s', wanted '%s'", i, got ? got : "NULL", takes[i].taken ? takes[i].taken : "NULL");
-        ht_answer_match_destroy(&m);
+        ht_match_destroy(&m);
     }
-    assert_int_equal(ht_answer_match_create(&m, HEARTH_MATCH_REGEX, "(", &err), HEARTH_INVALID);
+    assert_int_equal(ht_match_create(&m, HEARTH_MATCH_REGEX, "(", &err), HEARTH_INVALID);
     assert_null(m);
     // a record's own answer: GSM8K's solution, a bare number, a bare answer beside a pattern
-    assert_int_equal(ht_answer_match_create(&m, HEARTH_MATCH_NUMBER, NULL, &err), HEARTH_OK);
-    assert_string_equal(ht_answer_match_take(m, &pool, "2 and 3 are\n#### 5,000", true), "5000");
-    assert_string_equal(ht_answer_match_take(m, &pool, "18", true), "18");
-    ht_answer_match_destroy(&m);
-    assert_int_equal(ht_answer_match_create(&m, HEARTH_MATCH_REGEX, "is (.*)\\.", &err), HEARTH_OK);
-    assert_string_equal(ht_answer_match_take(m, &pool, " (B) ", true), "(B)");
-    ht_answer_match_destroy(&m);
+    assert_int_equal(ht_match_create(&m, HEARTH_MATCH_NUMBER, NULL, &err), HEARTH_OK);
+    assert_string_equal(ht_match_take(m, &pool, "2 and 3 are\n#### 5,000", true), "5000");
+    assert_string_equal(ht_match_take(m, &pool, "18", true), "18");
+    ht_match_destroy(&m);
+    assert_int_equal(ht_match_create(&m, HEARTH_MATCH_REGEX, "is (.*)\\.", &err), HEARTH_OK);
+    assert_string_equal(ht_match_take(m, &pool, " (B) ", true), "(B)");
+    ht_match_destroy(&m);
     ht_data_pool_free(&pool);
 }
 
@@ -428,13 +429,13 @@ static void comparisons(void **state)
     };
     struct ht_data_pool pool = {0};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        struct ht_answer_match *m;
+        struct ht_match *m;
         double score = -1;
-        assert_int_equal(ht_answer_match_create(&m, rows[i].match, NULL, NULL), HEARTH_OK);
-        bool right = ht_answer_match_compare(m, &pool, rows[i].made, rows[i].wanted, &score);
+        assert_int_equal(ht_match_create(&m, rows[i].match, NULL, NULL), HEARTH_OK);
+        bool right = ht_match_compare(m, &pool, rows[i].made, rows[i].wanted, &score);
         if (right != rows[i].right || fabs(score - rows[i].score) > 1e-12)
             fail_msg("row %zu: %d %g", i, right, score);
-        ht_answer_match_destroy(&m);
+        ht_match_destroy(&m);
     }
     ht_data_pool_free(&pool);
 }
@@ -494,8 +495,9 @@ static void answers(void **state)
     assert_int_equal(ht_gen_run(&known, &params, &out, &err), HEARTH_OK);
     assert_string_equal(model.prompt, "3+4");
     assert_int_equal(model.n_messages, 3);
-    params = (struct hearth_gen_params){.path = file_of("talk.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": "
-                                                                      "\"Hi\"}], \"answer\": \"#### 7\"}")};
+    params = (struct hearth_gen_params){
+        .path = file_of("talk.jsonl",
+                        "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"answer\": \"#### 7\"}")};
     assert_int_equal(ht_gen_run(&known, &params, &out, &err), HEARTH_INVALID); // no template to render it
     params.chat = true;
     model.n = 0;

@@ -11,7 +11,13 @@ _hearth() {
     case $previous in
     --device) words='auto cpu cuda vulkan' ;;
     --kv) words='f16 q8 f32' ;;
-    --mask) words='assistant all last alpaca alpaca-lora llmtune vicuna dolly baize phoenix wizardlm' ;;
+    --schedule) words='cosine linear constant' ;;
+    --precision) words='auto f32 bf16' ;;
+    --targets) words='all attn_q attn_k attn_v attn_output ffn_gate ffn_up ffn_down' ;;
+    --mask) words='assistant all last alpaca alpaca-lora llmtune vicuna dolly baize zh-alpaca qlora phoenix chimera wizardlm' ;;
+    --form) words='auto text letters last-word' ;;
+    --match) words='exact contains number strict regex f1' ;;
+    --type) words='keep f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q3_k q4_k q5_k q6_k iq4_nl' ;;
     -m | --model | --fit) words=$(hearth models list --json 2>/dev/null | sed 's/},{/\n/g' | sed -n 's/.*"name":"\([^"]*\)".*/\1/p') ;;
     esac
     if [ -n "${words:-}" ]; then
@@ -25,8 +31,9 @@ _hearth() {
         return
     fi
     case $command in
-    adapter) words='inspect import export diff' ;;
+    adapter) words='inspect import export diff merge' ;;
     data) words='inspect' ;;
+    eval) words='ppl loss compare choices gen' ;;
     models) words='list use rm' ;;
     people) words='list add remove' ;;
     devices) words='list revoke' ;;
