@@ -102,9 +102,13 @@ static void run_unit(const struct ht_call *call, const struct ht_run *run, const
         if (range[i].from < common_from)
             add_values(p, run, unit, s, i, 1, range[i].from, common_from, acc);
     add_values(p, run, unit, s, 0, n, common_from, common_to, acc);
+    for (uint32_t i = common_to ? unit->n_heads : 0; i < n; i += unit->n_heads) {
+        if (common_to) // each row sees one position more than the row before it, and so do those after it
+            add_values(p, run, unit, s, i, n - i, range[i].to - 1, range[i].to, acc);
+        else
+            add_values(p, run, unit, s, i, unit->n_heads, range[i].from, range[i].to, acc);
+    }
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t from = common_to > range[i].from ? common_to : range[i].from;
-        add_values(p, run, unit, s, i, 1, from, range[i].to, acc);
         float *y = ht_ref_floats(&p->y) + (size_t)(unit->row + i / unit->n_heads) * p->y_stride +
                    (size_t)(unit->head + i % unit->n_heads) * kv->v_dim;
         for (uint32_t d = 0; d < kv->v_dim; d++)
