@@ -13,6 +13,7 @@
 #include "tools/machine.h"
 #include "tools/models.h"
 #include "tools/progress.h"
+#include "tools/train_kernels.h"
 
 enum {
     SHORT_PROMPT = 16,
@@ -29,7 +30,7 @@ struct bench {
     struct hearth_engine_info info;
     struct hearth_session *sessions[MAX_CLIENTS];
     uint64_t n_prompt, n_gen, n_clients, n_repeat;
-    bool kernels, second_turn;
+    bool kernels, train_kernels, second_turn;
     uint64_t random; // state of the id generator: the same ids in every run
     double first_token_ms, prefill, decode, clients, barrier_ns, first_turn_ms, second_turn_ms;
     double vnni_gops, amx_gops;
@@ -320,6 +321,8 @@ int cmd_bench(int argc, char **argv)
          &bench.second_turn, 0, 0, NULL},
         {"kernels", 0, CLI_FLAG, NULL, "without a model: GB/s of the matrix product of every format",
          &bench.kernels, 0, 0, NULL},
+        {"train-kernels", 0, CLI_FLAG, NULL, "without a model: what training's ops beside the frozen products take",
+         &bench.train_kernels, 0, 0, NULL},
     };
     struct cli cli = {
         .name = "bench",
@@ -335,5 +338,7 @@ int cmd_bench(int argc, char **argv)
     int code = cli_parse(&cli, argc, argv);
     if (code < 0 && bench.kernels)
         return kernels_measure(cli.n_threads ? (unsigned)cli.n_threads : machine_threads(), cli.json);
+    if (code < 0 && bench.train_kernels)
+        return train_kernels_measure(cli.n_threads ? (unsigned)cli.n_threads : machine_threads(), cli.json);
     return code >= 0 ? code : run(&cli, &options, &bench);
 }

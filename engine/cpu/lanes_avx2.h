@@ -4,6 +4,7 @@
 #ifndef HT_LANES_H
 #define HT_LANES_H
 #include <stdbool.h>
+#include <string.h>
 
 #include "engine/cpu/math_avx2.h"
 
@@ -71,6 +72,56 @@ LANE_FN lanes root(lanes a)
 LANE_FN lanes larger(lanes a, lanes b) // a > b ? a : b
 {
     return _mm256_max_ps(a, b);
+}
+LANE_FN lanes smaller(lanes a, lanes b) // a < b ? a : b
+{
+    return _mm256_min_ps(a, b);
+}
+LANE_FN lanes magnitude(lanes a)
+{
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
+}
+LANE_FN lanes whole(lanes a) // the integer below; a in [0, 2^31)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvttps_epi32(a));
+}
+LANE_FN lane_mask below(lanes a, lanes b) // a < b
+{
+    return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
+LANE_FN lane_mask both(lane_mask a, lane_mask b)
+{
+    return _mm256_and_si256(a, b);
+}
+LANE_FN __m128i load_bytes(const void *p, uint32_t n)
+{
+    uint64_t bytes = 0;
+    memcpy(&bytes, p, n < LANES ? n : LANES);
+    return _mm_cvtsi64_si128((long long)bytes);
+}
+LANE_FN lanes load_signed(const int8_t *p, uint32_t n) // bytes as floats, beyond n 0
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load_bytes(p, n)));
+}
+LANE_FN lanes load_unsigned(const uint8_t *p, uint32_t n)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load_bytes(p, n)));
+}
+LANE_FN void store_bytes(void *p, uint32_t n, lanes v) // the low bytes of the integers
+{
+    const __m256i low = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1,
+                                         -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    __m256i w = _mm256_shuffle_epi8(_mm256_cvttps_epi32(v), low);
+    uint64_t bytes = (uint32_t)_mm256_extract_epi32(w, 0) | (uint64_t)(uint32_t)_mm256_extract_epi32(w, 4) << 32;
+    memcpy(p, &bytes, n < LANES ? n : LANES);
+}
+LANE_FN void store_signed(int8_t *p, uint32_t n, lanes v)
+{
+    store_bytes(p, n, v);
+}
+LANE_FN void store_unsigned(uint8_t *p, uint32_t n, lanes v)
+{
+    store_bytes(p, n, v);
 }
 LANE_FN lanes fma_of(lanes a, lanes b, lanes c) // a b + c
 {
@@ -193,6 +244,13 @@ LANE_FN lanes unit_of(const uint32_t *words) // ht_unit_f32
 {
     __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)words);
     return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(w, 8)), _mm256_set1_ps(0x1p-24f));
+}
+LANE_FN void halves_of(const uint32_t *words, lanes *upper, lanes *lower) // / 2^16
+{
+    __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)words);
+    *upper = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(w, 16)), _mm256_set1_ps(0x1p-16f));
+    *lower = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_and_si256(w, _mm256_set1_epi32(0xFFFF))),
+                           _mm256_set1_ps(0x1p-16f));
 }
 
 #endif

@@ -71,6 +71,42 @@ LANE_FN lanes larger(lanes a, lanes b) // a > b ? a : b
 {
     return _mm512_max_ps(a, b);
 }
+LANE_FN lanes smaller(lanes a, lanes b) // a < b ? a : b
+{
+    return _mm512_min_ps(a, b);
+}
+LANE_FN lanes magnitude(lanes a)
+{
+    return _mm512_abs_ps(a);
+}
+LANE_FN lanes whole(lanes a) // the integer below; a in [0, 2^31)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvttps_epi32(a));
+}
+LANE_FN lane_mask below(lanes a, lanes b) // a < b
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ);
+}
+LANE_FN lane_mask both(lane_mask a, lane_mask b)
+{
+    return a & b;
+}
+LANE_FN lanes load_signed(const int8_t *p, uint32_t n) // bytes as floats, beyond n 0
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first_lanes(n), p)));
+}
+LANE_FN lanes load_unsigned(const uint8_t *p, uint32_t n)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first_lanes(n), p)));
+}
+LANE_FN void store_signed(int8_t *p, uint32_t n, lanes v)
+{
+    _mm_mask_storeu_epi8(p, first_lanes(n), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(v)));
+}
+LANE_FN void store_unsigned(uint8_t *p, uint32_t n, lanes v)
+{
+    _mm_mask_storeu_epi8(p, first_lanes(n), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(v)));
+}
 LANE_FN lanes fma_of(lanes a, lanes b, lanes c) // a b + c
 {
     return _mm512_fmadd_ps(a, b, c);
@@ -198,6 +234,13 @@ LANE_FN lanes unit_of(const uint32_t *words) // ht_unit_f32
 {
     return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_srli_epi32(_mm512_loadu_si512(words), 8)),
                          _mm512_set1_ps(0x1p-24f));
+}
+LANE_FN void halves_of(const uint32_t *words, lanes *upper, lanes *lower) // / 2^16
+{
+    __m512i w = _mm512_loadu_si512(words);
+    *upper = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_srli_epi32(w, 16)), _mm512_set1_ps(0x1p-16f));
+    *lower = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_and_si512(w, _mm512_set1_epi32(0xFFFF))),
+                           _mm512_set1_ps(0x1p-16f));
 }
 
 #endif

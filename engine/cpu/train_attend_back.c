@@ -74,27 +74,34 @@ static void prepare(const struct back *b)
     }
 }
 
-// Blocks of rows in [from, to) that see some of the UNIT keys from j on: what these keys cost.
-static uint32_t work_of(const struct back *b, uint32_t from, uint32_t to, uint32_t j)
+struct block { // rows of a chunk that lie in one segment, and the first key that the first of them sees
+    uint32_t from, to, first;
+};
+
+// What the UNIT keys from j on cost: the rows of the blocks that see some of them.
+static uint32_t work_of(const struct block *blocks, uint32_t n, uint32_t j)
 {
     uint32_t work = 0;
-    for (uint32_t r = from, end; r < to; r = end) {
-        end = ht_attend_block(b->run, r, to - r < ROWS ? to - r : ROWS);
-        work += j < end && j + UNIT > ht_attend_first(&b->p->f, b->run, r) ? end - r : 0;
-    }
+    for (uint32_t i = 0; i < n; i++)
+        work += j < blocks[i].to && j + UNIT > blocks[i].first ? blocks[i].to - blocks[i].from : 0;
     return work;
 }
 
 // The thread's range of the keys, so that all have about the same to do.
 static void share_keys(const struct back *b, struct chunk *c)
 {
-    uint32_t first = ht_attend_first(&b->p->f, b->run, c->from) / UNIT * UNIT, j;
+    struct block blocks[CHUNK];
+    uint32_t n_blocks = 0, first = ht_attend_first(&b->p->f, b->run, c->from) / UNIT * UNIT;
     uint64_t total = 0, sum = 0, n = b->run->n_threads;
-    for (j = first; j < c->to; j += UNIT)
-        total += work_of(b, c->from, c->to, j);
+    for (uint32_t r = c->from, end; r < c->to; r = end) {
+        end = ht_attend_block(b->run, r, c->to - r < ROWS ? c->to - r : ROWS);
+        blocks[n_blocks++] = (struct block){r, end, ht_attend_first(&b->p->f, b->run, r)};
+    }
+    for (uint32_t j = first; j < c->to; j += UNIT)
+        total += work_of(blocks, n_blocks, j);
     c->key_from = c->key_to = c->to;
-    for (j = first; j < c->to; j += UNIT) {
-        uint64_t work = work_of(b, c->from, c->to, j), owner = (2 * sum + work) * n / (2 * total);
+    for (uint32_t j = first; j < c->to; j += UNIT) {
+        uint64_t work = work_of(blocks, n_blocks, j), owner = (2 * sum + work) * n / (2 * total);
         if (owner == b->thread) {
             c->key_from = c->key_from < j ? c->key_from : j;
             c->key_to = j + UNIT < c->to ? j + UNIT : c->to;

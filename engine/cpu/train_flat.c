@@ -68,6 +68,24 @@ void ht_run_adamw(const struct ht_call *call, const struct ht_run *run, unsigned
     ht_train_rows(run->device->isa)->adamw(&s, g + c.from, c.to - c.from, w + c.from, m + c.from, v + c.from);
 }
 
+void ht_run_adamw8(const struct ht_call *call, const struct ht_run *run, unsigned thread)
+{
+    const struct ht_adamw8 *p = &call->p.adamw8;
+    const struct ht_train_values *values = run->train->values;
+    struct ht_range blocks = ht_share((p->n - 1) / HT_MOMENT_BLOCK + 1, thread, run->n_threads);
+    float rate = values->lr * p->lr_factor;
+    const struct ht_adamw_step s = {p->beta1, p->beta2, p->eps, values->correction2, -(rate / values->correction1),
+                                    1.0f - rate * p->decay};
+    const struct ht_draw draw = {values->seed, values->step << 24 | p->stream, 0};
+    for (uint32_t b = blocks.from; b < blocks.to; b++) {
+        uint32_t i = b * HT_MOMENT_BLOCK, n = p->n - i < HT_MOMENT_BLOCK ? p->n - i : HT_MOMENT_BLOCK;
+        ht_train_rows(run->device->isa)
+            ->adamw8(&s, &draw, p->first + i, ht_ref_floats(&p->g) + i, n, ht_ref_floats(&p->p) + i,
+                     (int8_t *)(void *)ht_ref_floats(&p->m) + i, (uint8_t *)(void *)ht_ref_floats(&p->v) + i,
+                     ht_ref_floats(&p->scales) + 2 * (size_t)b);
+    }
+}
+
 // ---- draws
 
 static struct ht_draw draw_of(const struct ht_run *run, uint32_t stream, uint32_t row)

@@ -254,6 +254,18 @@ static enum hearth_status record_adamw(struct ht_plan *plan, const struct ht_ada
     return HEARTH_OK;
 }
 
+static enum hearth_status record_adamw8(struct ht_plan *plan, const struct ht_adamw8 *p, struct hearth_error *err)
+{
+    BEGIN(adamw8);
+    ht_note_flat(&notes, &p->p, p->n, true);
+    ht_note_flat(&notes, &p->g, p->n, false);
+    ht_note_flat(&notes, &p->m, ((size_t)p->n + 3) / 4, true);
+    ht_note_flat(&notes, &p->v, ((size_t)p->n + 3) / 4, true);
+    ht_note_flat(&notes, &p->scales, 2 * (((size_t)p->n - 1) / HT_MOMENT_BLOCK + 1), true);
+    ht_settle(call, &notes);
+    return HEARTH_OK;
+}
+
 static enum hearth_status record_dropout(struct ht_plan *plan, const struct ht_dropout *p, struct hearth_error *err)
 {
     BEGIN(dropout);

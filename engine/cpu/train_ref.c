@@ -42,6 +42,35 @@ void ht_ref_norm_back(const double *x, const double *w, const double *dy, uint32
         dx[i] = w[i] * dy[i] / root - x[i] * along / (dim * root * root * root);
 }
 
+static double spread_of(const double *x, uint32_t dim, double eps, double *mean)
+{
+    double sum = 0, squares = 0;
+    for (uint32_t i = 0; i < dim; i++)
+        sum += x[i];
+    *mean = sum / dim;
+    for (uint32_t i = 0; i < dim; i++)
+        squares += (x[i] - *mean) * (x[i] - *mean);
+    return sqrt(squares / dim + eps);
+}
+
+void ht_ref_layernorm(const double *x, const double *w, const double *b, uint32_t dim, double eps, double *y)
+{
+    double mean, root = spread_of(x, dim, eps, &mean);
+    for (uint32_t i = 0; i < dim; i++)
+        y[i] = (x[i] - mean) / root * w[i] + (b ? b[i] : 0);
+}
+
+void ht_ref_layernorm_back(const double *x, const double *w, const double *dy, uint32_t dim, double eps, double *dx)
+{
+    double mean, root = spread_of(x, dim, eps, &mean), sum = 0, along = 0;
+    for (uint32_t i = 0; i < dim; i++) {
+        sum += w[i] * dy[i];
+        along += w[i] * dy[i] * (x[i] - mean);
+    }
+    for (uint32_t i = 0; i < dim; i++)
+        dx[i] = (w[i] * dy[i] - sum / dim) / root - (x[i] - mean) * along / (dim * root * root * root);
+}
+
 void ht_ref_rotate(double *x, const double *angle, uint32_t n_rot, enum ht_rope_kind kind, double mscale,
                    int direction)
 {
@@ -89,7 +118,17 @@ double ht_ref_cap_back(double x, double cap, double dy)
 
 // ---- attention
 
-static double score(const struct ht_ref_attend *p, const double *q, const double *k, double *slope)
+// ALiBi: heads 0 … P - 1, P the largest power of two, have the slopes 2^(-bias (h + 1) / P); the others lie between.
+static double lean(const struct ht_ref_attend *p, uint32_t head)
+{
+    double power = exp2(floor(log2(p->heads)));
+    if (p->alibi_max_bias <= 0)
+        return 0;
+    return exp2(-p->alibi_max_bias * (head < power ? head + 1 : head - power + 0.5) / power);
+}
+
+static double score(const struct ht_ref_attend *p, uint32_t head, uint32_t r, uint32_t j, const double *q,
+                    const double *k, double *slope)
 {
     double s = 0;
     for (uint32_t d = 0; d < p->k_dim; d++)
@@ -101,7 +140,7 @@ static double score(const struct ht_ref_attend *p, const double *q, const double
         *slope *= 1 - t * t;
         s = p->softcap * t;
     }
-    return s;
+    return s + lean(p, head) * ((double)j - (double)r);
 }
 
 struct row { // what a query row sees
@@ -109,16 +148,16 @@ struct row { // what a query row sees
     double top, total;
 };
 
-static struct row row_of(const struct ht_ref_attend *p, uint32_t r, const double *q, const double *k)
+static struct row row_of(const struct ht_ref_attend *p, uint32_t h, uint32_t r, const double *q, const double *k)
 {
     struct row row = {p->seg_from[r], -INFINITY, 0};
     double slope;
     if (p->window && r + 1 > p->window && r + 1 - p->window > row.lo)
         row.lo = r + 1 - p->window;
-    for (size_t j = row.lo; j <= r; j++)
-        row.top = fmax(row.top, score(p, q, k + j * p->kv_heads * p->k_dim, &slope));
-    for (size_t j = row.lo; j <= r; j++)
-        row.total += exp(score(p, q, k + j * p->kv_heads * p->k_dim, &slope) - row.top);
+    for (uint32_t j = row.lo; j <= r; j++)
+        row.top = fmax(row.top, score(p, h, r, j, q, k + (size_t)j * p->kv_heads * p->k_dim, &slope));
+    for (uint32_t j = row.lo; j <= r; j++)
+        row.total += exp(score(p, h, r, j, q, k + (size_t)j * p->kv_heads * p->k_dim, &slope) - row.top);
     return row;
 }
 
@@ -128,13 +167,14 @@ void ht_ref_attend(const struct ht_ref_attend *p, const double *q, const double 
         for (uint32_t h = 0; h < p->heads; h++) {
             size_t kv = h / (p->heads / p->kv_heads), item = (size_t)r * p->heads + h;
             const double *qh = q + item * p->k_dim, *kh = k + kv * p->k_dim, *vh = v + kv * p->v_dim;
-            struct row row = row_of(p, r, qh, kh);
+            struct row row = row_of(p, h, r, qh, kh);
             double slope;
             for (uint32_t d = 0; d < p->v_dim; d++) {
                 double sum = 0;
-                for (size_t j = row.lo; j <= r; j++)
-                    sum += exp(score(p, qh, kh + j * p->kv_heads * p->k_dim, &slope) - row.top) / row.total *
-                           vh[j * p->kv_heads * p->v_dim + d];
+                for (size_t j = row.lo; j <= r; j++) {
+                    double s = score(p, h, r, (uint32_t)j, qh, kh + j * p->kv_heads * p->k_dim, &slope);
+                    sum += exp(s - row.top) / row.total * vh[j * p->kv_heads * p->v_dim + d];
+                }
                 y[item * p->v_dim + d] = sum;
             }
         }
@@ -156,14 +196,15 @@ void ht_ref_attend_back(const struct ht_ref_attend *p, const double *q, const do
         for (uint32_t h = 0; h < p->heads; h++) {
             size_t kv = h / (p->heads / p->kv_heads), item = (size_t)r * p->heads + h;
             const double *qh = q + item * p->k_dim, *dyh = dy + item * p->v_dim;
-            struct row row = row_of(p, r, qh, k + kv * p->k_dim);
+            struct row row = row_of(p, h, r, qh, k + kv * p->k_dim);
             double mean = 0, slope; // of the gradients of the probabilities
-            for (size_t j = row.lo; j <= r; j++)
-                mean += exp(score(p, qh, k + j * k_row + kv * p->k_dim, &slope) - row.top) / row.total *
-                        along(dyh, v + j * v_row + kv * p->v_dim, p->v_dim, magnitudes);
+            for (size_t j = row.lo; j <= r; j++) {
+                double s = score(p, h, r, (uint32_t)j, qh, k + j * k_row + kv * p->k_dim, &slope);
+                mean += exp(s - row.top) / row.total * along(dyh, v + j * v_row + kv * p->v_dim, p->v_dim, magnitudes);
+            }
             for (size_t j = row.lo; j <= r; j++) {
                 const double *kh = k + j * k_row + kv * p->k_dim;
-                double w = exp(score(p, qh, kh, &slope) - row.top) / row.total;
+                double w = exp(score(p, h, r, (uint32_t)j, qh, kh, &slope) - row.top) / row.total;
                 double dw = along(dyh, v + j * v_row + kv * p->v_dim, p->v_dim, magnitudes);
                 double ds = w * (magnitudes ? dw + mean : dw - mean) * (magnitudes ? fabs(p->scale) : slope);
                 for (uint32_t d = 0; d < p->k_dim; d++) {

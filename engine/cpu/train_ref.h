@@ -13,6 +13,9 @@ void ht_ref_dense(enum ht_dense_kind kind, const double *a, const double *b, uin
 void ht_ref_norm(const double *x, const double *w, uint32_t dim, double eps, double *y);
 void ht_ref_norm_back(const double *x, const double *w, const double *dy, uint32_t dim, double eps, double *dx);
 
+void ht_ref_layernorm(const double *x, const double *w, const double *b, uint32_t dim, double eps, double *y);
+void ht_ref_layernorm_back(const double *x, const double *w, const double *dy, uint32_t dim, double eps, double *dx);
+
 // One head in place; direction 1, or -1 for the gradient. angle (n_rot / 2).
 void ht_ref_rotate(double *x, const double *angle, uint32_t n_rot, enum ht_rope_kind kind, double mscale,
                    int direction);
@@ -23,7 +26,7 @@ double ht_ref_cap_back(double x, double cap, double dy); // from the input x of 
 
 struct ht_ref_attend {
     uint32_t rows, heads, kv_heads, k_dim, v_dim, window;
-    double scale, softcap;
+    double scale, softcap, alibi_max_bias; // 0 = none
     const uint32_t *seg_from;
 };
 // q (rows, heads, k_dim), k (rows, kv_heads, k_dim), v (rows, kv_heads, v_dim) → y (rows, heads, v_dim)

@@ -19,6 +19,7 @@ struct ht_draw {
 };
 
 enum { HT_SUM_BLOCK = 4096 };
+#define HT_MOMENT_MIN 0x1p-120f // blocks whose largest moment is below it are 0: its inverse might overflow
 
 struct ht_row_kernels {
     void (*rmsnorm_back)(const float *x, const float *w, const float *dy, uint32_t dim, float eps, bool add, float *dx);
@@ -33,6 +34,9 @@ struct ht_row_kernels {
     double (*square_sum)(const float *x, uint32_t n);                                // n <= HT_SUM_BLOCK
     void (*scale)(float *x, uint32_t n, float f);
     void (*adamw)(const struct ht_adamw_step *s, const float *g, uint32_t n, float *p, float *m, float *v);
+    // One block of at most HT_MOMENT_BLOCK values; `draw` counts from value `first` on.
+    void (*adamw8)(const struct ht_adamw_step *s, const struct ht_draw *draw, uint32_t first, const float *g,
+                   uint32_t n, float *p, int8_t *m, uint8_t *v, float scales[2]);
     void (*dropout)(const struct ht_draw *draw, const float *x, uint32_t n, uint32_t limit, float scale, bool add,
                     float *y);
     void (*noise)(const struct ht_draw *draw, float *x, uint32_t n, float size);

@@ -226,6 +226,55 @@ static void adamw(const struct ht_adamw_step *s, const float *g, uint32_t n, flo
 
 enum { DRAWN = 4 * LANES };
 
+// A code of t = (its share of the scale) * most²; `up`: the chance in [0, 1).
+LANE_FN lanes code_of(lanes t, float most, lanes up)
+{
+    const lanes one = all_of(1), last = all_of(most);
+    lanes a = larger(root(t), all_of(0)); // a NaN is 0
+    a = whole(smaller(a, last));
+    lane_mask more = both(below(mul(up, add(mul(all_of(2), a), one)), sub(t, mul(a, a))), below(a, last));
+    return pick(more, add(a, one), a);
+}
+
+static void adamw8(const struct ht_adamw_step *s, const struct ht_draw *draw, uint32_t first, const float *g,
+                   uint32_t n, float *p, int8_t *m, uint8_t *v, float scales[2])
+{
+    const lanes m_unit = all_of(scales[0] * (1.0f / 16129)), v_unit = all_of(scales[1] * (1.0f / 65025));
+    const lanes rest1 = all_of(1.0f - s->beta1), rest2 = all_of(1.0f - s->beta2);
+    float moments[HT_MOMENT_BLOCK], roots[HT_MOMENT_BLOCK];
+    lanes m_top = all_of(0), v_top = all_of(0);
+    for (uint32_t i = 0; i < n; i += LANES) {
+        lane_mask some = first_of(n - i);
+        lanes c = load_signed(m + i, n - i), k = load_unsigned(v + i, n - i), gi = load_some(g + i, some);
+        lanes r = mul(v_unit, mul(k, k)), square = fma_of(all_of(s->beta2), mul(r, r), mul(mul(rest2, gi), gi));
+        lanes moment = fma_of(all_of(s->beta1), mul(m_unit, mul(c, magnitude(c))), mul(rest1, gi));
+        r = root(square);
+        lanes size = add(divide_lanes(r, all_of(s->correction2)), all_of(s->eps));
+        lanes w = mul(load_some(p + i, some), all_of(s->keep));
+        store_some(p + i, some, fma_of(all_of(s->step), divide_lanes(moment, size), w));
+        store(moments + i, moment); // 0 beyond the end
+        store(roots + i, r);
+        m_top = larger(magnitude(moment), m_top);
+        v_top = larger(r, v_top);
+    }
+    float m_most = largest_of(m_top), v_most = largest_of(v_top);
+    scales[0] = m_most >= HT_MOMENT_MIN ? m_most : 0.0f;
+    scales[1] = v_most >= HT_MOMENT_MIN ? v_most : 0.0f;
+    float m_inverse = scales[0] > 0 ? 1.0f / scales[0] : 0.0f, v_inverse = scales[1] > 0 ? 1.0f / scales[1] : 0.0f;
+    uint32_t words[DRAWN];
+    for (uint32_t i = 0; i < n; i += LANES) {
+        if (i % DRAWN == 0)
+            draw_words(draw->seed, draw->stream, draw->row, (first + i) / 4, words);
+        lanes moment = load(moments + i), r = load(roots + i), up_m, up_v;
+        halves_of(words + i % DRAWN, &up_m, &up_v);
+        lanes c = code_of(mul(mul(magnitude(moment), all_of(m_inverse)), all_of(16129)), 127, up_m);
+        lanes k = code_of(mul(mul(r, all_of(v_inverse)), all_of(65025)), 255, up_v);
+        lane_mask least = both(below(k, all_of(1)), below(all_of(0), mul(r, all_of(v_inverse))));
+        store_signed(m + i, n - i, pick(below(moment, all_of(0)), minus(c), c));
+        store_unsigned(v + i, n - i, pick(least, all_of(1), k));
+    }
+}
+
 static void dropout(const struct ht_draw *draw, const float *x, uint32_t n, uint32_t limit, float scale_by, bool add_to,
                     float *y)
 {

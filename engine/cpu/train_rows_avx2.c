@@ -13,6 +13,7 @@ const struct ht_row_kernels ht_train_rows_avx2 = {
     .square_sum = square_sum,
     .scale = scale,
     .adamw = adamw,
+    .adamw8 = adamw8,
     .dropout = dropout,
     .noise = noise,
 };

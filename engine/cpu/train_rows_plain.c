@@ -170,6 +170,44 @@ static void adamw(const struct ht_adamw_step *s, const float *g, uint32_t n, flo
     }
 }
 
+// A code of t = (its share of the scale) * most²; `up`: the chance in [0, 1).
+static float code_of(float t, float most, float up)
+{
+    float a = sqrtf(t);
+    a = a > 0 ? a : 0; // a NaN is 0
+    a = floorf(a < most ? a : most);
+    return up * (2.0f * a + 1.0f) < t - a * a && a < most ? a + 1.0f : a;
+}
+
+static void adamw8(const struct ht_adamw_step *s, const struct ht_draw *draw, uint32_t first, const float *g,
+                   uint32_t n, float *p, int8_t *m, uint8_t *v, float scales[2])
+{
+    float m_unit = scales[0] * (1.0f / 16129), v_unit = scales[1] * (1.0f / 65025), m_top = 0, v_top = 0;
+    float moment[HT_MOMENT_BLOCK], root[HT_MOMENT_BLOCK];
+    for (uint32_t i = 0; i < n; i++) {
+        float c = m[i], k = v[i], r = v_unit * (k * k);
+        float square = fmaf(s->beta2, r * r, (1.0f - s->beta2) * g[i] * g[i]);
+        moment[i] = fmaf(s->beta1, m_unit * (c * fabsf(c)), (1.0f - s->beta1) * g[i]);
+        root[i] = sqrtf(square);
+        p[i] = fmaf(s->step, moment[i] / (root[i] / s->correction2 + s->eps), p[i] * s->keep);
+        m_top = fabsf(moment[i]) > m_top ? fabsf(moment[i]) : m_top;
+        v_top = root[i] > v_top ? root[i] : v_top;
+    }
+    scales[0] = m_top >= HT_MOMENT_MIN ? m_top : 0.0f;
+    scales[1] = v_top >= HT_MOMENT_MIN ? v_top : 0.0f;
+    float m_inverse = scales[0] > 0 ? 1.0f / scales[0] : 0.0f, v_inverse = scales[1] > 0 ? 1.0f / scales[1] : 0.0f;
+    struct ht_philox words = {{0}};
+    for (uint32_t i = 0; i < n; i++) {
+        if (i % 4 == 0)
+            words = ht_philox(draw->seed, (uint64_t)draw->row << 32 | (first + i) / 4, draw->stream);
+        uint32_t word = words.v[i % 4];
+        float c = code_of(fabsf(moment[i]) * m_inverse * 16129.0f, 127, (float)(word >> 16) * 0x1p-16f);
+        float k = code_of(root[i] * v_inverse * 65025.0f, 255, (float)(word & 0xFFFF) * 0x1p-16f);
+        m[i] = (int8_t)(moment[i] < 0 ? -c : c);
+        v[i] = (uint8_t)(k < 1 && root[i] * v_inverse > 0 ? 1 : k);
+    }
+}
+
 // ---- draws
 
 static void dropout(const struct ht_draw *draw, const float *x, uint32_t n, uint32_t limit, float scale, bool add,
@@ -205,6 +243,7 @@ const struct ht_row_kernels ht_train_rows_plain = {
     .square_sum = square_sum,
     .scale = scale,
     .adamw = adamw,
+    .adamw8 = adamw8,
     .dropout = dropout,
     .noise = noise,
 };

@@ -223,6 +223,21 @@ enum hearth_status ht_check_adamw(const struct ht_plan *plan, const struct ht_ad
     return ht_check_view("adamw v", &p->v, 1, 0, p->n, err);
 }
 
+enum hearth_status ht_check_adamw8(const struct ht_plan *plan, const struct ht_adamw8 *p, struct hearth_error *err)
+{
+    (void)plan;
+    REQUIRE(p->beta1 >= 0 && p->beta1 < 1 && p->beta2 >= 0 && p->beta2 < 1 && p->eps >= 0 && isfinite(p->eps) &&
+                isfinite(p->decay) && isfinite(p->lr_factor),
+            "adamw8: constants out of range");
+    REQUIRE(p->stream < 1u << 24 && p->first % HT_MOMENT_BLOCK == 0, "adamw8: stream or first value");
+    HT_TRY(ht_check_view("adamw8 p", &p->p, 1, 0, p->n, err));
+    HT_TRY(ht_check_view("adamw8 g", &p->g, 1, 0, p->n, err));
+    HT_TRY(ht_check_view("adamw8 m", &p->m, 1, 0, ((uint64_t)p->n + 3) / 4, err));
+    HT_TRY(ht_check_view("adamw8 v", &p->v, 1, 0, ((uint64_t)p->n + 3) / 4, err));
+    return ht_check_view("adamw8 scales", &p->scales, 1, 0,
+                         2 * (((uint64_t)p->n + HT_MOMENT_BLOCK - 1) / HT_MOMENT_BLOCK), err);
+}
+
 enum hearth_status ht_check_dropout(const struct ht_plan *plan, const struct ht_dropout *p, struct hearth_error *err)
 {
     REQUIRE(p->rate >= 0 && p->rate < 1, "dropout: the rate must be in [0, 1)");

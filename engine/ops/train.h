@@ -229,6 +229,22 @@ struct ht_adamw {
     float lr_factor, beta1, beta2, eps, decay;
 };
 
+// The same with moments of one byte, HT_MOMENT_BLOCK values under one scale (Dettmers et al., "8-bit Optimizers via
+// Block-wise Quantization", ICLR 2022, has the blocks), codes spaced like squares, rounded up or down by chance so that
+// the mean stays true. scales: [blocks][2] f32, of |m| and of √v; m: n int8, v: n uint8, zeros at first.
+//   m = (scale[0] * (1 / 127²)) * (c * |c|), √v = (scale[1] * (1 / 255²)) * (c * c), v = √v * √v; then as above;
+//   scale[0] = max |m|, scale[1] = max sqrtf(v) of the block, 0 if below 2^-120. Code of t = |m| * (1 / scale[0]) *
+//   127², likewise of sqrtf(v) with 255²: a = floor(min(sqrtf(t), 127)), 1 more if a < 127 and u * (2 a + 1) < t - a²;
+//   0 for a scale of 0 and for NaN; of v at least 1 where sqrtf(v) * (1 / scale[1]) > 0; of m with its sign.
+// u = 16 bits / 2^16, for m the upper and for v the lower half of ht_philox(seed, i / 4, step << 24 | stream).v[i % 4],
+// i = first + the value's place; first is a multiple of HT_MOMENT_BLOCK.
+enum { HT_MOMENT_BLOCK = 256 };
+struct ht_adamw8 {
+    struct ht_ref p, g, m, v, scales;
+    uint32_t n, first, stream;
+    float lr_factor, beta1, beta2, eps, decay;
+};
+
 // y = [y +] (word >= rate * 2^32 ? x * (1 / (1 - rate)) : 0). The word: ht_philox(seed, row_id << 32 | column / 4,
 // step << 24 | stream).v[column % 4]. The backward op is the same op over dy.  y may be x.      (R, dim)
 struct ht_dropout {
@@ -251,7 +267,7 @@ struct ht_noise {
 #define HT_TRAIN_OPS_MAP(X)                                                                                  \
     X(linear) X(linear_t) X(dense) X(rmsnorm_back) X(layernorm) X(layernorm_back) X(rope_back) X(glu_back)   \
         X(softcap_back) X(scatter) X(attend) X(attend_back) X(cross_entropy) X(fill) X(sumsq) X(scale)       \
-            X(adamw) X(dropout) X(noise)
+            X(adamw) X(adamw8) X(dropout) X(noise)
 
 struct ht_device;
 struct ht_train_ops {

@@ -13,16 +13,20 @@
 #include "engine/cpu/train_ref.h"
 #include "tests/check/train.h"
 
-enum { ROWS = 45 };
+enum { MOST_ROWS = 230 }; // more than a chunk of the backward op, with keys of several blocks
 enum { Q, K, V, DY, Y, LSE, DQ, DK, DV, N_VIEWS };
 
 struct shape {
     uint32_t heads, kv_heads, k_dim, v_dim, window;
-    float softcap, size;
+    float softcap, size, bias;
+    uint32_t rows;
 };
 static const struct shape shapes[] = {
-    {1, 1, 1, 1, 0, 0, 1},     {3, 3, 16, 8, 0, 0, 1},    {9, 3, 33, 32, 0, 0, 1}, {4, 1, 64, 64, 7, 0, 0.5f},
-    {6, 2, 24, 40, 0, 2.5f, 1}, {2, 1, 8, 16, 16, 30, 2}, {4, 2, 16, 16, 1, 0, 1}, {2, 2, 32, 32, 0, 0, 3},
+    {1, 1, 1, 1, 0, 0, 1, 0, 45},      {3, 3, 16, 8, 0, 0, 1, 0, 45},    {9, 3, 33, 32, 0, 0, 1, 0, 45},
+    {4, 1, 64, 64, 7, 0, 0.5f, 0, 45}, {6, 2, 24, 40, 0, 2.5f, 1, 0, 45}, {2, 1, 8, 16, 16, 30, 2, 0, 45},
+    {4, 2, 16, 16, 1, 0, 1, 0, 45},    {2, 2, 32, 32, 0, 0, 3, 0, 45},   {3, 1, 16, 24, 0, 0, 1, 4, 45},
+    {5, 5, 8, 8, 9, 2, 1, 8, 45},      {2, 1, 8, 17, 0, 0, 1, 0, 230},   {2, 2, 5, 8, 70, 0, 1, 0, 230},
+    {1, 1, 4, 3, 130, 5, 1, 2, 229},
 };
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
 
@@ -33,7 +37,7 @@ static uint32_t width_of(const struct shape *s, int view)
     return widths[view];
 }
 
-static uint32_t segment_of(uint32_t r) // rows 0..9, 10, 11..44
+static uint32_t segment_of(uint32_t r) // rows 0..9, 10, 11 and all that follow
 {
     return r < 10 ? 0 : r == 10 ? 10 : 11;
 }
@@ -52,7 +56,7 @@ static void run(struct check_device *d, const struct shape *s, const struct trai
 #define BY(i) out[i].view.stride
     struct ht_attend f = {AT(Q),        AT(K),    AT(V),    AT(Y),      AT(LSE),     BY(Q),     BY(K),
                           BY(V),        BY(Y),    BY(LSE),  s->heads,   s->kv_heads, s->k_dim,  s->v_dim,
-                          0.3f,         s->softcap, s->window, 0};
+                          0.3f,         s->softcap, s->window, s->bias};
     struct ht_attend_back b = {f, AT(DY), AT(DQ), AT(DK), AT(DV), BY(DY), BY(DQ), BY(DK), BY(DV)};
     CHECK_OK(p.ops->attend(p.base.plan, &f, &check_err));
     CHECK_OK(p.ops->attend_back(p.base.plan, &b, &check_err));
@@ -66,7 +70,7 @@ static void run(struct check_device *d, const struct shape *s, const struct trai
 static void make_inputs(struct check_device *d, const struct shape *s, struct train_in *in)
 {
     for (int i = Q; i <= DY; i++)
-        in[i] = train_in_make(d, ROWS, width_of(s, i), width_of(s, i), i <= K ? s->size : 1);
+        in[i] = train_in_make(d, s->rows, width_of(s, i), width_of(s, i), i <= K ? s->size : 1);
 }
 
 static void free_all(struct train_in *in, int from, int to)
@@ -83,8 +87,8 @@ static void free_all(struct train_in *in, int from, int to)
 static double relative_error(const struct shape *s, const struct train_in *in, double *slope_error)
 {
     double u = 0x1p-24, largest = 0;
-    for (uint32_t r = 0; r < ROWS; r++)
-        for (uint32_t j = 0; j < ROWS; j++)
+    for (uint32_t r = 0; r < s->rows; r++)
+        for (uint32_t j = 0; j < s->rows; j++)
             for (uint32_t h = 0; h < s->heads; h++) {
                 double sum = 0;
                 uint32_t kv = h / (s->heads / s->kv_heads);
@@ -93,9 +97,11 @@ static double relative_error(const struct shape *s, const struct train_in *in, d
                            in[K].magnitude[(j * s->kv_heads + kv) * s->k_dim + i];
                 largest = fmax(largest, 0.3 * sum);
             }
-    double delta = check_gamma(s->k_dim + 3) * largest + 8 * u * (double)s->softcap;
+    double lean = s->bias > 0 ? s->rows : 0; // no slope is above 1
+    double delta = check_gamma(s->k_dim + 3) * largest + 8 * u * (double)s->softcap + 2 * u * lean;
+    largest += lean;
     *slope_error = s->softcap > 0 ? 2 * (delta / (double)s->softcap + 5 * u) : 0;
-    return 1.1 * (2 * delta + check_gamma(ROWS + 10) + 3 * u * (largest + log(ROWS)));
+    return 1.1 * (2 * delta + check_gamma(s->rows + 10) + 3 * u * (largest + log(s->rows)));
 }
 
 static unsigned test_attend(struct check_device *d)
@@ -104,17 +110,17 @@ static unsigned test_attend(struct check_device *d)
     for (unsigned c = 0; c < N_SHAPES; c++) {
         const struct shape *s = &shapes[c];
         struct train_in in[DY + 1], out[N_VIEWS];
-        uint32_t seg_from[ROWS];
+        uint32_t seg_from[MOST_ROWS];
         char what[96];
         snprintf(what, sizeof what, "attend %s case %u", d->name, c);
         check_reseed(c);
         memset(in, 0, sizeof in);
         make_inputs(d, s, in);
-        run(d, s, in, 0, ROWS, out);
-        for (uint32_t r = 0; r < ROWS; r++)
+        run(d, s, in, 0, s->rows, out);
+        for (uint32_t r = 0; r < s->rows; r++)
             seg_from[r] = segment_of(r);
-        struct ht_ref_attend f = {ROWS,      s->heads,      s->kv_heads,        s->k_dim, s->v_dim,
-                                  s->window, (double)0.3f, (double)s->softcap, seg_from};
+        struct ht_ref_attend f = {s->rows,   s->heads,      s->kv_heads,        s->k_dim,         s->v_dim,
+                                  s->window, (double)0.3f, (double)s->softcap, (double)s->bias, seg_from};
         double *want[N_VIEWS], *bound[N_VIEWS], slope_error, e = relative_error(s, in, &slope_error);
         for (int i = Y; i < N_VIEWS; i++) {
             want[i] = train_doubles(out[i].n);
@@ -124,7 +130,7 @@ static unsigned test_attend(struct check_device *d)
         ht_ref_attend(&f, in[Q].x, in[K].x, in[V].magnitude, bound[Y]);
         ht_ref_attend_back(&f, in[Q].x, in[K].x, in[V].x, in[DY].x, false, want[DQ], want[DK], want[DV]);
         ht_ref_attend_back(&f, in[Q].x, in[K].x, in[V].x, in[DY].x, true, bound[DQ], bound[DK], bound[DV]);
-        double chains = check_gamma(s->k_dim + 2 * s->v_dim + ROWS * s->heads + 16);
+        double chains = check_gamma(s->k_dim + 2 * s->v_dim + s->rows * s->heads + 16);
         for (int i = Y; i < N_VIEWS; i++) {
             for (size_t j = 0; j < out[i].n; j++)
                 bound[i][j] *= i == Y ? e + chains : 2 * e + slope_error + chains;
@@ -149,16 +155,16 @@ static void against_oracle(void **state)
 static void packed_equals_alone(void **state)
 {
     (void)state;
-    static const uint32_t from[] = {0, 10, 11, ROWS};
     unsigned failures = 0;
     struct check_device d;
     assert_true(check_open(&d, NULL, 2, HT_PRECISION_Q));
     for (unsigned c = 0; c < N_SHAPES; c++) {
         struct train_in in[DY + 1], all[N_VIEWS], one[N_VIEWS];
+        const uint32_t from[] = {0, 10, 11, shapes[c].rows};
         check_reseed(c);
         memset(in, 0, sizeof in);
         make_inputs(&d, &shapes[c], in);
-        run(&d, &shapes[c], in, 0, ROWS, all);
+        run(&d, &shapes[c], in, 0, shapes[c].rows, all);
         for (int part = 0; part < 3; part++) {
             run(&d, &shapes[c], in, from[part], from[part + 1] - from[part], one);
             for (int i = Y; i < N_VIEWS; i++)
@@ -194,11 +200,13 @@ static void finite_differences(void **state)
 {
     (void)state;
     static const uint32_t seg_from[] = {0, 0, 0, 3, 3, 3, 3};
-    static const char *const names[] = {"q",         "k",      "v",      "q, window", "k, window",
-                                        "v, window", "q, cap", "k, cap", "v, cap"};
+    static const char *const names[] = {"q",      "k",      "v",      "q, window", "k, window", "v, window",
+                                        "q, cap", "k, cap", "v, cap", "q, lean",   "k, lean",   "v, lean"};
     unsigned failures = 0;
-    for (int c = 0; c < 3; c++) {
-        struct problem p = {.f = {7, 4, 2, 3, 5, c == 1 ? 2 : 0, 0.7, c == 2 ? 1.5 : 0, seg_from}, .n_y = 7 * 4 * 5};
+    for (int c = 0; c < 4; c++) {
+        struct problem p = {.n_y = 7 * 4 * 5};
+        p.f = (struct ht_ref_attend){7,   4,        2,      3, 5, c == 1 ? 2 : 0,
+                                     0.7, c == 2 ? 1.5 : 0, c == 3 ? 6 : 0, seg_from};
         size_t n[3] = {7 * 4 * 3, 7 * 2 * 3, 7 * 2 * 5};
         check_reseed((uint64_t)c);
         double *x[3], *g[3];

@@ -148,7 +148,7 @@ static void model_make(struct model *m, enum ht_act act, uint32_t window, double
 {
     memset(m, 0, sizeof *m);
     m->act = act;
-    m->attend = (struct ht_ref_attend){ROWS, HEADS, KV, HEAD, HEAD, window, 0.5, softcap, seg_from};
+    m->attend = (struct ht_ref_attend){ROWS, HEADS, KV, HEAD, HEAD, window, 0.5, softcap, 0, seg_from};
     m->norm = train_random_doubles(DIM);
     m->head = train_random_doubles(VOCAB * DIM);
     for (int i = 0; i < LAYERS; i++) {

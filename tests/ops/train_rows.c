@@ -65,6 +65,75 @@ static unsigned test_norm(struct check_device *d)
     return failures;
 }
 
+// With D = dim / 16 + 6: the mean errs by m = γ_D Σ|x| / dim; s by half of 2 γ_D + 2 m |x - mean| s² and 4 u, at most
+// e = γ_(D + 8) + m s; h = (x - mean) s by e (1 + |h|) + m s. y: |w| of that, 2 roundings. dx = s (u - a - h c): a and
+// c err by γ_D of their magnitudes and c by the error of h; all is multiplied by s.
+static unsigned test_layernorm(struct check_device *d)
+{
+    unsigned failures = 0;
+    for (unsigned c = 0; c < N_WIDTHS * 2; c++) {
+        uint32_t dim = widths[c / 2];
+        bool add = c % 2; // also: a bias or none
+        double eps = (double)1e-3f, chain = check_gamma(dim / 16 + 6);
+        char what[96];
+        snprintf(what, sizeof what, "layernorm %s dim %u add %d", d->name, dim, add);
+        check_reseed(c);
+        struct train_in x = train_in_make(d, ROWS, dim, dim + 1, 1), w = train_in_make(d, 1, dim, dim, 1),
+                        b = train_in_make(d, 1, dim, dim, 1), y = train_in_make(d, ROWS, dim, dim + 3, 1),
+                        dy = train_in_make(d, ROWS, dim, dim, 1), dx = train_in_make(d, ROWS, dim, dim + 2, 1);
+        struct train_plan p = train_plan_begin(d, ROWS, 1);
+        struct ht_layernorm forward = {x.view.ref, y.view.ref, w.view.ref, add ? b.view.ref : (struct ht_ref){NULL, 0},
+                                       x.view.stride, y.view.stride, dim, 1e-3f, HT_ROWS_ALL};
+        struct ht_layernorm_back back = {x.view.ref, w.view.ref, dy.view.ref, dx.view.ref, x.view.stride,
+                                         dy.view.stride, dx.view.stride, dim, 1e-3f, add, HT_ROWS_ALL};
+        CHECK_OK(p.ops->layernorm(p.base.plan, &forward, &check_err));
+        CHECK_OK(p.ops->layernorm_back(p.base.plan, &back, &check_err));
+        train_plan_end(&p);
+        train_plan_run(&p);
+        double *want[2] = {train_doubles(x.n), train_doubles(x.n)};
+        double *bound[2] = {train_doubles(x.n), train_doubles(x.n)};
+        for (size_t r = 0; r < ROWS; r++) {
+            const double *xr = x.x + r * dim, *dyr = dy.x + r * dim;
+            double sum = 0, size = 0, squares = 0, us = 0, uhs = 0, es = 0;
+            ht_ref_layernorm(xr, w.x, add ? b.x : NULL, dim, eps, want[0] + r * dim);
+            ht_ref_layernorm_back(xr, w.x, dyr, dim, eps, want[1] + r * dim);
+            for (uint32_t i = 0; i < dim; i++) {
+                sum += xr[i] / dim;
+                size += fabs(xr[i]) / dim;
+            }
+            for (uint32_t i = 0; i < dim; i++)
+                squares += (xr[i] - sum) * (xr[i] - sum) / dim;
+            double s = 1 / sqrt(squares + eps), m = chain * size + U * fabs(sum), e = chain + 8 * U + 2 * m * s;
+            for (uint32_t i = 0; i < dim; i++) {
+                double h = fabs(xr[i] - sum) * s, u = fabs(w.x[i] * dyr[i]);
+                us += u / dim;
+                uhs += u * h / dim;
+                es += u * (e * (1 + h) + m * s) / dim;
+            }
+            for (uint32_t i = 0; i < dim; i++) {
+                size_t at = r * dim + i;
+                double h = fabs(xr[i] - sum) * s, h_error = e * (1 + h) + m * s, u = fabs(w.x[i] * dyr[i]);
+                double terms = s * (u + us + h * uhs), added = add ? dx.magnitude[at] : 0;
+                bound[0][at] = fabs(w.x[i]) * h_error + 3 * U * (fabs(w.x[i]) * h + (add ? b.magnitude[i] : 0));
+                bound[1][at] = s * (chain * (us + h * uhs) + h * es + h_error * uhs) + (e + 8 * U) * terms;
+                bound[1][at] += 2 * U * added;
+                want[1][at] += add ? dx.x[at] : 0;
+            }
+        }
+        failures += train_compare(what, &y.view, want[0], bound[0]) + train_same_bits(what, 260 + 2 * c, &y.view);
+        failures += train_compare(what, &dx.view, want[1], bound[1]) + train_same_bits(what, 261 + 2 * c, &dx.view);
+        for (int i = 0; i < 2; i++) {
+            free(want[i]);
+            free(bound[i]);
+        }
+        train_plan_free(&p);
+        struct train_in *all[] = {&x, &w, &b, &y, &dy, &dx};
+        for (int i = 0; i < 6; i++)
+            train_in_free(all[i]);
+    }
+    return failures;
+}
+
 // Angle and functions: 0.51 ulp each, product, fma: γ_5 (|a| + |b|).
 static unsigned test_rope(struct check_device *d)
 {
@@ -282,6 +351,98 @@ static unsigned test_flat(struct check_device *d)
     return failures;
 }
 
+// Moments of one byte, from zeros. The first step moves the values by the bits that adamw moves them by; then codes are
+// those around the moment, m within one of them and v too, and neither errs to one side: the sum of the errors of N
+// values is within 6 of its standard deviations, each at most half a distance of codes.
+static unsigned test_bytes(struct check_device *d)
+{
+    enum { N = 9001, BLOCKS = (N + HT_MOMENT_BLOCK - 1) / HT_MOMENT_BLOCK, BYTES = (N + 3) / 4 };
+    unsigned failures = 0;
+    check_reseed(5);
+    struct train_in w[2] = {train_in_make(d, 1, N, N, 1), train_in_make(d, 1, N, N, 1)},
+                    g = train_in_make(d, 1, N, N, 1), m = train_in_make(d, 1, N, N, 0),
+                    v = train_in_make(d, 1, N, N, 0),
+                    codes[2] = {train_in_make(d, 1, BYTES, BYTES, 0), train_in_make(d, 1, BYTES, BYTES, 0)},
+                    scales = train_in_make(d, 1, 2 * BLOCKS, 2 * BLOCKS, 0);
+    check_view_put(&w[1].view, 0, check_view_row(&w[0].view, 0));
+    struct train_plan p = train_plan_begin(d, 1, 1);
+    struct ht_adamw whole = {w[0].view.ref, g.view.ref, m.view.ref, v.view.ref, N, 2, 0.75f, 0.9375f, 1e-8f, 0.125f};
+    struct ht_adamw8 bytes = {w[1].view.ref, g.view.ref, codes[0].view.ref, codes[1].view.ref, scales.view.ref, N, 512,
+                              9, 2, 0.75f, 0.9375f, 1e-8f, 0.125f};
+    CHECK_OK(p.ops->adamw(p.base.plan, &whole, &check_err));
+    CHECK_OK(p.ops->adamw8(p.base.plan, &bytes, &check_err));
+    bytes.first = 7;
+    assert_int_equal(p.ops->adamw8(p.base.plan, &bytes, &check_err), HEARTH_INVALID);
+    train_plan_end(&p);
+    train_plan_run(&p);
+    failures += check_bits("first step", check_view_row(&w[1].view, 0), check_view_row(&w[0].view, 0), N);
+    double sum[2] = {0}, variance[2] = {0};
+    for (uint32_t i = 0; i < N; i++) {
+        const float *scale = check_view_row(&scales.view, 0) + 2 * (i / HT_MOMENT_BLOCK);
+        double code[2] = {((const int8_t *)(const void *)check_view_row(&codes[0].view, 0))[i],
+                          ((const uint8_t *)(const void *)check_view_row(&codes[1].view, 0))[i]};
+        double want[2] = {(double)check_view_row(&m.view, 0)[i], sqrt((double)check_view_row(&v.view, 0)[i])};
+        for (int j = 0; j < 2; j++) {
+            double most = j ? 255 : 127, top = (double)scale[j], error = top * code[j] * fabs(code[j]) / (most * most);
+            double apart = top * (2 * floor(sqrt(fabs(want[j]) / top) * most) + 1) / (most * most);
+            error -= want[j];
+            failures += fabs(error) > apart + 4 * U * top || (j && want[j] > 0 && code[j] < 1);
+            sum[j] += j && code[j] <= 1 ? 0 : error; // a v of at least 1 errs upwards
+            variance[j] += apart * apart / 4;
+        }
+    }
+    failures += fabs(sum[0]) > 6 * sqrt(variance[0]) || fabs(sum[1]) > 6 * sqrt(variance[1]);
+    for (unsigned step = 2; step <= 4; step++) {
+        *p.train.values = (struct ht_train_values){1, step, 1e-3f, (float)(1 - pow(0.75, step)),
+                                                   (float)sqrt(1 - pow(0.9375, step)), 0};
+        train_plan_run(&p);
+    }
+    failures += train_same_bits("values", 300, &w[1].view) + train_same_bits("scales", 301, &scales.view);
+    for (unsigned j = 0; j < 2; j++)
+        failures += train_same_bits("codes", 302 + j, &codes[j].view) + check_view_guards(&codes[j].view, "codes");
+    failures += check_view_guards(&w[1].view, "values") + check_view_guards(&scales.view, "scales");
+    train_plan_free(&p);
+    struct train_in *all[] = {&w[0], &w[1], &g, &m, &v, &codes[0], &codes[1], &scales};
+    for (int i = 0; i < 8; i++)
+        train_in_free(all[i]);
+    return failures;
+}
+
+// Σ (w - target)² / 2 goes down with moments of bytes as it does with those of f32.
+static unsigned test_descent(struct check_device *d)
+{
+    enum { N = 700, STEPS = 400, BYTES = N / 4, BLOCKS = 3 };
+    unsigned failures = 0;
+    check_reseed(6);
+    struct train_in w = train_in_make(d, 1, N, N, 1), g = train_in_make(d, 1, N, N, 1),
+                    m = train_in_make(d, 1, BYTES, BYTES, 0), v = train_in_make(d, 1, BYTES, BYTES, 0),
+                    scales = train_in_make(d, 1, 2 * BLOCKS, 2 * BLOCKS, 0);
+    struct train_plan p = train_plan_begin(d, 1, 1);
+    struct ht_adamw8 op = {w.view.ref, g.view.ref, m.view.ref, v.view.ref, scales.view.ref, N, 0, 9, 1, 0.9f, 0.99f,
+                           1e-8f, 0};
+    CHECK_OK(p.ops->adamw8(p.base.plan, &op, &check_err));
+    train_plan_end(&p);
+    double loss = 0;
+    for (unsigned step = 1; step <= STEPS; step++) {
+        float *at = (float *)check_view_row(&w.view, 0), *slope = (float *)check_view_row(&g.view, 0);
+        for (uint32_t i = 0; i < N; i++)
+            slope[i] = (at[i] - 0.5f) * (i % 16 == 0 ? 1.0f : 0.01f); // of different size in a block
+        *p.train.values = (struct ht_train_values){1, step, 5e-2f * (float)(STEPS - step) / STEPS,
+                                                   (float)(1 - pow(0.9, step)), (float)sqrt(1 - pow(0.99, step)), 0};
+        train_plan_run(&p);
+    }
+    for (uint32_t i = 0; i < N; i++)
+        loss = fmax(loss, fabs((double)check_view_row(&w.view, 0)[i] - 0.5));
+    failures += !(loss < 0.05); // from up to 3.5
+    train_plan_free(&p);
+    struct train_in *all[] = {&w, &g, &m, &v, &scales};
+    for (int i = 0; i < 5; i++)
+        train_in_free(all[i]);
+    if (failures)
+        fprintf(stderr, "%s: %g away\n", d->name, loss);
+    return failures;
+}
+
 static unsigned test_draws(struct check_device *d)
 {
     enum { DIM = 1000 };
@@ -329,18 +490,21 @@ static unsigned test_draws(struct check_device *d)
         assert_int_equal(train_each_path(test_##name), 0);                                                   \
     }
 TEST(norm)
+TEST(layernorm)
 TEST(rope)
 TEST(glu)
 TEST(cap_and_scatter)
 TEST(loss)
 TEST(flat)
+TEST(bytes)
+TEST(descent)
 TEST(draws)
 
 // ---- the oracle against finite differences: objective Σ dy y
 
 enum { N = 7 };
 struct problem {
-    int op; // 0 norm, 1 glu silu, 2 glu gelu, 3 soft-cap, 4 loss, 5 loss with soft-cap, 6 rope
+    int op; // 0 norm, 1 glu silu, 2 glu gelu, 3 soft-cap, 4 loss, 5 loss with soft-cap, 6 rope, 7 layernorm
     double *x, *w, *dy;
 };
 
@@ -354,6 +518,8 @@ static double objective(void *user)
         ht_ref_norm(p->x, p->w, N, 1e-3, y);
     if (p->op == 6)
         ht_ref_rotate(y, angle, 6, HT_ROPE_NORM, 1.5, 1);
+    if (p->op == 7)
+        ht_ref_layernorm(p->x, p->w, NULL, N, 1e-3, y);
     if (p->op == 4 || p->op == 5)
         return 0.5 * ht_ref_cross_entropy(p->x, N, p->op == 5 ? 2 : 0, 3, 0.5, NULL);
     for (int i = 0; i < N; i++) {
@@ -373,11 +539,13 @@ static void finite_differences(void **state)
     unsigned failures = 0;
     check_reseed(9);
     struct problem p = {0, train_random_doubles(N), train_random_doubles(N), train_random_doubles(N)};
-    for (; p.op < 7; p.op++) {
+    for (; p.op < 8; p.op++) {
         double dx[N], dw[N];
         memcpy(dx, p.dy, sizeof dx);
         if (p.op == 0)
             ht_ref_norm_back(p.x, p.w, p.dy, N, 1e-3, dx);
+        if (p.op == 7)
+            ht_ref_layernorm_back(p.x, p.w, p.dy, N, 1e-3, dx);
         if (p.op == 4 || p.op == 5)
             ht_ref_cross_entropy(p.x, N, p.op == 5 ? 2 : 0, 3, 0.5, dx);
         if (p.op == 6)
@@ -404,9 +572,10 @@ static void finite_differences(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(finite_differences), cmocka_unit_test(norm), cmocka_unit_test(rope),
-        cmocka_unit_test(glu),                cmocka_unit_test(loss), cmocka_unit_test(cap_and_scatter),
-        cmocka_unit_test(flat),               cmocka_unit_test(draws),
+        cmocka_unit_test(finite_differences), cmocka_unit_test(norm),    cmocka_unit_test(layernorm),
+        cmocka_unit_test(rope),               cmocka_unit_test(glu),     cmocka_unit_test(loss),
+        cmocka_unit_test(cap_and_scatter),    cmocka_unit_test(flat),    cmocka_unit_test(bytes),
+        cmocka_unit_test(descent),            cmocka_unit_test(draws),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
