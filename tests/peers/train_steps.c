@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Trains an adapter on packed rows through the engine's graph alone, for the comparisons of test_training.py and for
 // timing.
-//   train_steps MODEL ADAPTER ROWS PRECISION STEPS MICRO LR OUT.gguf [checkpointing]
+//   train_steps MODEL ADAPTER ROWS PRECISION STEPS MICRO LR OUT.gguf [keep | again [ISA]]
 // ADAPTER: a GGUF file, or new:RANK (then OUT.gguf is ""). ROWS: little-endian u32 n (rows of a micro-batch), u32
 // batches, then for each batch n of each of: id, position, first row of the segment, target (-1 = none), weight (f32,
 // normalised over the optimizer step). PRECISION: f32, bf16 (the best there is; exit status 3: none), bf16/avx512. A
-// step takes MICRO batches, round and round; MICRO 0: only losses. stdout: a line of JSON per step, then one in all.
+// step takes MICRO batches, round and round; MICRO 0: only losses. again: with checkpointing. stdout: a line of JSON per step, then one in all.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -159,7 +159,8 @@ int main(int argc, char **argv)
     struct hearth_adapter *a;
     struct ht_graph *g;
     struct data d = read_rows(argv[3]);
-    const struct hearth_engine_params engine_params = {.model_path = argv[1], .device = "cpu", .n_ctx = 64};
+    const struct hearth_engine_params engine_params = {.model_path = argv[1], .device = "cpu", .n_ctx = 64,
+                                                       .cpu_isa = argc > 10 ? argv[10] : NULL};
     must(hearth_engine_open(&e, &engine_params, &err));
     if (!strncmp(argv[2], "new:", 4)) {
         const struct ht_adapter_spec spec = {
@@ -170,7 +171,7 @@ int main(int argc, char **argv)
         must(hearth_adapter_open(&a, argv[2], NULL, &err));
     }
     const struct ht_graph_params params = {.rows = d.n,
-                                           .checkpointing = argc > 9,
+                                           .checkpointing = argc > 9 && !strcmp(argv[9], "again"),
                                            .precision = precision_of(e, argv[4]),
                                            .lora_plus = 1,
                                            .beta1 = 0.9f,
