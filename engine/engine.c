@@ -330,7 +330,11 @@ void hearth_engine_close(struct hearth_engine **engine)
 
 void hearth_engine_get_info(const struct hearth_engine *engine, struct hearth_engine_info *info)
 {
+    const struct ht_pages *pages = &engine->ctx.pages;
     *info = engine->info;
+    info->n_pages = pages->n_pages;
+    info->n_pages_used = pages->n_pages - pages->n_free - pages->n_idle;
+    info->n_pages_cached = pages->n_idle;
 }
 
 // A context that is not larger than what most models are trained for stands for all: scratch hardly grows with it.

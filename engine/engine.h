@@ -71,6 +71,8 @@ struct hearth_engine_info {
     uint64_t n_params;
     uint64_t weight_bytes;  // as held by the device
     uint64_t kv_bytes;      // the KV pool
+    // Its pages now: all, those that sessions hold, those that only the prefix cache keeps. The others are free.
+    unsigned n_pages, n_pages_used, n_pages_cached;
     uint64_t scratch_bytes; // activations and step buffers
     uint64_t file_bytes;
     uint64_t adapter_bytes; // what loaded adapters take

@@ -168,6 +168,9 @@ static void write_gauges(FILE *out, const struct hd_gauges *g)
     gauge(out, "hearth_weights_bytes", "Weights in memory, as the device holds them.", g->weight_bytes);
     gauge(out, "hearth_kv_cache_bytes", "The pool of key and value pages.", g->kv_bytes);
     gauge(out, "hearth_kv_cache_tokens", "Positions that the pool holds.", g->context_tokens);
+    gauge(out, "hearth_kv_pages", "Pages of 32 positions in the pools of all loaded models.", g->pages);
+    gauge(out, "hearth_kv_pages_used", "Pages that conversations hold.", g->pages_used);
+    gauge(out, "hearth_kv_pages_cached", "Pages that only the prefix cache keeps.", g->pages_cached);
     gauge(out, "hearth_requests_queued", "Questions that wait for the engine.", g->queued);
     gauge(out, "hearth_requests_active", "Questions that the engine works on.", g->active);
     gauge(out, "hearth_connections", "Open connections, of whatever kind.", g->sockets);

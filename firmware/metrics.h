@@ -26,6 +26,7 @@ void hd_metrics_connection_refused(struct hd_metrics *metrics);
 // What is as it is at this moment.
 struct hd_gauges {
     double uptime_s, resident_bytes, weight_bytes, kv_bytes, context_tokens;
+    double pages, pages_used, pages_cached; // of the KV pools of all loaded models
     double queued, active, sockets, devices, model_loaded;
     double watchdog_age_s; // since the loop last proved that it turns
     double stalled;        // 1 while the engine hangs in a step

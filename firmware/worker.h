@@ -145,6 +145,7 @@ struct hd_worker_state {
     uint64_t budget_bytes, held_bytes; // memory for models: allowed, and needed by the loaded ones
     struct hd_model_state models[HD_MAX_LOADED + 1]; // and the one that is being loaded
     unsigned n_models;
+    unsigned n_pages, n_pages_used, n_pages_cached; // of the loaded models' KV pools
     struct hd_train_figures train;
 };
 void hd_worker_state(struct hd_worker *worker, struct hd_worker_state *state); // any thread

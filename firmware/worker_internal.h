@@ -219,6 +219,7 @@ void hd_models_close(struct hd_loaded *model);
 // The engine is unusable: every running answer ends, and the model is gone.
 void hd_models_lost(struct hd_loaded *model, const struct hearth_error *error);
 void hd_models_publish(struct hd_worker *worker);
+void hd_models_publish_pages(struct hd_worker *worker); // how full the KV pools are
 // Unloads idle models, least recently used first, until `more_bytes` fit into the budget beside the rest. False: they
 // do not.
 bool hd_models_make_room(struct hd_worker *worker, uint64_t more_bytes);

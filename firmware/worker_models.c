@@ -107,6 +107,24 @@ static void publish_models(struct hd_worker *worker, struct hd_worker_state *sta
     memcpy(to->path, worker->load.path, sizeof to->path);
 }
 
+void hd_models_publish_pages(struct hd_worker *worker)
+{
+    unsigned all = 0, used = 0, cached = 0;
+    for (unsigned i = 0; i < HD_MAX_LOADED; i++) {
+        struct hearth_engine_info info = {0};
+        if (worker->models[i].engine)
+            hearth_engine_get_info(worker->models[i].engine, &info);
+        all += info.n_pages;
+        used += info.n_pages_used;
+        cached += info.n_pages_cached;
+    }
+    pthread_mutex_lock(&worker->lock);
+    worker->state.n_pages = all;
+    worker->state.n_pages_used = used;
+    worker->state.n_pages_cached = cached;
+    pthread_mutex_unlock(&worker->lock);
+}
+
 void hd_models_publish(struct hd_worker *worker)
 {
     pthread_mutex_lock(&worker->lock);

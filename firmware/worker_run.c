@@ -683,6 +683,7 @@ void *hd_worker_thread(void *user)
         while (hd_models_round(worker));
         serves = serves || count_running(worker) > 0;
         step_all(worker);
+        hd_models_publish_pages(worker);
         do_forgets(worker); // of conversations whose answer has just ended
         if (serves)
             hd_train_served(worker, hd_steady_us() - from_us);

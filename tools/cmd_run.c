@@ -100,7 +100,7 @@ static int submit_raw(struct chat *chat, struct hearth_request *request, const c
         status = hearth_session_submit(chat->session, request, &err);
     }
     free(ids);
-    return status ? cli_fail_status(&err) : CLI_OK;
+    return status ? run_grammar_fail(&chat->grammar, &err) : CLI_OK;
 }
 
 static bool push(struct chat *chat, enum hearth_role role, const char *text, size_t len_bytes)
@@ -164,7 +164,7 @@ static int submit(struct chat *chat, const char *text, size_t len_bytes)
     if (!hearth_session_submit(chat->session, &request, &err))
         return CLI_OK;
     pop(chat);
-    return cli_fail_status(&err);
+    return run_grammar_fail(&chat->grammar, &err);
 }
 
 static void print_usage(const struct chat *chat)

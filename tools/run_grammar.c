@@ -12,6 +12,7 @@ enum { MAX_BYTES = 256 << 10 }; // the engine takes no more
 
 static int read_file(struct run_grammar *grammar, const char *path)
 {
+    grammar->file = path;
     FILE *f = fopen(path, "rb");
     if (!f)
         return cli_fail(CLI_NOINPUT, "%s: %s", path, strerror(errno));
@@ -43,4 +44,12 @@ int run_grammar_read(struct run_grammar *grammar, const char *file, const char *
         return cli_fail(CLI_OSERR, "out of memory");
     grammar->len_bytes = strlen(schema);
     return CLI_OK;
+}
+
+int run_grammar_fail(const struct run_grammar *grammar, const struct hearth_error *err)
+{
+    bool within = strstr(err->text, "grammar") || strstr(err->text, "JSON schema");
+    if (!grammar->file || !within || err->code == HEARTH_NOMEM)
+        return cli_fail_status(err);
+    return cli_fail(cli_exit_code(err->code), "%s: %s", grammar->file, err->text);
 }

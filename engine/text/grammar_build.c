@@ -190,7 +190,7 @@ ht_expr ht_expr_repeat(struct ht_builder *b, ht_expr body, uint32_t min, uint32_
     if (min == 1 && max == 1)
         return body;
     if (min > HT_MAX_GRAMMAR_REPEAT || (max != HT_NO_END && max > HT_MAX_GRAMMAR_REPEAT)) {
-        ht_builder_fail(b, HEARTH_LIMIT, "a repetition of %u: at most %d are allowed",
+        ht_builder_fail(b, HEARTH_LIMIT, "grammar: a repetition of %u: at most %d are allowed",
                         max != HT_NO_END && max > min ? max : min, HT_MAX_GRAMMAR_REPEAT);
         return 0;
     }

@@ -99,8 +99,8 @@ static void list_edges(struct walk *w)
 static enum hearth_status fail_rule(const struct ht_rule *rule, const char *what, struct hearth_error *err)
 {
     if (rule->line)
-        return ht_fail(err, HEARTH_INVALID, "line %u: rule %s %s", rule->line, rule->name, what);
-    return ht_fail(err, HEARTH_INVALID, "rule %s %s", rule->name, what);
+        return ht_fail(err, HEARTH_INVALID, "grammar: line %u: rule %s %s", rule->line, rule->name, what);
+    return ht_fail(err, HEARTH_INVALID, "grammar: rule %s %s", rule->name, what);
 }
 
 // at[r]: the edge where the walk stands in rule r; stack: the rules it is in.

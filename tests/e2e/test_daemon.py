@@ -644,3 +644,26 @@ def test_a_hanging_engine_starves_the_service_manager(tmp_path):
                 assert not fed() and box.admin("status")["stalled"]
             wait_for(fed)
             assert not box.admin("status")["stalled"]
+
+
+def test_an_idle_daemon_rests():
+    """After an answer the engine's team sleeps: the whole process takes less than 2 % of a core over 3 s, in one of a
+    few such times (a team that spun would take a core or more in each)."""
+    seconds, share, tries = 3, 0.02, 5
+    with Box(model=TINY) as box:
+        client = box.paired()
+        client.call("chat", text="hello", sampling={"max_tokens": {"value": 16}})
+        list(client.events(timeout=20))
+        stat, tick = Path(f"/proc/{box.process.pid}/stat"), os.sysconf("SC_CLK_TCK")
+
+        def cpu_seconds():
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            return (int(fields[11]) + int(fields[12])) / tick
+
+        taken = []
+        while len(taken) < tries and not (taken and taken[-1] < share * seconds):
+            before = cpu_seconds()
+            time.sleep(seconds)
+            taken.append(cpu_seconds() - before)
+        assert taken[-1] < share * seconds, taken
+        client.close()

@@ -190,6 +190,15 @@ def test_what_is_wrong_is_told(args, words):
     assert done.returncode != 0 and words in done.stderr and not done.stdout, done
 
 
+@pytest.mark.parametrize("option, text", [("--grammar", "root ::= x\n"), ("--json-schema", '{"not": {}}')])
+def test_the_file_that_is_wrong_is_told(tmp_path, option, text):
+    file = tmp_path / "broken"
+    file.write_text(text)
+    for raw in ([], ["--raw"]):
+        done = hearth("-m", TINY, *raw, "-p", "x", option, file)
+        assert done.returncode != 0 and f"{file}: ".encode() in done.stderr and not done.stdout, done
+
+
 def test_the_default_model_fills_a_form():
     if "HEARTH_TEST_SMOLLM2" not in os.environ:
         pytest.skip("the default model is not there")

@@ -534,6 +534,9 @@ def test_metrics(box, client):
     assert values[("hearth_tokens_generated_total",)] > 0 and values[("hearth_tokens_prompt_total",)] > 0
     assert values[("hearth_time_to_first_token_seconds_count",)] > 0
     assert values[("hearth_resident_memory_bytes",)] > 1e6
+    pages, used, cached = (values[(f"hearth_kv_pages{which}",)] for which in ("", "_used", "_cached"))
+    assert pages * 32 >= values[("hearth_kv_cache_tokens",)] > 0 and used + cached <= pages
+    assert used + cached > 0, "the conversation that has just ended"
     assert any(key[0] == "hearth_http_requests_total" for key in values)
     if promtool := shutil.which("promtool"):
         done = subprocess.run([promtool, "check", "metrics"], input=answer.text, capture_output=True, text=True)
