@@ -232,7 +232,20 @@ struct finish {
     struct hearth_adapter *adapter; // DONE
     uint64_t size_bytes, n_params;
     unsigned rank;
+    char sha256[HD_SHA256_HEX_BYTES]; // of the adapter's file
 };
+
+static enum hearth_status hash_file(int fd, size_t size, char sha256[HD_SHA256_HEX_BYTES], struct hearth_error *err)
+{
+    uint8_t hash[HD_HASH_BYTES];
+    void *bytes = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+    if (bytes == MAP_FAILED)
+        return hd_fail(err, HEARTH_NOMEM, "no memory for the adapter");
+    hd_sha256(hash, bytes, size);
+    munmap(bytes, size);
+    hd_hex(sha256, hash, sizeof hash);
+    return HEARTH_OK;
+}
 
 static void run_finish(struct hd_task *task) // keeper thread
 {
@@ -248,6 +261,8 @@ static void run_finish(struct hd_task *task) // keeper thread
     err->code = fd < 0 ? hd_fail(err, HEARTH_NOMEM, "no memory for the adapter")
                        : hearth_adapter_write_gguf(t->adapter, path, err);
     off_t size = err->code == HEARTH_OK ? lseek(fd, 0, SEEK_END) : 0;
+    if (err->code == HEARTH_OK)
+        err->code = hash_file(fd, (size_t)size, t->sha256, err);
     if (err->code == HEARTH_OK)
         err->code = hd_sealed_write_fd(&t->base.place, "adapter.gguf", fd, (uint64_t)size, err);
     if (fd >= 0)
@@ -266,7 +281,7 @@ static enum hearth_status become_adapter(struct hd_learn *learn, const struct fi
     struct hd_learnt *item = hd_learn_by_id(learn, &learn->run);
     json_t *run = item ? json_loads(item->meta, 0, NULL) : NULL;
     const struct hd_train_view *view = &learn->view;
-    json_t *meta = json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f}", "base", text_of(run, "base"), "model",
+    json_t *meta = json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f}", "sha256", t->sha256, "base", text_of(run, "base"), "model",
                              text_of(run, "model"), "data_set", text_of(run, "data_set"), "init", text_of(run, "init"),
                              "rank", (int)t->rank, "n_params", (json_int_t)t->n_params, "steps",
                              (json_int_t)view->step.step, "loss", isfinite(view->step.loss) ? view->step.loss : 0,

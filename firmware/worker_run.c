@@ -677,10 +677,10 @@ void *hd_worker_thread(void *user)
         do_forgets(worker);
         hd_prefix_take_imports(worker);
         hd_adapters_round(worker);
-        hd_train_round(worker);
         do
             start_jobs(worker);
         while (hd_models_round(worker));
+        hd_train_round(worker); // its model may have come
         serves = serves || count_running(worker) > 0;
         step_all(worker);
         hd_models_publish_pages(worker);

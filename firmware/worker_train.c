@@ -254,8 +254,10 @@ void hd_train_round(struct hd_worker *worker)
     pthread_mutex_unlock(&worker->lock);
     if (!t->job)
         return;
-    if (taken)
+    if (taken) {
         set_state(worker, HD_TRAIN_WAITING);
+        worker->again = true; // somebody loads its model
+    }
     if (failed) {
         fail(worker, &error);
     } else if (drop || (stop && !t->trainer)) {

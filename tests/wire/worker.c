@@ -10,7 +10,7 @@
 #include <time.h>
 
 #include "firmware/worker.h"
-#include "tests/wire/fake_engine.h"
+#include "tests/wire/fake_trainer.h"
 
 enum { MIB = 1 << 20, ENDED_MAX = 256, WAIT_MS = 20000 };
 

@@ -1,0 +1,551 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The box trains and answers with adapters: data sets, training over the wire, stop and resume, a killed daemon,
+adapters while others answer, who may do what, hostile parameters, deletion."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+from gguf_tiny import tiny_model
+from hearthbox import BUILD, MODEL_NAME, AdminError, Box, model_path
+from python_client import RequestFailed
+
+GREEDY = {"temperature": {"value": 0}, "max_tokens": {"value": 8}}
+SMALL = {"rank": {"value": 2}, "seq": {"value": 64}, "batch": {"value": 2}, "held_out": {"value": 0.2}}
+WAITING, READING, STEPPING, EVALUATING, STOPPING, STOPPED, DONE, FAILED = range(1, 9)
+SECRET = "the parrot sleeps under the stairs"
+
+
+def records(n=24):
+    return [
+        {"id": f"r{i}", "messages": [{"role": "user", "content": f"q{i}?"}, {"role": "assistant", "content": f"{SECRET} {i}"}]}
+        for i in range(n)
+    ]
+
+
+def write_records(path, n=24):
+    path.write_text("".join(json.dumps(r) + "\n" for r in records(n)))
+    return path
+
+
+def hearth(box, *args):
+    return subprocess.run([str(BUILD / "hearth"), *map(str, args)], env=box.env, capture_output=True, text=True)
+
+
+def fill(box, name="set", n=24):
+    """A box with a data set."""
+    done = hearth(box, "data", "import", name, write_records(box.home / "records.jsonl", n))
+    assert done.returncode == 0, done.stderr
+    return box
+
+
+def with_patience(call, *args, **fields):
+    """The hash of a model's file is computed in the background: until then the box says so."""
+    for _ in range(200):
+        try:
+            return call(*args, **fields)
+        except RequestFailed as error:
+            if "being looked at" not in str(error):
+                raise
+            time.sleep(0.05)
+    raise AssertionError("the model's hash was never known")
+
+
+def start(client, **fields):
+    fields = {"data_set": "set", "adapter": "a"} | SMALL | fields
+    return with_patience(client.call, "train_start", **fields)
+
+
+def statuses(client, seconds=60):
+    """What follows a train_start or train_follow, up to the end."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        frame = client.receive(seconds)
+        if frame.WhichOneof("body") != "train_status":
+            continue
+        yield frame.train_status
+        if frame.train_status.state in (STOPPED, DONE, FAILED):
+            return
+    raise AssertionError("the training did not end")
+
+
+def finish(client, seconds=60):
+    *_, last = statuses(client, seconds)
+    return last
+
+
+def ask(client, text="q1?", **fields):
+    """Answer and the adapter that it was made with."""
+    client.call("chat", text=text, sampling=GREEDY, **fields)
+    out, adapter = "", None
+    for event in client.events():
+        which = event.WhichOneof("event")
+        if which == "response_created":
+            adapter = event.response_created.adapter
+        elif which == "output_text_delta":
+            out += event.output_text_delta.delta
+        elif which == "response_failed":
+            raise RequestFailed(event.response_failed.error)
+    return out, adapter
+
+
+def file_of(box, name):
+    return next(a for a in box.admin("adapters.list")["adapters"] if a["name"] == name)
+
+
+@pytest.fixture
+def box():
+    with Box(args=["--sessions", "4", "--template", "chatml"]) as box:
+        (box.models / f"{MODEL_NAME}.gguf").write_bytes(tiny_model())
+        box.stop()
+        box.start()
+        fill(box)
+        yield box
+
+
+@pytest.fixture
+def client(box):
+    with box.paired(scopes=["chat", "train", "admin"]) as client:
+        yield client
+
+
+# ---- data sets
+
+
+def test_data_sets(box, client):
+    (found,) = client.call("list_data_sets").data_sets
+    assert (found.name, found.records, found.turns, found.own) == ("set", 24, 48, False)
+    more = box.home / "more.jsonl"
+    more.write_text('{"instruction": "a", "output": "b"}\n{"broken\n{"instruction": "", "output": "c"}\n')
+    notes = box.home / "notes.txt"
+    notes.write_text("plain words\n")
+    done = hearth(box, "data", "import", "mixed", more, f"{notes}:text")
+    assert done.returncode == 0, done.stderr
+    assert "2 records" in done.stdout and "not valid JSON" in done.stdout + done.stderr or "half-written" in done.stdout
+    assert hearth(box, "data", "import", "mixed", more).returncode == 2  # the name is taken
+    assert hearth(box, "data", "import", "../x", more).returncode == 2
+    assert hearth(box, "data", "import", "gone", box.home / "none.jsonl").returncode != 0
+    for path in box.state.rglob("*"):
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+    assert hearth(box, "data", "rm", "mixed").returncode == 0
+    assert hearth(box, "data", "rm", "mixed").returncode == 1
+    assert "set" in hearth(box, "data", "list").stdout
+
+
+def test_admin_requests_with_descriptors_that_are_wrong(box):
+    def call(request, *fds):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(20)
+            s.connect(str(box.home / "run/hearth/admin.sock"))
+            socket.send_fds(s, [json.dumps(request).encode() + b"\n"], list(fds))
+            data = s.makefile("rb").readline()
+            return json.loads(data) if data else None
+
+    request = {"cmd": "data.import", "name": "x", "messages": True, "counts": {}}
+    read, write = os.pipe()
+    with open("/dev/null", "rb") as null, open("/etc/passwd", "rb") as file:
+        assert call(request)["code"] == "invalid"  # none
+        assert call(request, read)["code"] == "invalid"  # no plain file
+        assert call(request, null.fileno())["code"] == "invalid"
+        assert call(request, file.fileno(), file.fileno())["code"] == "invalid"
+        assert call(request, *[file.fileno()] * 8) is None  # more than it takes: shown out
+        assert call({"cmd": "status"}, file.fileno())["ok"]  # unwanted ones are closed
+        assert call({"cmd": "adapters.import", "name": "x"}, file.fileno())["code"] in ("invalid", "storage")
+        assert call(request | {"counts": []}, file.fileno())["code"] == "invalid"
+    os.close(read)
+    os.close(write)
+    n_fds = len(os.listdir(f"/proc/{box.process.pid}/fd")) if os.geteuid() == 0 else 0
+    for _ in range(20):
+        call({"cmd": "status"}, 0)
+    if os.geteuid() == 0:
+        assert len(os.listdir(f"/proc/{box.process.pid}/fd")) <= n_fds + 2
+
+
+# ---- training
+
+
+def test_training_over_the_wire(box, client):
+    first = start(client, epochs={"value": 2})
+    assert first.state in (WAITING, READING, STEPPING) and first.adapter == "a" and first.data_set == "set"
+    seen = list(statuses(client))
+    assert seen[-1].state == DONE and seen[-1].step == seen[-1].n_steps > 0
+    assert all(b.seq > a.seq for a, b in zip(seen, seen[1:]))
+    steps = sorted({p.step for s in seen for p in s.points if p.loss})
+    assert steps == list(range(1, seen[-1].n_steps + 1)) and seen[-1].held_out > 0
+    (adapter,) = client.call("list_adapters").adapters
+    assert (adapter.name, adapter.rank, adapter.data_set, adapter.model) == ("a", 2, "set", MODEL_NAME)
+    assert not adapter.in_use and not adapter.own
+    status = client.call("get_status")
+    assert status.training.state == DONE and status.training.adapter == "a"
+    assert box.admin("status")["training"]["slices"]["n"] > 0
+    with pytest.raises(RequestFailed, match="already"):
+        start(client)
+    for path in box.state.rglob("*"):
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+    assert SECRET not in box.log_text()
+    assert not list(box.state.glob("learn/*.checkpoint.bin"))  # nothing is left of the run
+
+
+@pytest.fixture
+def whole(box, client):
+    """What an undisturbed training gives: its parameters and the hash of its adapter, which is removed again."""
+    fields = {"epochs": {"value": 10}, "lr": {"value": 0.01}, "seed": {"value": 5}}
+    start(client, **fields)
+    assert finish(client).state == DONE
+    sha256 = file_of(box, "a")["sha256"]
+    assert len(sha256) == 64
+    box.admin("adapters.remove", name="a")
+    start(client, **fields | {"seed": {"value": 6}})
+    assert finish(client).state == DONE
+    assert file_of(box, "a")["sha256"] != sha256
+    box.admin("adapters.remove", name="a")
+    return fields, sha256
+
+
+def test_stop_and_resume_over_a_restart_gives_the_same_adapter(box, client, whole):
+    fields, sha256 = whole
+    start(client, **fields)
+    for status in statuses(client):
+        if status.step >= 3 and status.state == STEPPING:
+            client.call("train_stop", adapter="a")
+            break
+    assert finish(client).state == STOPPED
+    token = client.token
+    assert box.stop() == 0
+    box.start()
+    time.sleep(0.3)
+    assert box.admin("train.status")["training"]["state"] == "none"  # it was stopped: it waits
+    assert [t["name"] for t in box.admin("adapters.list")["trainings"]] == ["a"]
+    with box.hello(token) as client:
+        with pytest.raises(RequestFailed, match="another rank"):
+            start(client, **fields | {"rank": {"value": 3}})
+        with_patience(client.call, "train_start", adapter="a")  # all it had is remembered
+        assert finish(client).state == DONE
+    assert file_of(box, "a")["sha256"] == sha256
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_daemon_that_ends_goes_on_after_its_start(box, client, whole, how):
+    fields, sha256 = whole
+    start(client, **fields)
+    for _ in range(3):
+        time.sleep(0.15)
+        box.process.send_signal(how)
+        box.process.wait(20)
+        box.process = None
+        box.start()
+    end = time.monotonic() + 60
+    while not box.admin("adapters.list")["adapters"]:
+        assert time.monotonic() < end, box.admin("train.status")
+        time.sleep(0.1)
+    assert file_of(box, "a")["sha256"] == sha256
+
+
+def test_stop_and_discard(box, client):
+    start(client, epochs={"value": 1000})
+    client.call("train_stop", discard=True)
+    assert finish(client).state == STOPPED
+    assert box.admin("adapters.list")["trainings"] == []
+    assert not list(box.state.glob("learn/*.checkpoint.bin"))
+    start(client, epochs={"value": 1000})
+    with pytest.raises(RequestFailed, match="another training"):
+        start(client, adapter="b")
+    with pytest.raises(AdminError, match="stop it first"):
+        box.admin("data.remove", name="set")
+    follower = box.paired(name="second", scopes=["train"])
+    assert follower.call("train_follow").adapter == "a"
+    again = start(client, epochs={"value": 1000})  # the same once more: it is followed
+    assert again.adapter == "a"
+    with pytest.raises(RequestFailed, match="NOT_FOUND|4:"):
+        client.call("train_stop", adapter="other")
+    client.call("train_stop", adapter="a")
+    assert finish(follower).state == STOPPED
+    box.admin("adapters.remove", name="a")
+    assert box.admin("adapters.list")["trainings"] == []
+
+
+def test_who_may_train(box, client):
+    with box.paired(name="chats", scopes=["chat"]) as chats, box.paired(name="trains", scopes=["train"]) as trains:
+        for body in ("train_start", "train_stop", "train_follow", "list_data_sets"):
+            with pytest.raises(RequestFailed) as error:
+                chats.call(body)
+            assert error.value.code == 2
+        for body in ("list_adapters", "use_adapter"):
+            with pytest.raises(RequestFailed) as error:
+                trains.call(body)
+            assert error.value.code == 2
+        assert chats.call("list_adapters").adapters == []
+        assert trains.call("train_follow").state == 0
+
+
+HOSTILE = [
+    {"data_set": "none-such"},
+    {"data_set": "../../etc/passwd"},
+    {"adapter": ""},
+    {"adapter": "../x"},
+    {"adapter": "none"},
+    {"adapter": "x" * 65},
+    {"model": "no-such-model"},
+    {"model": "/etc/passwd"},
+    {"init": "no-such"},
+    {"targets": "attn_q,nothing"},
+    {"targets": "x" * 300},
+    {"precision": 7},
+    {"rank": {"value": 0}},
+    {"rank": {"value": 4294967295}},
+    {"alpha": {"value": 0}},
+    {"alpha": {"value": float("nan")}},
+    {"lr": {"value": float("inf")}},
+    {"lr": {"value": -1}},
+    {"epochs": {"value": 1e9}},
+    {"max_steps": {"value": 2**64 - 1}},
+    {"seq": {"value": 1}},
+    {"seq": {"value": 32768}},
+    {"batch": {"value": 100000}},
+    {"held_out": {"value": 1}},
+]
+
+
+@pytest.mark.parametrize("fields", HOSTILE, ids=[json.dumps(h)[:40] for h in HOSTILE])
+def test_hostile_parameters(box, client, fields):
+    try:
+        start(client, **fields)
+        last = finish(client)
+        assert last.state == FAILED and last.error.message
+    except RequestFailed as error:
+        assert error.code in (3, 4, 5, 10), error
+    assert client.call("list_adapters").adapters == []
+    with box.paired(name="after") as after:
+        assert ask(after)[1] == ""
+
+
+# ---- adapters
+
+
+@pytest.fixture
+def learnt(box, client):
+    """Two adapters, which answer differently."""
+    for name, seed in (("a", 1), ("b", 2)):
+        start(client, adapter=name, epochs={"value": 8}, lr={"value": 0.05}, seed={"value": seed})
+        assert finish(client).state == DONE
+    return box
+
+
+def test_choices(learnt, client):
+    box = learnt
+    bare, a, b = (ask(client, adapter=n) for n in ("none", "a", "b"))
+    assert [x[1] for x in (bare, a, b)] == ["", "a", "b"]
+    assert len({bare[0], a[0], b[0]}) == 3
+    assert ask(client) == bare  # nothing is used unless somebody says so
+    client.call("use_adapter", name="a")
+    assert ask(client) == a and ask(client, adapter="none") == bare and ask(client, adapter="b") == b
+    listed = client.call("list_adapters")
+    assert listed.chosen and [x.in_use for x in listed.adapters] == [True, False]
+    with box.paired("Ann", name="ann") as ann:  # nobody else's answers change
+        assert ask(ann) == bare
+        assert hearth(box, "adapter", "use", "b").returncode == 0
+        assert ask(ann) == b and ask(client) == a
+        client.call("use_adapter", box_default=True)
+        assert ask(client) == b
+        client.call("use_adapter", name="")
+        assert ask(client) == bare and ask(ann) == b
+        assert "b" in hearth(box, "adapter", "list").stdout
+        assert hearth(box, "adapter", "off").returncode == 0
+        assert ask(ann) == bare
+        client.call("use_adapter", name="a", scale={"value": 0})
+        assert ask(client)[0] == bare[0]
+    for name in ("c", "../a"):
+        with pytest.raises(RequestFailed):
+            client.call("use_adapter", name=name)
+        with pytest.raises(RequestFailed):
+            ask(client, adapter=name)
+    with pytest.raises(RequestFailed):
+        client.call("use_adapter", name="a", scale={"value": 100})
+    client.call("use_adapter", name="a")
+    token = client.token
+    box.stop()
+    box.start()
+    with box.hello(token) as again:
+        end = time.monotonic() + 20
+        while ask(again) != a:  # as soon as the model's hash is known
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+
+def test_use_when_done_and_going_on_from_another(learnt, client):
+    start(client, adapter="c", init="a", epochs={"value": 1}, lr={"value": 0.05}, use=True)
+    assert finish(client).state == DONE
+    assert ask(client)[1] == "c"
+    entry = next(x for x in client.call("list_adapters").adapters if x.name == "c")
+    assert entry.init == "a" and entry.in_use
+
+
+def test_adapters_while_others_answer(learnt, client):
+    box = learnt
+    expected = {n: ask(client, adapter=n)[0] for n in ("none", "a", "b")}
+    ids = {}
+    for round_ in range(12):  # answers with three of them at once, none, one and the other
+        for name in expected:
+            accepted = client.call("chat", text="q1?", adapter=name, sampling=GREEDY)
+            ids[accepted.response_id] = name
+        got = {i: "" for i in ids}
+        open_ = set(ids)
+        while open_:
+            event = client.receive(60).event
+            which = event.WhichOneof("event")
+            if which == "output_text_delta":
+                got[event.response_id] += event.output_text_delta.delta
+            elif which in ("response_completed", "response_incomplete"):
+                open_.discard(event.response_id)
+            assert which != "response_failed", event
+        assert all(got[i] == expected[n] for i, n in ids.items())
+        ids.clear()
+    accepted = client.call("chat", text="q1?", adapter="a", sampling=GREEDY | {"max_tokens": {"value": 90}})
+    assert hearth(box, "adapter", "rm", "a").returncode == 0  # while it is answered with
+    last = [e.WhichOneof("event") for e in client.events()][-1]
+    assert last in ("response_completed", "response_incomplete", "response_failed")
+    with pytest.raises(RequestFailed):
+        ask(client, adapter="a")
+    assert ask(client, adapter="b")[0] == expected["b"]
+    assert not any("adapter.gguf" in p.name for p in box.state.glob(f"learn/{accepted.response_id.hex()}*"))
+
+
+def test_training_goes_on_while_somebody_asks(learnt, client):
+    box = learnt
+    expected = ask(client, adapter="b")
+    start(client, adapter="long", epochs={"value": 1000})
+    with box.paired(name="asks") as asks:
+        for _ in range(5):
+            assert ask(asks, adapter="b") == expected
+            time.sleep(0.05)
+    before = box.admin("train.status")["training"]
+    time.sleep(0.3)
+    after = box.admin("train.status")["training"]
+    assert after["step"] > before["step"] or after["slices"]["n"] > before["slices"]["n"]
+    client.call("train_stop", discard=True)
+    assert finish(client).state == STOPPED
+
+
+def test_the_openai_door(learnt, client):
+    import urllib.request
+
+    box = learnt
+    token = box.admin("token.create", person="owner", name="api")["token"]
+
+    def call(path, body=None):
+        import ssl
+
+        context = ssl.create_default_context(cadata=box.ca_pem)
+        request = urllib.request.Request(
+            f"https://localhost:{box.port}{path}",
+            data=json.dumps(body).encode() if body else None,
+            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, context=context, timeout=60) as reply:
+            return json.load(reply)
+
+    names = [m["id"] for m in call("/v1/models")["data"]]
+    assert MODEL_NAME in names and f"{MODEL_NAME}@a" in names
+    body = {"messages": [{"role": "user", "content": "q1?"}], "temperature": 0, "max_tokens": 8}
+    answer = call("/v1/chat/completions", body | {"model": f"{MODEL_NAME}@a"})
+    assert answer["model"] == f"{MODEL_NAME}@a"
+    plain = call("/v1/chat/completions", body | {"model": MODEL_NAME})
+    assert plain["model"] == MODEL_NAME
+    assert answer["choices"][0]["message"]["content"] != plain["choices"][0]["message"]["content"]
+    with pytest.raises(urllib.error.HTTPError):
+        call("/v1/chat/completions", body | {"model": f"{MODEL_NAME}@none-such"})
+
+
+def test_import_and_export(learnt, client, tmp_path):
+    """An adapter file goes in by the command; one for a model that is not here, or that is none, does not."""
+    box = learnt
+    bad = tmp_path / "bad.gguf"
+    for content in (b"", b"GGUF", os.urandom(4096), tiny_model()):
+        bad.write_bytes(content)
+        with open(bad, "rb") as file, socket.socket(socket.AF_UNIX) as s:
+            s.connect(str(box.home / "run/hearth/admin.sock"))
+            socket.send_fds(s, [b'{"cmd":"adapters.import","name":"bad"}\n'], [file.fileno()])
+            assert not json.loads(s.makefile("rb").readline())["ok"]
+    assert hearth(box, "adapter", "import", bad, "--name", "bad").returncode != 0
+    assert [a.name for a in client.call("list_adapters").adapters] == ["a", "b"]
+
+
+# ---- what is one's own
+
+
+def test_own_conversations_are_ones_own_and_go_with_a_deletion(box, client):
+    with box.paired("Ann", name="ann", scopes=["chat", "train"]) as ann:
+        accepted = ann.call("chat", text="a question", sampling=GREEDY)
+        list(ann.events())
+        for text in ("one more", "and another"):
+            ask(ann, text)
+        assert hearth(box, "data", "import", "anns", "--conversations").returncode == 2  # whose?
+        done = hearth(box, "data", "import", "anns", "--conversations", "--person", "Ann")
+        assert done.returncode == 0, done.stderr
+        assert "own of Ann" in done.stdout
+        assert [s.name for s in client.call("list_data_sets").data_sets] == ["set"]
+        assert sorted(s.name for s in ann.call("list_data_sets").data_sets) == ["anns", "set"]
+        with pytest.raises(RequestFailed):
+            start(client, data_set="anns")
+        start(ann, data_set="anns", adapter="ann", held_out={"value": 0}, use=True)
+        assert finish(ann).state == DONE
+        assert ask(ann)[1] == "ann"
+        assert client.call("list_adapters").adapters == []
+        assert client.call("get_status").training.adapter == ""
+        with pytest.raises(RequestFailed):
+            ask(client, adapter="ann")
+        assert hearth(box, "adapter", "use", "ann").returncode == 2  # not for everybody
+        ann.call("delete_conversation", conversation_id=accepted.conversation_id)
+        assert ann.call("list_adapters").adapters == []
+        assert [s.name for s in ann.call("list_data_sets").data_sets] == ["set"]
+        assert ask(ann)[1] == ""
+        assert len(list((box.state / "learn").iterdir())) == 1  # the common set's
+
+
+def test_a_deletion_ends_the_training_that_learns_from_it(box, client):
+    with box.paired("Ann", name="ann", scopes=["chat", "train"]) as ann:
+        accepted = ann.call("chat", text="a question", sampling=GREEDY)
+        list(ann.events())
+        assert hearth(box, "data", "import", "anns", "--conversations", "--person", "Ann").returncode == 0
+        start(ann, data_set="anns", adapter="ann", held_out={"value": 0}, epochs={"value": 1000})
+        ann.call("delete_turn", turn_id=accepted.user_turn_id)
+        last = finish(ann)
+        assert last.state == FAILED and "deleted" in last.error.message
+        assert len(list((box.state / "learn").iterdir())) == 1
+        start(client)  # and the next one may begin
+        assert finish(client).state == DONE
+
+
+# ---- the real model
+
+
+def test_smollm2_learns_a_style():
+    if model_path() is None:
+        pytest.skip("no SmolLM2 model")
+    with Box(model_path()) as box:
+        path = box.home / "sums.jsonl"
+        path.write_text(
+            "".join(
+                json.dumps(
+                    {
+                        "messages": [
+                            {"role": "user", "content": f"What is {i} plus {i}?"},
+                            {"role": "assistant", "content": f"Arr, {i} and {i} be {2 * i}, matey!"},
+                        ]
+                    }
+                )
+                + "\n"
+                for i in range(40)
+            )
+        )
+        assert hearth(box, "data", "import", "set", path).returncode == 0
+        with box.paired(scopes=["chat", "train"]) as client:
+            start(client, rank={"value": 4}, lr={"value": 1e-3}, epochs={"value": 1}, use=True, seq={"value": 128})
+            assert finish(client, 300).state == DONE
+            text, adapter = ask(client, "What is 3 plus 3?")
+            assert adapter == "a" and text.startswith("Arr")
+            assert not ask(client, "What is 3 plus 3?", adapter="none")[0].startswith("Arr")

@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: Apache-2.0
+// Training and adapters on the engine thread, with an engine and a trainer of the tests: who is served when, what a stop
+// keeps, what stays loaded, which adapter a question gets.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <time.h>
+
+#include "firmware/worker.h"
+#include "tests/wire/fake_trainer.h"
+
+enum { WAIT_MS = 20000 };
+
+static char dir[64];
+static struct hd_config config;
+static struct hd_worker *worker;
+static struct hd_keeper *keeper;
+static struct hd_sealer *sealer;
+static struct hd_run_files *files;
+static struct hearth_error err;
+static unsigned char next_id;
+
+static struct {
+    unsigned n_started, n_done, n_failed, n_loads, n_steps, n_states, n_write_failed;
+    enum hd_train_state states[64];
+    uint64_t last_step;
+    char adapter[HD_MAX_LEARNT_NAME + 1];
+    struct hearth_error last_error, train_error;
+} seen;
+
+static void wake(void *user)
+{
+    (void)user;
+}
+
+static void silent(void *user, enum hd_log_level level, const char *line)
+{
+    (void)user, (void)level, (void)line;
+}
+
+static void on_write_failed(void *user, const struct hearth_error *error)
+{
+    (void)user, (void)error;
+    seen.n_write_failed++;
+}
+
+static void take(struct hd_note *note)
+{
+    switch (note->type) {
+    case HD_NOTE_STARTED:
+        seen.n_started++;
+        memcpy(seen.adapter, note->adapter, sizeof seen.adapter);
+        break;
+    case HD_NOTE_DONE: seen.n_done++; break;
+    case HD_NOTE_FAILED:
+        seen.n_failed++;
+        seen.last_error = note->error;
+        break;
+    case HD_NOTE_MODEL: seen.n_loads++; break;
+    case HD_NOTE_TRAIN:
+        if (note->step.step) {
+            seen.n_steps++;
+            seen.last_step = note->step.step;
+        } else if (seen.n_states < 64) {
+            seen.states[seen.n_states++] = note->train_state;
+            seen.train_error = note->error;
+        }
+        break;
+    default: break;
+    }
+}
+
+static void drain(void)
+{
+    struct hd_note note;
+    while (worker && hd_worker_next(worker, &note)) {
+        take(&note);
+        hd_note_free(&note);
+    }
+    hd_keeper_tell(keeper);
+}
+
+static enum hd_train_state state_now(void)
+{
+    return seen.n_states ? seen.states[seen.n_states - 1] : HD_TRAIN_NONE;
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+#define WAIT_FOR(condition)                                                                                            \
+    do {                                                                                                               \
+        int64_t until_ms = now_ms() + WAIT_MS;                                                                         \
+        drain();                                                                                                       \
+        while (!(condition) && now_ms() < until_ms) {                                                                  \
+            usleep(1000);                                                                                              \
+            drain();                                                                                                   \
+        }                                                                                                              \
+        if (!(condition))                                                                                              \
+            fail_msg("waited in vain for %s (%s)", #condition, seen.train_error.text);                                 \
+    } while (0)
+
+static const char *path_of(const char *name)
+{
+    static char path[128];
+    snprintf(path, sizeof path, "%s/%s.gguf", dir, name);
+    return path;
+}
+
+static void write_model(const char *name, const char *line)
+{
+    FILE *file = fopen(path_of(name), "we");
+    fprintf(file, "%s\n", line);
+    fclose(file);
+}
+
+static void start(void)
+{
+    const struct hd_worker_params params = {.config = &config, .wake = wake, .check_ms = 500, .prefix_idle_ms = 50,
+                                            .switch_ms = 50};
+    assert_int_equal(hd_worker_start(&worker, &params, &err), HEARTH_OK);
+    hd_loader_show(hd_worker_loader(worker), path_of("one"));
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    static const uint8_t key[32] = {1, 2, 3};
+    hd_log_set(silent, NULL);
+    snprintf(dir, sizeof dir, "/tmp/hearth-training-XXXXXX");
+    assert_non_null(mkdtemp(dir));
+    memset(&config, 0, sizeof config);
+    snprintf(config.models_dir, sizeof config.models_dir, "%s", dir);
+    config.max_sessions = 4;
+    config.memory_budget_mib = 100;
+    config.stall_s = 5;
+    memset(&seen, 0, sizeof seen);
+    fake_n = next_id = 0;
+    atomic_store(&fake_step_us, 200);
+    atomic_store(&fake_step_slices, 3);
+    atomic_store(&fake_slice_us, 2000);
+    atomic_store(&fake_train_bytes, 1 << 20);
+    atomic_store(&fake_loaded, 0);
+    write_model("one", "ok llama Q4_1 4096 41943040 1024 1048576"); // 40 + 4 + 1 MiB
+    write_model("two", "ok llama Q4_1 4096 83886080 1024 1048576"); // has no room beside it
+    struct hd_id id = {{7}};
+    assert_int_equal(hd_keeper_start(&keeper, wake, NULL, &err), HEARTH_OK);
+    assert_int_equal(hd_sealer_new(&sealer, &id, key, &err), HEARTH_OK);
+    const struct hd_sealed_place place = {dir, sealer};
+    files = hd_run_files_new(keeper, &place, on_write_failed, NULL);
+    start();
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    hd_worker_stop(&worker);
+    hd_keeper_stop(&keeper);
+    hd_run_files_unref(&files);
+    hd_sealer_unref(&sealer);
+    char command[96];
+    snprintf(command, sizeof command, "rm -rf %s", dir);
+    return system(command);
+}
+
+static struct hd_id id_of(unsigned char value)
+{
+    struct hd_id id = {{value, 1}};
+    return id;
+}
+
+static void use(const char *name)
+{
+    unsigned n = seen.n_loads;
+    assert_int_equal(hd_worker_load(worker, path_of(name), 5, &err), HEARTH_OK);
+    WAIT_FOR(seen.n_loads > n);
+}
+
+static const char *sha256_of(const char *name)
+{
+    static struct hd_file_facts facts;
+    hd_loader_show(hd_worker_loader(worker), path_of(name));
+    WAIT_FOR(hd_loader_facts(hd_worker_loader(worker), path_of(name), &facts) && facts.sha256[0]);
+    return facts.sha256;
+}
+
+static enum hearth_status ask(const char *model, unsigned n_tokens, struct hd_adapter *adapter, bool optional)
+{
+    struct hd_job *job = calloc(1, sizeof *job);
+    job->messages = calloc(1, sizeof *job->messages);
+    job->n_messages = 1;
+    job->messages[0] = (struct hd_job_message){.role = HEARTH_ROLE_USER, .text = strdup("?"), .len_bytes = 1};
+    job->person = id_of(1);
+    job->response = id_of(++next_id);
+    job->conversation = id_of((unsigned char)(100 + next_id));
+    job->max_tokens = n_tokens;
+    job->adapter = adapter ? hd_adapter_ref(adapter) : NULL;
+    job->adapter_scale = 1;
+    job->adapter_optional = optional;
+    snprintf(job->model, sizeof job->model, "%s", model);
+    enum hearth_status status = hd_worker_submit(worker, job, &err);
+    if (status != HEARTH_OK)
+        hd_job_free(job);
+    return status;
+}
+
+static enum hearth_status train(uint64_t n_steps)
+{
+    struct hd_train_job *job = hd_train_job_new();
+    job->tag = 1;
+    snprintf(job->adapter, sizeof job->adapter, "a");
+    snprintf(job->targets, sizeof job->targets, "all");
+    snprintf(job->model_path, sizeof job->model_path, "%s", path_of("one"));
+    snprintf(job->base_sha256, sizeof job->base_sha256, "%s", sha256_of("one"));
+    job->params.max_steps = n_steps;
+    job->files = hd_run_files_ref(files);
+    enum hearth_status status = hd_worker_train(worker, job, &err);
+    if (status != HEARTH_OK)
+        hd_train_job_free(&job);
+    return status;
+}
+
+// Until the checkpoint of this step is on disk.
+static void wait_written(uint64_t step)
+{
+    void *data = NULL;
+    size_t n = 0;
+    uint64_t found = 0;
+    int64_t until_ms = now_ms() + WAIT_MS;
+    while (found != step && now_ms() < until_ms) {
+        hd_keeper_tell(keeper);
+        if (hd_run_files_load(files, "checkpoint.bin", &data, &n, &err) == HEARTH_OK)
+            memcpy(&found, data, sizeof found);
+        free(data);
+        usleep(1000);
+    }
+    assert_int_equal(found, step);
+}
+
+static unsigned count_of(char kind, unsigned from, unsigned to)
+{
+    unsigned n = 0;
+    pthread_mutex_lock(&fake_lock);
+    for (unsigned i = from; i < to && i < fake_n; i++)
+        n += fake_log[i].kind == kind;
+    pthread_mutex_unlock(&fake_lock);
+    return n;
+}
+
+// ---- who is served when
+
+static void a_training_runs_to_its_end_and_loads_its_model(void **state)
+{
+    (void)state;
+    assert_int_equal(train(5), HEARTH_OK);
+    assert_int_equal(train(5), HEARTH_BUSY);
+    WAIT_FOR(state_now() == HD_TRAIN_DONE);
+    assert_int_equal(seen.states[0], HD_TRAIN_WAITING);
+    assert_int_equal(seen.n_steps, 5);
+    assert_int_equal(count_of('t', 0, fake_n), 15);
+    struct hd_worker_state now;
+    hd_worker_state(worker, &now);
+    assert_true(!now.train.running && now.train.n_slices == 15 && now.train.n_steps == 5);
+    assert_true(now.train.busy_s > 0 && now.train.left_s >= now.train.busy_s && now.train.longest_s > 0);
+    assert_int_equal(train(1), HEARTH_OK); // room for the next one
+    WAIT_FOR(seen.n_steps == 6);
+}
+
+// From the first step of the engine for a question to its last one there is no slice.
+static void nobody_waits_for_more_than_a_slice(void **state)
+{
+    (void)state;
+    use("one");
+    assert_int_equal(train(100000), HEARTH_OK);
+    WAIT_FOR(seen.n_steps > 2);
+    for (int i = 0; i < 5; i++) {
+        pthread_mutex_lock(&fake_lock);
+        unsigned asked = fake_n;
+        pthread_mutex_unlock(&fake_lock);
+        assert_int_equal(ask("", 20, NULL, false), HEARTH_OK);
+        WAIT_FOR(seen.n_done == (unsigned)i + 1);
+        int begun = fake_find('a', NULL, asked), first = fake_find('s', NULL, asked);
+        assert_true(begun >= 0 && first > begun);
+        assert_in_range(count_of('t', asked, (unsigned)begun), 0, 2); // the one at hand, and one that began meanwhile
+        unsigned last = (unsigned)first;
+        for (unsigned n = 0; n < 20; n++, last++)
+            last = (unsigned)fake_find('s', NULL, last);
+        assert_int_equal(count_of('t', (unsigned)begun, last), 0);
+        if (fake_n > FAKE_LOG / 2)
+            break;
+    }
+    struct hd_worker_state now;
+    hd_worker_state(worker, &now);
+    assert_true(now.train.busy_s > 0.8 * now.train.left_s);
+}
+
+static void a_stop_keeps_what_was_learnt(void **state)
+{
+    (void)state;
+    assert_int_equal(train(100000), HEARTH_OK);
+    WAIT_FOR(seen.n_steps > 2);
+    hd_worker_train_stop(worker, false);
+    WAIT_FOR(state_now() == HD_TRAIN_STOPPED);
+    uint64_t stopped_at = seen.last_step;
+    int saved = fake_find('k', NULL, 0);
+    assert_true(saved >= 0 && fake_log[saved].owner == stopped_at);
+    assert_int_equal(seen.states[seen.n_states - 2], HD_TRAIN_STOPPING);
+    wait_written(stopped_at);
+    fake_n = 0;
+    assert_int_equal(train(100000), HEARTH_OK); // goes on where it was
+    WAIT_FOR(fake_find('T', NULL, 0) >= 0);
+    assert_int_equal(fake_log[fake_find('T', NULL, 0)].owner, stopped_at);
+    hd_worker_train_stop(worker, true); // at once: nothing is saved
+    WAIT_FOR(state_now() == HD_TRAIN_STOPPED && fake_find('C', NULL, 0) >= 0);
+    assert_int_equal(fake_find('k', NULL, 0), -1);
+}
+
+static void the_end_of_the_thread_waits_for_a_checkpoint(void **state)
+{
+    (void)state;
+    assert_int_equal(train(100000), HEARTH_OK);
+    WAIT_FOR(seen.n_steps > 2);
+    hd_worker_stop(&worker);
+    assert_true(fake_find('k', NULL, 0) >= 0);
+    uint64_t step = fake_log[fake_find('k', NULL, 0)].owner;
+    wait_written(step);
+    fake_n = 0;
+    start();
+    assert_int_equal(train(100000), HEARTH_OK);
+    WAIT_FOR(fake_find('T', NULL, 0) >= 0);
+    assert_int_equal(fake_log[fake_find('T', NULL, 0)].owner, step);
+    atomic_store(&fake_step_slices, 1000000); // a border that does not come
+    WAIT_FOR(fake_find('t', NULL, 0) >= 0);
+    int64_t from_ms = now_ms();
+    hd_worker_stop(&worker);
+    assert_in_range(now_ms() - from_ms, 6000, 9500);
+}
+
+static void what_fails_is_told(void **state)
+{
+    (void)state;
+    assert_int_equal(train(100000), HEARTH_OK);
+    WAIT_FOR(seen.n_steps > 1);
+    atomic_store(&fake_train_nan, true);
+    WAIT_FOR(state_now() == HD_TRAIN_FAILED);
+    assert_int_equal(seen.train_error.code, HEARTH_NUMERIC);
+    const struct hearth_error full = {.code = HEARTH_IO, .text = "the disk is full"};
+    assert_int_equal(train(100000), HEARTH_OK);
+    unsigned n = seen.n_steps;
+    WAIT_FOR(seen.n_steps > n);
+    hd_worker_train_fail(worker, &full);
+    WAIT_FOR(state_now() == HD_TRAIN_FAILED);
+    assert_int_equal(seen.train_error.code, HEARTH_IO);
+    atomic_store(&fake_train_bytes, 90 << 20); // more than the budget has beside the model
+    assert_int_equal(train(100000), HEARTH_OK);
+    WAIT_FOR(seen.n_states && state_now() == HD_TRAIN_FAILED && seen.train_error.code == HEARTH_NOMEM);
+}
+
+static void its_model_stays_loaded(void **state)
+{
+    (void)state;
+    use("one");
+    assert_int_equal(train(100000), HEARTH_OK);
+    WAIT_FOR(seen.n_steps > 1);
+    assert_int_equal(ask("two", 5, NULL, false), HEARTH_OK);
+    WAIT_FOR(seen.n_failed == 1);
+    assert_int_equal(seen.last_error.code, HEARTH_BUSY);
+    assert_int_equal(fake_find('c', "one", 0), -1);
+    assert_int_equal(ask("one", 5, NULL, false), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 1);
+    unsigned n = seen.n_steps;
+    WAIT_FOR(seen.n_steps > n); // and it goes on
+    hd_worker_train_stop(worker, true);
+    WAIT_FOR(state_now() == HD_TRAIN_STOPPED);
+    assert_int_equal(ask("two", 5, NULL, false), HEARTH_OK); // now it may go
+    WAIT_FOR(seen.n_done == 2);
+    assert_true(fake_find('c', "one", 0) >= 0);
+}
+
+// ---- adapters
+
+static struct hd_adapter *adapter_of(unsigned char id, const char *base, enum hd_adapter_state state)
+{
+    struct hd_id item = id_of(id);
+    char name[8];
+    snprintf(name, sizeof name, "a%u", id);
+    struct hd_adapter *adapter = hd_adapter_new(&item, name, base);
+    atomic_store(&adapter->state, state);
+    return adapter;
+}
+
+static void a_question_gets_its_adapter(void **state)
+{
+    (void)state;
+    use("one");
+    struct hd_adapter *a = adapter_of(1, sha256_of("one"), HD_ADAPTER_OPENING);
+    assert_int_equal(ask("", 5, a, false), HEARTH_OK);
+    assert_int_equal(ask("", 5, NULL, false), HEARTH_OK); // does not wait for the other
+    WAIT_FOR(seen.n_done == 1);
+    assert_string_equal(seen.adapter, "");
+    atomic_store(&a->state, HD_ADAPTER_OPEN);
+    hd_worker_adapters_changed(worker);
+    WAIT_FOR(seen.n_done == 2);
+    assert_string_equal(seen.adapter, "a1");
+    assert_int_equal(ask("", 5, a, false), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 3);
+    assert_int_equal(count_of('L', 0, fake_n), 1); // loaded once
+    atomic_store(&a->gone, true);
+    hd_worker_adapters_changed(worker);
+    WAIT_FOR(fake_find('D', NULL, 0) >= 0);
+    assert_int_equal(ask("", 5, a, false), HEARTH_OK);
+    WAIT_FOR(seen.n_failed == 1);
+    assert_int_equal(seen.last_error.code, HEARTH_NOT_FOUND);
+    hd_adapter_unref(&a);
+}
+
+static void one_for_another_model_is_refused_or_left_out(void **state)
+{
+    (void)state;
+    use("one");
+    (void)sha256_of("one");
+    struct hd_adapter *other = adapter_of(1, "00", HD_ADAPTER_OPEN), *bad = adapter_of(2, "00", HD_ADAPTER_FAILED);
+    assert_int_equal(ask("", 5, other, false), HEARTH_OK);
+    WAIT_FOR(seen.n_failed == 1);
+    assert_int_equal(seen.last_error.code, HEARTH_INVALID);
+    assert_int_equal(ask("", 5, other, true), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 1);
+    assert_string_equal(seen.adapter, "");
+    bad->error.code = HEARTH_FORMAT;
+    assert_int_equal(ask("", 5, bad, true), HEARTH_OK); // an answer is not made without it in silence
+    WAIT_FOR(seen.n_failed == 2);
+    assert_int_equal(count_of('L', 0, fake_n), 0);
+    hd_adapter_unref(&other);
+    hd_adapter_unref(&bad);
+}
+
+static void the_least_recently_used_gives_way(void **state)
+{
+    (void)state;
+    use("one");
+    for (unsigned char i = 1; i <= HEARTH_MAX_ADAPTERS + 4; i++) {
+        struct hd_adapter *a = adapter_of(i, sha256_of("one"), HD_ADAPTER_OPEN);
+        assert_int_equal(ask("", 2, a, false), HEARTH_OK);
+        WAIT_FOR(seen.n_done == i);
+        hd_adapter_unref(&a);
+    }
+    assert_int_equal(atomic_load(&fake_loaded), HEARTH_MAX_ADAPTERS);
+    assert_int_equal(count_of('D', 0, fake_n), 4);
+    assert_int_equal(fake_log[fake_find('D', NULL, 0)].owner, fake_log[fake_find('L', NULL, 0)].owner);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 2 && strcmp(argv[1], "--check-model") == 0) // as the worker calls its own program
+        return fake_child(argv[2]);
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(a_training_runs_to_its_end_and_loads_its_model),
+        TEST(nobody_waits_for_more_than_a_slice),
+        TEST(a_stop_keeps_what_was_learnt),
+        TEST(the_end_of_the_thread_waits_for_a_checkpoint),
+        TEST(what_fails_is_told),
+        TEST(its_model_stays_loaded),
+        TEST(a_question_gets_its_adapter),
+        TEST(one_for_another_model_is_refused_or_left_out),
+        TEST(the_least_recently_used_gives_way),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
