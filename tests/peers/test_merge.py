@@ -15,14 +15,14 @@ from peers import HEARTH, llama_folder, run
 from peft import LoraConfig, PeftModel, get_peft_model
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-# Ours over llama.cpp's root mean square error on the same tensors. Both search; llama.cpp's K types weigh large values
-# more, which costs them plain error.
-FACTOR = 1.02
+# Ours over llama.cpp's root mean square error on the same tensors (0.80 to 1.00 when this was written). Both search;
+# llama.cpp's K types weigh large values more, which costs them plain error.
+FACTOR = 1.005
 TYPES = "q4_0 q4_1 q5_0 q5_1 q8_0 iq4_nl q2_k q3_k q4_k q5_k q6_k".split()
 N_TOKENS = 128
 
 
-def make(base, folder, layers):
+def make(base, folder, layers, spread=0.01):
     model = get_peft_model(
         reference.load(base),
         LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=ALL, layers_to_transform=layers)
@@ -30,7 +30,7 @@ def make(base, folder, layers):
     torch.manual_seed(3)
     for name, value in model.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(value, std=0.01)
+            torch.nn.init.normal_(value, std=spread)
     model.save_pretrained(folder)
 
 
@@ -87,9 +87,10 @@ def values(tensor):
 
 @pytest.fixture(scope="module")
 def tensors(tmp_path_factory):
-    """Real tensors that are no longer on the grid of their file's type: three layers plus an adapter, in f32."""
+    """Real tensors blurred until nothing is left of the grid of their file's type: three layers plus an adapter, in f32.
+    """
     base, folder = peers.model_path("smollm2"), tmp_path_factory.mktemp("tensors")
-    make(base, folder / "a", [0, 14, 29])
+    make(base, folder / "a", [0, 14, 29], 0.1)
     merge(base, folder / "a", folder / "f32.gguf", "f32")
     plain = {t.name: values(t) for t in gguf.GGUFReader(folder / "f32.gguf").tensors if t.tensor_type == 0}
     return base, folder, {name: w for name, w in plain.items() if w.ndim == 2}
@@ -109,12 +110,12 @@ def test_quantisers_beside_llama_cpp(kind, tensors):
     for name, w in plain.items():
         a, b = ours[name], theirs[name]
         if a.tensor_type != b.tensor_type:
-            continue
+            continue  # rows that are not whole blocks: another type stands in
         n += 1
         both = errors.setdefault(a.tensor_type.name, [0.0, 0.0])
         both[0] += float(((values(a) - w) ** 2).sum())
         both[1] += float(((values(b) - w) ** 2).sum())
     told = {t: (x / y) ** 0.5 for t, (x, y) in errors.items()}
     print(json.dumps({"asked": kind, "tensors": n, "ours_over_theirs": told}))
-    assert n == len(plain) == 21 and kind.upper() in told
+    assert 3 <= n <= len(plain) == 21 and kind.upper() in told
     assert all(f <= FACTOR for f in told.values())

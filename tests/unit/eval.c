@@ -329,7 +329,7 @@ static void wrong_questions(void **state)
                                "{\"ctx\": 5, \"endings\": [\"a\", \"b\"], \"label\": 0}\n"
                                "{\"ctx\": \"no label\", \"endings\": [\"a\", \"b\"]}\n"
                                "{\"ctx\": \"far\", \"endings\": [\"a\", \"b\"], \"label\": 2}\n"
-                               "{\"ctx\": \"far\", \"endings\": [\"a\", \"b\"], \"label\": \"-1\"}\n"
+                               "{\"ctx\": \"far\", \"endings\": [\"a\", \"b\"], \"label\": \"bee\"}\n"
                                "{\"ctx\": \"far\", \"endings\": [\"a\", \"b\"], \"label\": -1}\n"
                                "{\"ctx\": \"LONG\", \"endings\": [\"a\", \"b\"], \"label\": 1}\n"
                                "no JSON\n"
@@ -468,7 +468,7 @@ static void answers(void **state)
                               "{\"question\": \"4+4\", \"answer\": \"#### 8\"}\n"
                               "{\"question\": \"4+5\", \"answer\": 9}\n"
                               "{\"question\": \"4+6\"}\n"
-                              "{\"question\": \"4+6\", \"answers\": [\"9\", \"10\"]}\n"
+                              "{\"question\": \"4+6\", \"answers\": [\"10\", \"9\"]}\n"
                               "{\"question\": \"5+7\", \"answer\": \"12\"}\n";
     struct parrot model = {.answers = said};
     const struct ht_gen_model known = {parrot, &model};
