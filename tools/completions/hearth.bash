@@ -31,8 +31,8 @@ _hearth() {
         return
     fi
     case $command in
-    adapter) words='inspect import export diff merge' ;;
-    data) words='inspect' ;;
+    adapter) words='inspect import export diff merge list use off rm' ;;
+    data) words='inspect import list rm' ;;
     eval) words='ppl loss compare choices gen' ;;
     models) words='list use rm' ;;
     people) words='list add remove' ;;
