@@ -524,12 +524,12 @@ static enum hearth_status add_run(struct hd_learn *learn, const json_t *ask, con
     if (!hd_id_is_zero(&set->person) && !hd_id_equal(&set->person, &item.person))
         return hd_fail(err, HEARTH_INVALID, "what one person's conversations taught is not mixed with another's");
     snprintf(item.name, sizeof item.name, "%s", name);
-    hd_hex(who, person ? person->b : (const uint8_t[HD_ID_BYTES]){0}, HD_ID_BYTES);
+    hd_hex(who, person ? person->b : item.person.b, HD_ID_BYTES); // whose answers are made with it, if `use`
     hd_model_file_name(model_path, model);
     json_t *meta = complete(ask);
     json_object_set_new(meta, "model", json_string(model));
     json_object_set_new(meta, "base", json_string(sha256));
-    json_object_set_new(meta, "who", json_string(hd_id_is_zero(&item.person) || person ? who : ""));
+    json_object_set_new(meta, "who", json_string(who));
     item.meta = meta ? json_dumps(meta, JSON_COMPACT) : NULL;
     json_decref(meta);
     enum hearth_status status =
