@@ -281,11 +281,11 @@ static enum hearth_status become_adapter(struct hd_learn *learn, const struct fi
     struct hd_learnt *item = hd_learn_by_id(learn, &learn->run);
     json_t *run = item ? json_loads(item->meta, 0, NULL) : NULL;
     const struct hd_train_view *view = &learn->view;
-    json_t *meta = json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f}", "sha256", t->sha256, "base", text_of(run, "base"), "model",
-                             text_of(run, "model"), "data_set", text_of(run, "data_set"), "init", text_of(run, "init"),
-                             "rank", (int)t->rank, "n_params", (json_int_t)t->n_params, "steps",
-                             (json_int_t)view->step.step, "loss", isfinite(view->step.loss) ? view->step.loss : 0,
-                             "held_out", view->held_out);
+    json_t *meta = json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f}", "sha256", t->sha256, "base",
+                             text_of(run, "base"), "model", text_of(run, "model"), "data_set", text_of(run, "data_set"),
+                             "init", text_of(run, "init"), "rank", (int)t->rank, "n_params", (json_int_t)t->n_params,
+                             "steps", (json_int_t)view->step.step, "loss",
+                             isfinite(view->step.loss) ? view->step.loss : 0, "held_out", view->held_out);
     char *text = meta && run ? json_dumps(meta, JSON_COMPACT) : NULL;
     bool use = json_is_true(json_object_get(run, "use"));
     struct hd_id who = {{0}};

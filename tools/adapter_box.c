@@ -95,9 +95,11 @@ int adapter_box_import(const struct cli *cli, const struct adapter_box_words *wo
     if (fd < 0)
         return cli_fail(CLI_NOINPUT, "%s: %s", path, strerror(errno));
     struct admin *admin = admin_open(&code);
-    json_t *answer = admin ? admin_call_fds(admin, json_pack("{s:s, s:s}", "cmd", "adapters.import", "name", words->name),
-                                            &fd, 1, &code)
-                           : NULL;
+    json_t *request = json_pack("{s:s, s:s}", "cmd", "adapters.import", "name", words->name), *answer = NULL;
+    if (admin)
+        answer = admin_call_fds(admin, request, &fd, 1, &code);
+    else
+        json_decref(request);
     close(fd);
     if (answer && cli->json)
         code = admin_print_json(answer);

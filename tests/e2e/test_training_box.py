@@ -21,9 +21,9 @@ SECRET = "the parrot sleeps under the stairs"
 
 
 def records(n=24):
+    turns = [(f"q{i}?", f"{SECRET} {i}") for i in range(n)]
     return [
-        {"id": f"r{i}", "messages": [{"role": "user", "content": f"q{i}?"}, {"role": "assistant", "content": f"{SECRET} {i}"}]}
-        for i in range(n)
+        {"id": q, "messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in turns
     ]
 
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Training and adapters on the engine thread, with an engine and a trainer of the tests: who is served when, what a stop
-// keeps, what stays loaded, which adapter a question gets.
+// Training and adapters on the engine thread, with an engine and a trainer of the tests: who is served when, what a
+// stop keeps, what stays loaded, which adapter a question gets.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
