@@ -211,8 +211,9 @@ static enum hearth_status glu_back(struct bench *b)
 
 static enum hearth_status scatter(struct bench *b)
 {
-    uint32_t dim = b->s->dim;
-    count_rows(b, 1, dim, 3);
+    uint32_t dim = b->s->dim, rows = LOGIT_FLOATS / b->s->vocab;
+    b->out->gigabytes = 4e-9 * rows * dim * 3;
+    b->out->per_batch = (double)ROWS / rows;
     return RECORD(scatter, .dy = piece(b, 0), .dx = piece(b, 2), .dy_stride = dim, .dx_stride = dim, .dim = dim,
                   .add = true);
 }
@@ -235,7 +236,6 @@ static enum hearth_status noise(struct bench *b)
 static enum hearth_status cross_entropy(struct bench *b)
 {
     uint32_t vocab = b->s->vocab, rows = LOGIT_FLOATS / vocab;
-    b->step.counts[1] = rows;
     b->out->gigabytes = 4e-9 * rows * vocab * 3; // read twice, written once
     b->out->per_batch = (double)ROWS / rows;
     return RECORD(cross_entropy, .logits = piece(b, 0), .loss = piece(b, 9), .stride = vocab, .n_vocab = vocab);
@@ -279,21 +279,44 @@ static enum hearth_status adamw(struct bench *b)
                   .lr_factor = 1, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f);
 }
 
+static enum hearth_status adamw8(struct bench *b)
+{
+    HT_TRY(flat(b, 4));
+    b->out->per_batch = 0; // in place of adamw
+    return RECORD(adamw8, .p = piece(b, 0), .g = piece(b, 3), .m = piece(b, 6), .v = piece(b, 8),
+                  .scales = piece(b, 10), .n = n_values(b->s), .lr_factor = 1, .beta1 = 0.9f, .beta2 = 0.999f,
+                  .eps = 1e-8f);
+}
+
 static const struct {
     const char *name;
     enum hearth_status (*record)(struct bench *b);
 } cases[] = {
-    {"attend", attend},         {"attend_back", attend_back}, {"u = x A'", down_forward},   {"y += u B'", up_forward},
-    {"t = dy B", up_back},      {"dB += dy' u", gradient_b},  {"dA += t' x", gradient_a},   {"dx += t A", down_back},
-    {"glu_back", glu_back},     {"rope_back", rope_back},     {"rmsnorm_back", rmsnorm_back}, {"scatter", scatter},
-    {"dropout", dropout},       {"noise", noise},             {"cross_entropy", cross_entropy},
-    {"sumsq", sumsq},           {"scale", scale},             {"adamw", adamw},
+    {"attend", attend},
+    {"attend_back", attend_back},
+    {"u = x A'", down_forward},
+    {"y += u B'", up_forward},
+    {"t = dy B", up_back},
+    {"dB += dy' u", gradient_b},
+    {"dA += t' x", gradient_a},
+    {"dx += t A", down_back},
+    {"glu_back", glu_back},
+    {"rope_back", rope_back},
+    {"rmsnorm_back", rmsnorm_back},
+    {"scatter", scatter},
+    {"dropout", dropout},
+    {"noise", noise},
+    {"cross_entropy", cross_entropy},
+    {"sumsq", sumsq},
+    {"scale", scale},
+    {"adamw", adamw},
+    {"adamw8 (instead)", adamw8},
 };
 enum { N_CASES = sizeof cases / sizeof cases[0] };
 
 static enum hearth_status make_step(struct bench *b, struct ht_step_shape *shape)
 {
-    *shape = (struct ht_step_shape){.rows = ROWS, .outs = ROWS, .seqs = 1, .pages = ROWS / HT_KV_PAGE + 1};
+    *shape = (struct ht_step_shape){.rows = ROWS, .outs = LOGIT_FLOATS / b->s->vocab, .seqs = 1, .pages = ROWS / HT_KV_PAGE + 1};
     b->step_memory = ht_calloc(1, ht_step_layout(&b->step, shape, NULL));
     b->train_memory = ht_calloc(1, ht_train_step_layout(&b->train, ROWS, NULL));
     if (!b->step_memory || !b->train_memory)
@@ -301,13 +324,16 @@ static enum hearth_status make_step(struct bench *b, struct ht_step_shape *shape
     ht_step_layout(&b->step, shape, b->step_memory);
     ht_train_step_layout(&b->train, ROWS, b->train_memory);
     for (int32_t i = 0; i < ROWS; i++) {
-        b->step.pos[i] = b->step.out_row[i] = i;
+        b->step.pos[i] = i;
+        if ((uint32_t)i < shape->outs)
+            b->step.out_row[i] = i;
         b->step.adapter[i] = -1;
         b->train.row_id[i] = (uint32_t)i;
         b->train.weight[i] = 1.0f / ROWS;
     }
     *b->train.values = (struct ht_train_values){.step = 1, .lr = 1e-4f, .correction1 = 1, .correction2 = 1};
-    b->step.counts[0] = b->step.counts[1] = ROWS;
+    b->step.counts[0] = ROWS;
+    b->step.counts[1] = shape->outs;
     b->step.counts[2] = 1;
     return HEARTH_OK;
 }
