@@ -203,7 +203,7 @@ def test_pages_and_their_headers(bare):
         assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
         assert headers["cross-origin-opener-policy"] == "same-origin"
         assert headers["cross-origin-resource-policy"] == "same-origin"
-    assert json.loads(http(bare, "/health")[2]) == {"status": "ok", "live": True, "ready": False}
+    assert json.loads(http(bare, "/health")[2]) == {"status": "ok", "live": True, "ready": False, "training": False}
     assert http(bare, "/nothing")[0] == 404
     assert http(bare, "/../../etc/passwd")[0] in (403, 404)
     assert http(bare, "/index.html")[2] == body
