@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { clipUtf8, fromBase64url, fromHex, pairingSecret, toHex, utf8Length } from "../../firmware/web/src/bytes.js";
 import { CODE } from "../../firmware/web/src/wire.js";
-import { dayGroup, deviceName, explain, usageLine } from "../../firmware/web/src/words.js";
+import { dayGroup, deviceName, explain, training, usageLine } from "../../firmware/web/src/words.js";
 
 test("hex and base64url go both ways and refuse what they are not", () => {
     const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
@@ -55,4 +55,11 @@ test("a device gets a name from its platform", () => {
     assert.equal(name("Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) Version/18.0 Safari/604.1"), "Safari on iPhone");
     assert.equal(name("Mozilla/5.0 (Linux; Android 15; Pixel) Chrome/130.0 Mobile Safari/537.36"), "Chrome on Android");
     assert.equal(name("curl"), "Browser");
+});
+
+test("a training is told in a few words", () => {
+    assert.equal(training(undefined), "nothing yet");
+    assert.equal(training({ state: 3, adapter: "a", step: 4n, nSteps: 20n, etaSeconds: 125 }), "a: step 4 of 20, 2 min left");
+    assert.equal(training({ state: 3, adapter: "", step: 4n, nSteps: 20n, etaSeconds: 5 }), "step 4 of 20, less than a minute left");
+    assert.equal(training({ state: 7, adapter: "a" }), "a: done");
 });

@@ -360,6 +360,14 @@ export class Hearth {
         return this.#ask("listModels");
     }
 
+    listAdapters() {
+        return this.#ask("listAdapters");
+    }
+
+    useAdapter(name) {
+        return this.#ask("useAdapter", { name });
+    }
+
     useModel(name) {
         return this.#ask("useModel", { name });
     }

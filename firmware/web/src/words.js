@@ -87,3 +87,15 @@ export function deviceName(navigator) {
         ["Mac OS X", "Mac"], ["Windows", "Windows"], ["Linux", "Linux"]].find(([mark]) => ua.includes(mark))?.[1];
     return device ? `${browser} on ${device}` : browser;
 }
+
+const TRAINING = ["nothing yet", "waits for the model", "reads", "", "checks what it has learnt", "stops", "stopped", "done", "failed"];
+
+/* How a training goes, in a few words; numbers of the wire may be BigInt. */
+export function training(status) {
+    const state = status?.state ?? 0;
+    const name = status?.adapter ? `${status.adapter}: ` : "";
+    if (state !== 3) return (state ? name : "") + (TRAINING[state] ?? "");
+    const minutes = Math.round(status.etaSeconds / 60);
+    const left = status.etaSeconds > 0 ? `, ${minutes < 1 ? "less than a minute" : `${minutes} min`} left` : "";
+    return `${name}step ${status.step} of ${status.nSteps}${left}`;
+}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Settings: what answers, light and dark, the box's certificate, signing this device out.
 import { useEffect, useState } from "preact/hooks";
-import { bytes } from "../words.js";
+import { bytes, training } from "../words.js";
 import { html } from "./html.js";
 
 const THEMES = [["auto", "Automatic"], ["light", "Light"], ["dark", "Dark"]];
@@ -14,6 +14,7 @@ function Facts({ status, me }) {
         ["Model", model ? `${model.name} (${bytes(model.sizeBytes)}, ${model.contextTokens} tokens of context)` : "none loaded"],
         ["Runs on", status.device],
         ["Memory", bytes(status.rssBytes)],
+        ["Learning", training(status.training)],
         ["You are", me?.person ?? ""],
         ["Devices now", String(status.connectedDevices)],
         ["Version", status.version],
@@ -36,6 +37,23 @@ function ModelChoice({ hearth, models, onChosen }) {
     </label>`;
 }
 
+function AdapterChoice({ hearth, adapters, onChosen }) {
+    const [busy, setBusy] = useState(false);
+    const choose = async (event) => {
+        setBusy(true);
+        await hearth.useAdapter(event.target.value);
+        setBusy(false);
+        onChosen();
+    };
+    const used = adapters.find((a) => a.inUse)?.name ?? "";
+    return html`<label class="labelled">What it has learnt
+        <select disabled=${busy} onChange=${choose}>
+            <option value="" selected=${!used}>nothing: the model alone</option>
+            ${adapters.map((a) => html`<option value=${a.name} selected=${a.name === used}>${a.name}</option>`)}
+        </select>
+    </label>`;
+}
+
 function Segments({ legend, name, choices, chosen, onChoose }) {
     return html`<fieldset><legend>${legend}</legend><div class="segments">
         ${choices.map(([value, words]) => html`<label class=${chosen === value ? "on" : ""}>
@@ -47,9 +65,11 @@ function Segments({ legend, name, choices, chosen, onChoose }) {
 export function Settings({ hearth, state }) {
     const [status, setStatus] = useState(null);
     const [models, setModels] = useState([]);
+    const [adapters, setAdapters] = useState([]);
     const admin = state.me?.scopes.includes("admin");
     const load = async () => {
         setStatus(await hearth.getStatus());
+        setAdapters((await hearth.listAdapters())?.adapters ?? []);
         if (admin) setModels((await hearth.listModels())?.models ?? []);
     };
     useEffect(() => {
@@ -67,6 +87,7 @@ export function Settings({ hearth, state }) {
     return html`
         <section><h3>The box</h3><${Facts} status=${status} me=${state.me} />
             ${models.length > 1 && html`<${ModelChoice} hearth=${hearth} models=${models} onChosen=${load} />`}
+            ${adapters.length > 0 && html`<${AdapterChoice} hearth=${hearth} adapters=${adapters} onChosen=${load} />`}
         </section>
         <section>
             <${Segments} legend="Appearance" name="theme" choices=${THEMES} chosen=${state.theme}
