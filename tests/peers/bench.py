@@ -3,11 +3,11 @@
 """Hearth beside llama.cpp on one machine in the same minutes, one after the other: medians, ratios, shares of limits.
 
   tests/peers/bench.py [--build DIR] [--rounds N] [--threads N] [--only PART,…] [--isa NAME] [--json FILE]
-                       [--markdown FILE]                                        (make bench)
+                       [--markdown FILE] [--under COMMAND]                      (make bench)
 
 Parts: speed (prefill, decode), kernels (bytes per second of each format's product), clients (8 sessions together),
 start (first token and memory of a cold process), turn (the second turn after a long prompt), draft (proposed tokens),
-memory. Ratios above 1 mean that Hearth is faster. llama.cpp runs with flash attention off and on; the better counts.
+memory, train (tokens per second and memory of training, beside PEFT on the dequantised base). Ratios above 1 mean that Hearth is faster. llama.cpp runs with flash attention off and on; the better counts.
 A bar that does not hold is marked; nothing fails, for the machine may be busy.
 """
 import argparse
@@ -15,15 +15,17 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "hearth")
-PARTS = ("speed", "kernels", "clients", "start", "turn", "draft", "memory")
+PARTS = ("speed", "kernels", "clients", "start", "turn", "draft", "memory", "train")
 PROMPT, GENERATE = 512, 128
 # name: file, then the least ratio that is asked for: prefill, decode
 MODELS = {
@@ -43,17 +45,17 @@ class Bench:
                        if (CACHE / "models" / m[0]).exists()}
         self.rows = []
 
-    def row(self, what, model, ours, unit, theirs=None, ratio=None, bar=None, share="", low=False):
+    def row(self, what, model, ours, unit, theirs=None, ratio=None, bar=None, share="", low=False, peer="llama.cpp"):
         """One line. bar: least ratio to the peer, or with `low` the most that `ours` may be."""
         held = "" if bar is None else (ours <= bar if low else ratio is not None and ratio >= bar)
         self.rows.append({"what": what, "model": model, "ours": ours, "unit": unit, "theirs": theirs, "ratio": ratio,
-                          "bar": bar, "low": low, "held": held, "limit": share})
+                          "bar": bar, "low": low, "held": held, "limit": share, "peer": peer})
         print(self.line(self.rows[-1]), flush=True)
 
     @staticmethod
     def line(r):
         text = f"{r['what']:26} {r['model']:20} {r['ours']:10.1f} {r['unit']:6}"
-        text += f" llama.cpp {r['theirs']:8.1f}" if r["theirs"] is not None else " " * 19
+        text += f" {r['peer']:9} {r['theirs']:8.1f}" if r["theirs"] is not None else " " * 19
         text += f"  {r['ratio']:5.2f}x" if r["ratio"] is not None else " " * 8
         if r["bar"] is not None:
             text += f"  bar {'≤' if r['low'] else '≥'} {r['bar']:g}{' ' if r['held'] else '  MISSED'}"
@@ -180,6 +182,57 @@ class Bench:
             self.row(f"proposed tokens, {told['group']}", told["model"].split("-Instruct")[0][:20], rate, "tok/s",
                      None, told["gain"], bar, f"least {told['least']:.2f}x")
 
+    # ---- training
+
+    def train_ours(self, path, data, *words):
+        """Tokens per second of the later steps, MiB at most, and the precision."""
+        with tempfile.TemporaryDirectory() as folder:
+            command = [self.args.build / "hearth", "train", "-m", path, "--data", data, "--out", Path(folder) / "run",
+                       "--held-out", "0", "--near", "0", "--max-steps", "5", "--json", "--threads", self.args.threads]
+            out = subprocess.run([*shlex.split(self.args.under), *map(str, command), *words], check=True,
+                                 stdout=subprocess.PIPE, stdin=subprocess.DEVNULL).stdout
+            lines = [json.loads(line) for line in out.splitlines()]
+            log = [json.loads(line) for line in (Path(folder) / "run/log.jsonl").read_text().splitlines()]
+            rate = median(line["tokens_per_second"] for line in lines[:-1][1:])
+            return rate, log[-1]["peak_rss_mib"], lines[-1]["precision"]
+
+    def train_peft(self, path, *words):
+        venv = subprocess.run([ROOT / "tools/setup", "--print-venv", "peers"], check=True, capture_output=True,
+                              text=True).stdout.strip()
+        python = Path(venv) / "bin/python"
+        if not python.exists():
+            return None, None
+        out = subprocess.run([*shlex.split(self.args.under), str(python), str(ROOT / "tests/peers/train_speed.py"),
+                              str(path), "--threads", str(self.args.threads), *words], check=True,
+                             stdout=subprocess.PIPE, stdin=subprocess.DEVNULL).stdout
+        told = json.loads(out)
+        return told["tokens_per_second"], told["peak_mib"]
+
+    def train(self):
+        """All linears, rank 8, 512 tokens, every token a target, 4 sequences a step; then answers only."""
+        amx = "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        with tempfile.TemporaryDirectory() as folder:
+            text = Path(folder) / "text.txt"
+            text.write_text("\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs").glob("*.md"))),
+                            encoding="utf-8")
+            for name, memory_bar in (("SmolLM2-135M Q4_1", 700), ("Gemma-3-270M Q4_K_M", 1024)):
+                if name not in self.models:
+                    continue
+                path, first = self.models[name][0], memory_bar == 700
+                peft = {kind: self.train_peft(path, "--dtype", kind) for kind in (("bf16", "fp32") if first else ("bf16",))}
+                for words, bars in (((), (1.0 if amx else 4.0, memory_bar)),
+                                    (("--checkpointing",), (1.0 if amx else 3.0, 450 if first else 1024))):
+                    rate, peak, precision = self.train_ours(path, f"{text}:text", "--mask", "all", *words)
+                    what = "training" + (", checkpointing" if words else "")
+                    for kind, (peer, peer_peak) in peft.items():
+                        told = f"{precision}; PEFT {kind} {peer_peak:.0f} MiB" if peer else precision
+                        self.row(what, name, rate, "tok/s", peer, rate / peer if peer else None,
+                                 bars[0] if peer and kind == "bf16" and first else None, told, peer=f"PEFT {kind}")
+                    self.row(f"{what}: memory", name, peak, "MiB", bar=bars[1], low=True)
+                if first:
+                    rate, peak, precision = self.train_ours(path, ROOT / "docs/examples/oasst-sample.jsonl")
+                    self.row("training on answers only", name, rate, "tok/s", share=f"{precision}; {peak:.0f} MiB")
+
     def memory(self):
         for name, (path, _, _) in self.models.items():
             told = self.hearth("bench", "-m", path, "--prompt", 1920, "--gen", 128, "--repeat", 1, "--json")
@@ -203,7 +256,8 @@ def markdown(bench, title):
     for r in bench.rows:
         bar = "" if r["bar"] is None else f"{'≤' if r['low'] else '≥'} {r['bar']:g}{'' if r['held'] else ' **missed**'}"
         lines.append(f"| {r['what']} | {r['model']} | {r['ours']:.1f} {r['unit']} | "
-                     + (f"{r['theirs']:.1f}" if r["theirs"] is not None else "") + " | "
+                     + (f"{r['theirs']:.1f}" if r["theirs"] is not None else "")
+                     + (f" ({r['peer']})" if r["theirs"] is not None and r["peer"] != "llama.cpp" else "") + " | "
                      + (f"{r['ratio']:.2f}x" if r["ratio"] is not None else "") + f" | {bar} | {r['limit']} |")
     return "\n".join(lines) + "\n"
 
@@ -215,6 +269,7 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--isa", default="")
+    parser.add_argument("--under", default="", help="part train: a command that each measurement runs under")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
