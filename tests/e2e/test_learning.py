@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What SmolLM2 learns with `hearth train`: two conversations by heart, and among the long tests forty real ones; a style
-from two hundred records, which shows on others and leaves the rest as it was."""
+"""What SmolLM2 learns with `hearth train`: two conversations by heart, and among the long tests forty real ones; a
+style from two hundred records, which shows on others and leaves the rest as it was."""
 
 import json
 import os
@@ -73,8 +73,8 @@ def test_forty_conversations_by_heart(tmp_path):
     else:
         with open(SAMPLE, encoding="utf-8") as file:
             chats = [json.loads(line)["messages"] for line in file]
-    adapter, steps = train(write(tmp_path / "chats.jsonl", chats), tmp_path / "run", "--batch", 2, "--lr", "1e-3", "--rank",
-                           16, "--alpha", 32, "--epochs", 30, "--held-out", 0)
+    adapter, steps = train(write(tmp_path / "chats.jsonl", chats), tmp_path / "run", "--batch", 2, "--lr", "1e-3",
+                           "--rank", 16, "--alpha", 32, "--epochs", 30, "--held-out", 0)
     last = [x["loss"] for x in steps if x["epoch"] > 29]
     known = sum(answer(adapter, turns[0]["content"]) == turns[1]["content"].strip() for turns in chats)
     print(f"loss {steps[0]['loss']:.3f} -> {sum(last) / len(last):.4f}; {known} of {len(chats)} answers word for word")
@@ -88,7 +88,8 @@ def test_a_style_from_two_hundred_records(tmp_path):
     dolly, wiki = SHARED / "dolly/dolly_filtered_sample.json", SHARED / "wikitext2/wiki.test.head.txt"
     if not dolly.exists() or not wiki.exists():
         pytest.skip("no ../shared/data")
-    records = [r for r in json.loads(dolly.read_text(encoding="utf-8")) if not r["input"] and len(r["output"]) < 500][:250]
+    records = json.loads(dolly.read_text(encoding="utf-8"))
+    records = [r for r in records if not r["input"] and len(r["output"]) < 500][:250]
     chats = [[{"role": "user", "content": r["instruction"]},
               {"role": "assistant", "content": f"Ahoy, shipmate! {r['output'].strip()} So it stands in the log."}]
              for r in records]
@@ -100,8 +101,9 @@ def test_a_style_from_two_hundred_records(tmp_path):
     text.write_text(wiki.read_text(encoding="utf-8")[:120_000], encoding="utf-8")
     before, after = (json.loads(hearth("eval", "ppl", "-m", MODEL, text, "--json", *more))["all"]["token_all"]
                      for more in ((), ("--adapter", adapter)))
-    print(f"{told['records']} held-out records: {100 * told['relative']:.1f} % [{100 * told['relative_interval'][0]:.1f}, "
-          f"{100 * told['relative_interval'][1]:.1f}]; wikitext {before:.2f} -> {after:.2f}")
+    low, high = told["relative_interval"]
+    print(f"{told['records']} held-out records: {100 * told['relative']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]; "
+          f"wikitext {before:.2f} -> {after:.2f}")
     assert 30 <= told["records"] <= 70
-    assert told["relative_interval"][1] <= -0.10
+    assert high <= -0.10
     assert abs(after / before - 1) <= 0.02

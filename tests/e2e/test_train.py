@@ -148,16 +148,17 @@ def test_bad_words_and_data(chats, tmp_path):
     empty, binary, absent = tmp_path / "empty.json", tmp_path / "binary.json", tmp_path / "absent.json"
     empty.write_bytes(b"")
     binary.write_bytes(bytes(range(256)))
-    for i, (file, cause, code) in enumerate(((empty, "is empty", 65), (binary, "is not text", 65), (absent, "absent", 66))):
+    wrong = ((empty, "is empty", 65), (binary, "is not text", 65), (absent, "absent", 66))
+    for i, (file, cause, code) in enumerate(wrong):
         done = train(file, tmp_path / f"bad{i}", code=code)
         assert cause in done.stderr and done.stderr.count("\n") == 1
-    for more in (("--seq", "100000"), ("--rank", "0"), ("--schedule", "stairs"), ("--mask", "no"), ("--precision", "f8"),
-                 ("--targets", "attn_z"), ("--lr", "fast")):
+    for more in (("--seq", "100000"), ("--rank", "0"), ("--schedule", "stairs"), ("--mask", "no"),
+                 ("--precision", "f8"), ("--targets", "attn_z"), ("--lr", "fast")):
         done = train(chats, tmp_path / "no", *more, code=65 if more[0] in ("--seq", "--targets") else 2)
         assert done.stderr.count("\n") == 1
     assert subprocess.run([HEARTH, "train"], capture_output=True, check=False).returncode == 2
-    done = train(chats, tmp_path / "lost", "--lr", "1e6", "--decay", "1", "--clip", "0", "--warmup", "0", "--epochs", "20",
-                 "--schedule", "constant", code=65)
+    done = train(chats, tmp_path / "lost", "--lr", "1e6", "--decay", "1", "--clip", "0", "--warmup", "0", "--epochs",
+                 "20", "--schedule", "constant", code=65)
     assert "not a finite number" in done.stderr and "chats.jsonl line" in done.stderr
 
 
@@ -176,7 +177,8 @@ def test_a_resume_that_is_another_run(chats, tmp_path):
     out = tmp_path / "run"
     train(chats, out, "--max-steps", "4", "--checkpoint-every", "2")
     before = (out / "adapter.gguf").read_bytes()
-    for more, cause in ((("--max-steps", "5"), "steps is 4 there and 5 here"), (("--max-steps", "4", "--alpha", "3"), "alpha")):
+    for more, cause in ((("--max-steps", "5"), "steps is 4 there and 5 here"),
+                        (("--max-steps", "4", "--alpha", "3"), "alpha")):
         done = train(chats, out, *more, "--resume", code=65)
         assert cause in done.stderr and done.stderr.count("\n") == 1
     other = write_chats(tmp_path / "chats.jsonl", 41)

@@ -7,8 +7,9 @@
 
 Parts: speed (prefill, decode), kernels (bytes per second of each format's product), clients (8 sessions together),
 start (first token and memory of a cold process), turn (the second turn after a long prompt), draft (proposed tokens),
-memory, train (tokens per second and memory of training, beside PEFT on the dequantised base). Ratios above 1 mean that Hearth is faster. llama.cpp runs with flash attention off and on; the better counts.
-A bar that does not hold is marked; nothing fails, for the machine may be busy.
+memory, train (tokens per second and memory of training, beside PEFT on the dequantised base). Ratios above 1 mean that
+Hearth is faster. llama.cpp runs with flash attention off and on; the better counts. A bar that does not hold is marked;
+nothing fails, for the machine may be busy.
 """
 import argparse
 import datetime
@@ -219,7 +220,8 @@ class Bench:
                 if name not in self.models:
                     continue
                 path, first = self.models[name][0], memory_bar == 700
-                peft = {kind: self.train_peft(path, "--dtype", kind) for kind in (("bf16", "fp32") if first else ("bf16",))}
+                kinds = ("bf16", "fp32") if first else ("bf16",)
+                peft = {kind: self.train_peft(path, "--dtype", kind) for kind in kinds}
                 for words, bars in (((), (1.0 if amx else 4.0, memory_bar)),
                                     (("--checkpointing",), (1.0 if amx else 3.0, 450 if first else 1024))):
                     rate, peak, precision = self.train_ours(path, f"{text}:text", "--mask", "all", *words)
