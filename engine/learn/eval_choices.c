@@ -29,7 +29,7 @@ static struct ht_text text_of(const char *bytes)
 
 static bool same(struct ht_text a, struct ht_text b)
 {
-    return a.bytes && a.len_bytes == b.len_bytes && !memcmp(a.bytes, b.bytes, a.len_bytes);
+    return a.bytes && b.bytes && a.len_bytes == b.len_bytes && !memcmp(a.bytes, b.bytes, a.len_bytes);
 }
 
 // ---------------------------------------------------------------- reading
