@@ -45,15 +45,20 @@ void ht_prefix_deinit(struct ht_prefix *prefix)
     *prefix = (struct ht_prefix){0};
 }
 
-static uint32_t *bucket_of(const struct ht_prefix *p, uint32_t parent, const int32_t *ids,
-                           const struct ht_prefix_key *key)
+// All pages after one another lie in one bucket.
+static uint32_t *bucket_of(const struct ht_prefix *p, uint32_t parent, const struct ht_prefix_key *key)
 {
     uint64_t h = (key->owner ^ key->adapter.part[0] ^ parent) * 0x9E3779B97F4A7C15u;
-    for (int i = 0; i < HT_KV_PAGE; i++) {
-        h = (h ^ (uint32_t)ids[i]) * 0xD6E8FEB86659FD93u;
-        h ^= h >> 32;
-    }
-    return &p->buckets[h & p->mask];
+    h = (h ^ h >> 32) * 0xD6E8FEB86659FD93u;
+    return &p->buckets[(h ^ h >> 32) & p->mask];
+}
+
+uint32_t ht_prefix_length(const struct ht_prefix_node *node)
+{
+    uint32_t n = HT_KV_PAGE;
+    while (n && node->ids[n - 1] < 0)
+        n--;
+    return n;
 }
 
 static bool same_key(const struct ht_prefix_key *a, const struct ht_prefix_key *b)
@@ -64,7 +69,7 @@ static bool same_key(const struct ht_prefix_key *a, const struct ht_prefix_key *
 uint32_t ht_prefix_find(const struct ht_prefix *prefix, uint32_t parent, const int32_t *ids,
                         const struct ht_prefix_key *key)
 {
-    uint32_t page = *bucket_of(prefix, parent, ids, key);
+    uint32_t page = *bucket_of(prefix, parent, key);
     for (; page != HT_NO_PAGE; page = prefix->nodes[page].next) {
         const struct ht_prefix_node *node = &prefix->nodes[page];
         if (node->parent == parent && same_key(&node->key, key) && !memcmp(node->ids, ids, sizeof node->ids))
@@ -81,11 +86,51 @@ uint32_t ht_prefix_next(const struct ht_prefix *prefix, uint32_t parent, const i
     return page == HT_NO_PAGE && key->owner ? ht_prefix_find(prefix, parent, ids, key) : page;
 }
 
+static uint32_t equal_ids(const struct ht_prefix_node *node, const int32_t *ids, uint32_t n)
+{
+    uint32_t same = 0;
+    while (same < n && node->ids[same] == ids[same])
+        same++;
+    return same;
+}
+
+uint32_t ht_prefix_longest(const struct ht_prefix *prefix, uint32_t parent, const int32_t *ids, uint32_t n,
+                           const struct ht_prefix_key *key, uint32_t *page)
+{
+    const struct ht_prefix_key keys[] = {{.adapter = key->adapter}, *key}; // everybody's first
+    uint32_t best = 0;
+    *page = HT_NO_PAGE;
+    for (int k = 0; k < (key->owner ? 2 : 1); k++)
+        for (uint32_t at = *bucket_of(prefix, parent, &keys[k]); at != HT_NO_PAGE; at = prefix->nodes[at].next) {
+            const struct ht_prefix_node *node = &prefix->nodes[at];
+            uint32_t same = node->parent == parent && same_key(&node->key, &keys[k]) ? equal_ids(node, ids, n) : 0;
+            if (same > best) {
+                best = same;
+                *page = at;
+            }
+        }
+    return best;
+}
+
+// Idle leaves that hold nothing but what `page` holds too.
+static void drop_covered(struct ht_prefix *prefix, uint32_t page)
+{
+    const struct ht_prefix_node *node = &prefix->nodes[page];
+    for (uint32_t at = node->next, next; at != HT_NO_PAGE; at = next) {
+        const struct ht_prefix_node *leaf = &prefix->nodes[at];
+        uint32_t n = ht_prefix_length(leaf);
+        next = leaf->next;
+        if (n < HT_KV_PAGE && !prefix->pages->refs[at] && leaf->parent == node->parent &&
+            same_key(&leaf->key, &node->key) && equal_ids(leaf, node->ids, n) == n)
+            ht_prefix_remove(prefix, at);
+    }
+}
+
 void ht_prefix_add(struct ht_prefix *prefix, uint32_t page, uint32_t parent, const int32_t *ids,
                    const struct ht_prefix_key *key)
 {
     struct ht_prefix_node *node = &prefix->nodes[page];
-    uint32_t *bucket = bucket_of(prefix, parent, ids, key);
+    uint32_t *bucket = bucket_of(prefix, parent, key);
     node->key = *key;
     node->parent = parent;
     node->listed = true;
@@ -93,12 +138,13 @@ void ht_prefix_add(struct ht_prefix *prefix, uint32_t page, uint32_t parent, con
     node->next = *bucket;
     *bucket = page;
     ht_pages_keep(prefix->pages, page);
+    drop_covered(prefix, page);
 }
 
 void ht_prefix_remove(struct ht_prefix *prefix, uint32_t page)
 {
     struct ht_prefix_node *node = &prefix->nodes[page];
-    uint32_t *link = bucket_of(prefix, node->parent, node->ids, &node->key);
+    uint32_t *link = bucket_of(prefix, node->parent, &node->key);
     while (*link != page)
         link = &prefix->nodes[*link].next;
     *link = node->next;

@@ -4,7 +4,8 @@
 //
 //   head     struct block_head: magic, geometry of the pages, identity of the model's files and of the arithmetic
 //   records  n_pages of: parent (number of an earlier record, or NO_PARENT), shared (1: everybody finds it), the
-//            adapter that it was made under, 32 ids, the page's bytes as the device keeps them
+//            adapter that it was made under, 32 ids (of the end of an owner's chain fewer, then -1), the page's bytes
+//            as the device keeps them
 //   tail     checksum of all before it: finds damage; protecting the block is the caller's business
 // Numbers are of the machine's own byte order: the magic tells another one. A parent stands before what follows it, the
 // most recently used first, so that any beginning of the records is of use.
@@ -106,7 +107,7 @@ static void put_in_order(struct out *o)
             break;
         for (uint32_t i = 0; i < e->max_sessions; i++)
             for (uint32_t j = 0;
-                 e->sessions[i] && e->sessions[i]->submit_s == latest_s && j < e->sessions[i]->n_listed; j++)
+                 e->sessions[i] && e->sessions[i]->submit_s == latest_s && j < e->sessions[i]->n_pages; j++)
                 take(o, e->sessions[i]->pages[j]);
         before_s = latest_s;
     }
@@ -161,7 +162,7 @@ hearth_engine_export_prefixes(struct hearth_engine *engine, uint64_t owner, uint
                               struct hearth_error *err)
 {
     HT_TRY(check_idle(engine, err));
-    ht_engine_publish(engine);
+    ht_engine_publish(engine, owner, NULL);
     uint32_t n_pages = engine->ctx.pages.n_pages;
     struct out o = {.engine = engine, .write = write, .user = user};
     enum hearth_status status = HEARTH_OK;
@@ -226,6 +227,14 @@ static enum hearth_status check_block(struct in *in, const unsigned char *data, 
     return body % in->record_bytes || body / in->record_bytes != in->n ? damaged(err) : HEARTH_OK;
 }
 
+static uint32_t n_ids(const struct record_head *r)
+{
+    uint32_t n = HT_KV_PAGE;
+    while (n && r->ids[n - 1] < 0)
+        n--;
+    return n;
+}
+
 static enum hearth_status check_records(const struct in *in, uint64_t owner, struct hearth_error *err)
 {
     for (uint32_t i = 0; i < in->n; i++) {
@@ -233,10 +242,12 @@ static enum hearth_status check_records(const struct in *in, uint64_t owner, str
         if (r.shared > 1 || (!r.shared && !owner) || (r.parent != NO_PARENT && r.parent >= i))
             return damaged(err);
         struct record_head before = r.parent == NO_PARENT ? r : record_at(in, r.parent);
-        if (r.shared > before.shared || !ht_adapter_key_equal(r.adapter, before.adapter))
+        uint32_t n = n_ids(&r);
+        if (r.shared > before.shared || !ht_adapter_key_equal(r.adapter, before.adapter) || !n ||
+            (n < HT_KV_PAGE && r.shared) || (r.parent != NO_PARENT && n_ids(&before) < HT_KV_PAGE))
             return damaged(err);
-        for (int k = 0; k < HT_KV_PAGE; k++)
-            if (r.ids[k] < 0 || (uint32_t)r.ids[k] >= in->engine->model.hp.n_vocab)
+        for (uint32_t k = 0; k < HT_KV_PAGE; k++)
+            if (k < n ? r.ids[k] < 0 || (uint32_t)r.ids[k] >= in->engine->model.hp.n_vocab : r.ids[k] != -1)
                 return damaged(err);
     }
     return HEARTH_OK;
@@ -254,7 +265,9 @@ static enum hearth_status read_pages(const struct in *in, uint64_t owner, uint32
         if (r.parent != NO_PARENT && parent == HT_NO_PAGE)
             continue; // there was no room for it
         const struct ht_prefix_key key = {.owner = r.shared ? 0 : owner, .adapter = r.adapter};
-        at[i] = ht_prefix_next(&ctx->prefix, parent, r.ids, &key);
+        uint32_t n = n_ids(&r);
+        if (ht_prefix_longest(&ctx->prefix, parent, r.ids, n, &key, &page) == n)
+            at[i] = page; // of a leaf, what holds it: nothing follows one
         if (at[i] != HT_NO_PAGE || !ctx->pages.n_free || !ht_pages_take(&ctx->pages, &page))
             continue;
         const unsigned char *bytes = in->records + in->record_bytes * i + sizeof r;
@@ -262,7 +275,7 @@ static enum hearth_status read_pages(const struct in *in, uint64_t owner, uint32
             in->engine->dev->kv_page_write(in->engine->device, ctx->kv, page, bytes, err);
         if (status == HEARTH_OK) {
             ht_prefix_add(&ctx->prefix, page, parent, r.ids, &key);
-            *n_positions += HT_KV_PAGE;
+            *n_positions += n;
             at[i] = page;
         }
         ht_pages_drop(&ctx->pages, page);

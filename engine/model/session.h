@@ -96,8 +96,9 @@ void ht_session_make_under(struct hearth_session *s, struct ht_adapter_key adapt
 // Cuts the session to what it shares with ids[0, n), or takes the longer chain of full pages that the prefix cache
 // has for this owner and adapter. Returns the positions that are cached then.
 uint32_t ht_session_adopt(struct hearth_session *s, const int32_t *ids, uint32_t n, const struct ht_prefix_key *key);
-// Enters the full pages of all sessions into the prefix cache. Between steps only.
-void ht_engine_publish(struct hearth_engine *engine);
+// Enters the full pages of all sessions into the prefix cache, and the last, partly filled ones of the owner's sessions
+// that are idle, without one (NULL: all). Between steps only.
+void ht_engine_publish(struct hearth_engine *engine, uint64_t owner, const struct hearth_session *without);
 // Adds a row to the step block; the caller has reserved its page. Returns the row.
 uint32_t ht_step_add_row(struct hearth_engine *engine, struct hearth_session *s, int32_t id, uint32_t pos);
 // Copies the page table of `s` into the step block.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // A session's KV pages: its own, and those that it shares through the prefix cache. Full pages are entered when
 // somebody may look for them: before a look-up, and before a session lets go of them; between steps they are always
-// computed in full. A page that is in the cache is never written. Engine thread.
+// computed in full. The last, partly filled one is entered as a leaf when a session lets go of it, and from idle ones
+// for their owner's other sessions. A page that is in the cache is never written: who goes on inside one takes a copy.
+// Engine thread.
 #include "engine/model/session.h"
 
 #include <string.h>
@@ -41,11 +43,36 @@ static void publish(struct hearth_session *s)
     }
 }
 
-void ht_engine_publish(struct hearth_engine *engine)
+// What is cached beyond the full pages. What holds it already was just used.
+static void publish_leaf(struct hearth_session *s)
 {
-    for (uint32_t i = 0; i < engine->max_sessions; i++)
-        if (engine->sessions[i])
-            publish(engine->sessions[i]);
+    struct ht_prefix *prefix = &s->engine->ctx.prefix;
+    const struct ht_prefix_key key = {.owner = s->owner, .adapter = s->made_under};
+    uint32_t i = s->n_cached / HT_KV_PAGE, n = s->n_cached % HT_KV_PAGE, parent, page;
+    int32_t ids[HT_KV_PAGE];
+    publish(s);
+    if (!n || !s->owner || s->forgotten || s->n_listed < i || prefix->nodes[s->pages[i]].listed)
+        return;
+    memset(ids, 0xFF, sizeof ids); // -1
+    memcpy(ids, s->tokens + (size_t)i * HT_KV_PAGE, n * sizeof *ids);
+    parent = i ? s->pages[i - 1] : HT_NO_PAGE;
+    if (ht_prefix_longest(prefix, parent, ids, n, &key, &page) < n) {
+        ht_prefix_add(prefix, s->pages[i], parent, ids, &key);
+        return;
+    }
+    ht_pages_share(prefix->pages, page);
+    ht_pages_drop(prefix->pages, page);
+}
+
+void ht_engine_publish(struct hearth_engine *engine, uint64_t owner, const struct hearth_session *without)
+{
+    for (uint32_t i = 0; i < engine->max_sessions; i++) {
+        struct hearth_session *s = engine->sessions[i];
+        if (s && s != without && s->owner == owner && s->phase == HT_IDLE)
+            publish_leaf(s);
+        else if (s)
+            publish(s);
+    }
 }
 
 // Makes the page that position n_cached lies in the session's own. CONTEXT if no page is left for a copy.
@@ -85,6 +112,8 @@ void ht_session_cut(struct hearth_session *s, uint32_t n)
 {
     publish(s);
     uint32_t keep = (n + HT_KV_PAGE - 1) / HT_KV_PAGE;
+    if (keep <= s->n_cached / HT_KV_PAGE)
+        publish_leaf(s);
     while (s->n_pages > keep)
         ht_pages_drop(&s->engine->ctx.pages, s->pages[--s->n_pages]);
     if (s->n_listed > keep)
@@ -127,31 +156,64 @@ static uint32_t equal_ids(const struct hearth_session *s, const int32_t *ids, ui
     return i;
 }
 
+// Position n_cached and what follows it lie in a copy of this page.
+static bool take_copy(struct hearth_session *s, uint32_t page)
+{
+    struct ht_context *ctx = &s->engine->ctx;
+    uint32_t copy;
+    if (!ht_pages_take(&ctx->pages, &copy))
+        return false;
+    if (ctx->model->dev->kv_page_copy(ctx->model->device, ctx->kv, copy, page, NULL) != HEARTH_OK) {
+        ht_pages_drop(&ctx->pages, copy);
+        return false;
+    }
+    s->pages[s->n_pages++] = copy;
+    return true;
+}
+
+// Takes a chain of full pages, and of the page `last` its first n_last positions.
+static void take_chain(struct hearth_session *s, const uint32_t *found, uint32_t n_found, uint32_t last,
+                       uint32_t n_last)
+{
+    struct ht_pages *pages = &s->engine->ctx.pages;
+    uint32_t same = 0;
+    if (n_last)
+        ht_pages_share(pages, last); // stays while others go
+    while (same < n_found && same < s->n_listed && s->pages[same] == found[same])
+        same++;
+    ht_session_cut(s, same * HT_KV_PAGE);
+    for (uint32_t i = same; i < n_found; i++)
+        ht_pages_share(pages, s->pages[s->n_pages++] = found[i]);
+    s->n_listed = n_found;
+    s->n_cached = n_found * HT_KV_PAGE;
+    if (n_last && take_copy(s, last))
+        s->n_cached += n_last;
+    if (n_last)
+        ht_pages_drop(pages, last);
+}
+
 uint32_t ht_session_adopt(struct hearth_session *s, const int32_t *ids, uint32_t n, const struct ht_prefix_key *key)
 {
     struct ht_context *ctx = &s->engine->ctx;
     struct hearth_error err;
     ht_session_make_under(s, key->adapter);
     change_owner(s, key->owner);
-    ht_engine_publish(s->engine);
-    uint32_t own = equal_ids(s, ids, n), n_found = 0, parent = HT_NO_PAGE, same = 0, page;
+    ht_engine_publish(s->engine, key->owner, s);
+    uint32_t own = equal_ids(s, ids, n), n_found = 0, parent = HT_NO_PAGE, page;
     uint32_t *found = s->engine->found;
     for (; n - n_found * HT_KV_PAGE >= HT_KV_PAGE; parent = found[n_found++] = page)
         if ((page = ht_prefix_next(&ctx->prefix, parent, ids + n_found * HT_KV_PAGE, key)) == HT_NO_PAGE)
             break;
-    if (n_found * HT_KV_PAGE <= own) {
-        ht_session_cut(s, own);
-        if (own_last_page(s, &err) != HEARTH_OK) // no page for a copy: compute the last one again
-            ht_session_cut(s, own / HT_KV_PAGE * HT_KV_PAGE);
+    uint32_t full = n_found * HT_KV_PAGE, rest = n - full < HT_KV_PAGE ? n - full : HT_KV_PAGE;
+    uint32_t n_last = ht_prefix_longest(&ctx->prefix, parent, ids + full, rest, key, &page);
+    if (full + n_last > own) {
+        take_chain(s, found, n_found, page, n_last);
         return s->n_cached;
     }
-    while (same < n_found && same < s->n_listed && s->pages[same] == found[same])
-        same++;
-    ht_session_cut(s, same * HT_KV_PAGE);
-    for (uint32_t i = same; i < n_found; i++)
-        ht_pages_share(&ctx->pages, s->pages[s->n_pages++] = found[i]);
-    s->n_listed = n_found;
-    return s->n_cached = n_found * HT_KV_PAGE;
+    ht_session_cut(s, own);
+    if (own_last_page(s, &err) != HEARTH_OK) // no page for a copy: compute the last one again
+        ht_session_cut(s, own / HT_KV_PAGE * HT_KV_PAGE);
+    return s->n_cached;
 }
 
 void hearth_engine_forget(struct hearth_engine *engine, uint64_t owner)

@@ -35,7 +35,7 @@ static void same_bits_for(enum hearth_kv_type kv, const char *isa)
     for (size_t c = 0; c < sizeof chunks / sizeof chunks[0]; c++) {
         s = new_session(engine);
         ask(s, &again, ids, 130, 7);
-        assert_int_equal(again.usage.cached_tokens, 128);
+        assert_int_equal(again.usage.cached_tokens, 129); // four pages, and the leaf that begins the same
         same_answer(&first, &again);
         must(hearth_session_truncate(s, 100, &err), &err); // in the middle of a page that the cache holds
         float *got = eval_ids(s, engine, ids + 100, 50, chunks[c]);
@@ -59,7 +59,7 @@ static void what_is_found_gives_the_same_bits(void **state)
     }
 }
 
-// The last token of a prompt always runs, and only full pages come back.
+// All comes back but the last token of a prompt, which always runs: full pages, and the beginning of one more.
 static void how_much_is_found(void **state)
 {
     (void)state;
@@ -69,7 +69,7 @@ static void how_much_is_found(void **state)
     static const struct {
         size_t n;
         unsigned cached;
-    } cases[] = {{100, 96}, {97, 96}, {96, 64}, {65, 64}, {33, 32}, {32, 0}, {1, 0}};
+    } cases[] = {{100, 99}, {97, 96}, {96, 95}, {65, 64}, {33, 32}, {32, 31}, {1, 0}};
     ask_once(engine, &a, ids, 120, 1);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         ask_once(engine, &a, ids, cases[i].n, 1);
@@ -89,7 +89,7 @@ static void how_much_is_found(void **state)
     memcpy(longer, ids, 120 * sizeof *ids);
     longer[70] = (longer[70] + 1) % 256;
     ask_once(engine, &a, longer, 120, 1);
-    assert_int_equal(a.usage.cached_tokens, 64);
+    assert_int_equal(a.usage.cached_tokens, 70);
     hearth_engine_close(&engine);
 }
 
@@ -105,10 +105,10 @@ static void a_session_takes_the_longer_chain(void **state)
     ask(s, &b, ids, 90, 1);
     assert_int_equal(b.usage.cached_tokens, 70); // its own: more than two full pages
     ask(t, &a, ids, 200, 1);
-    assert_int_equal(a.usage.cached_tokens, 64);
+    assert_int_equal(a.usage.cached_tokens, 90); // what the first one holds beyond its pages, too
     assert_int_equal(s->pages[0], t->pages[0]);
-    ask(s, &b, ids, 200, 1); // 90 of its own, 192 of the other's, which still holds them
-    assert_int_equal(b.usage.cached_tokens, 192);
+    ask(s, &b, ids, 200, 1); // 90 of its own, 199 of the other's, which still holds them
+    assert_int_equal(b.usage.cached_tokens, 199);
     same_answer(&a, &b);
     // Two that compute the same together end up with the same pages.
     struct hearth_error err;
@@ -117,7 +117,7 @@ static void a_session_takes_the_longer_chain(void **state)
     must(hearth_session_submit(s, &r, &err), &err);
     must(hearth_session_submit(t, &q, &err), &err);
     run_all(engine);
-    ht_engine_publish(engine);
+    ht_engine_publish(engine, 1, NULL);
     assert_int_equal(a.usage.cached_tokens + b.usage.cached_tokens, 0);
     for (int i = 0; i < 3; i++)
         assert_int_equal(s->pages[i], t->pages[i]);
@@ -141,14 +141,14 @@ static void owners_do_not_meet(void **state)
     ask_once(engine, &a, ids, 100, 0); // nobody's is nobody's
     assert_int_equal(a.usage.cached_tokens, 0);
     ask_once(engine, &a, ids, 100, 1);
-    assert_int_equal(a.usage.cached_tokens, 96);
+    assert_int_equal(a.usage.cached_tokens, 99);
     // One session, two owners: nothing of the first is left for the second.
     struct hearth_session *s = new_session(engine);
     ask(s, &a, ids, 90, 3);
     ask(s, &a, ids, 90, 4);
     assert_int_equal(a.usage.cached_tokens, 0);
     ask(s, &a, ids, 90, 3);
-    assert_int_equal(a.usage.cached_tokens, 64);
+    assert_int_equal(a.usage.cached_tokens, 89);
     ask(s, &a, ids, 90, 0);
     assert_int_equal(a.usage.cached_tokens, 0);
     ask(s, &a, ids, 90, 0); // its own cache it keeps
@@ -201,13 +201,14 @@ static void shared_messages_are_found_by_all(void **state)
     chat(engine, &a, system_text, question, 0, 0);
     assert_int_equal(a.usage.cached_tokens, shared);
     chat(engine, &a, system_text, question, 1, 2);
-    assert_int_equal(a.usage.cached_tokens, (fresh.usage.prompt_tokens - 1) / PAGE * PAGE);
-    // Not said to be shared: only that owner's.
+    assert_int_equal(a.usage.cached_tokens, fresh.usage.prompt_tokens - 1);
+    // Not said to be shared: only that owner's. The template's first tokens are everybody's.
     system_text[0] = 'T';
     chat(engine, &a, system_text, question, 1, 0);
-    assert_int_equal(a.usage.cached_tokens, 0);
+    unsigned template = a.usage.cached_tokens;
+    assert_in_range(template, 1, 6);
     chat(engine, &a, system_text, question, 2, 2);
-    assert_int_equal(a.usage.cached_tokens, 0);
+    assert_int_equal(a.usage.cached_tokens, template);
     hearth_engine_close(&engine);
 }
 
@@ -224,7 +225,7 @@ static void forgetting(void **state)
     for (uint32_t p = 0; p < engine->ctx.pages.n_pages; p++) // the ids are gone too
         assert_int_not_equal(engine->ctx.prefix.nodes[p].key.owner, 1);
     ask_once(engine, &a, ids, 100, 2);
-    assert_int_equal(a.usage.cached_tokens, 96);
+    assert_int_equal(a.usage.cached_tokens, 99);
     ask_once(engine, &a, ids, 100, 1);
     assert_int_equal(a.usage.cached_tokens, 0);
     // A session keeps what it holds, but it does not get into the cache any more, nor what is added to it.
@@ -260,7 +261,7 @@ static void forgetting(void **state)
     assert_int_equal(engine->ctx.pages.n_idle, 0);
     ask(s, &a, ids, 100, 1);
     must(hearth_session_truncate(s, 0, &err), &err);
-    assert_int_equal(engine->ctx.pages.n_idle, 3);
+    assert_int_equal(engine->ctx.pages.n_idle, 4);
     hearth_engine_close(&engine);
 }
 
@@ -308,7 +309,7 @@ static void no_page_for_a_copy(void **state)
     memcpy(branch, ids, sizeof branch);
     memcpy(branch + 100, other, 20 * sizeof *branch);
     ask(s, &a, ids, 122, 1);
-    ht_engine_publish(engine);
+    ht_engine_publish(engine, 1, NULL);
     assert_int_equal(engine->ctx.pages.n_free + engine->ctx.pages.n_idle, 0);
     ask(s, &a, branch, 120, 1); // only it holds the page: written in place, and no longer in the cache
     assert_int_equal(a.usage.cached_tokens, 100);
@@ -349,7 +350,7 @@ static void eviction_takes_the_oldest_end(void **state)
 {
     (void)state;
     static struct answer a;
-    struct hearth_engine *engine = engine_for(1, 8 * PAGE, HEARTH_KV_F16, NULL);
+    struct hearth_engine *engine = engine_for(1, 10 * PAGE, HEARTH_KV_F16, NULL);
     ask_once(engine, &a, some_ids(12), 3 * PAGE + 1, 1);
     ask_once(engine, &a, some_ids(13), 3 * PAGE + 1, 1);
     assert_int_equal(engine->ctx.pages.n_free, 2);

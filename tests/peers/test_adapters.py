@@ -234,18 +234,20 @@ def test_quantised_activations_cost_an_adapter_little(real):
 def test_llama_cpp_answers_as_we_do(real):
     """Each token that llama.cpp chooses under our adapter is, under it here, the likeliest or next to it."""
     base, folder, _, _, _ = real
+    program, scaled = llama_folder() / "llama-completion", f"{folder / 'a.gguf'}:2"
     done = subprocess.run(
-        [llama_folder() / "llama-completion", "-m", base, "--lora", folder / "a.gguf", "-p", TEXT, "-n", "48", "-no-cnv",
-         "--temp", "0", "-c", "512", "-t", "2", "--no-display-prompt", "--no-warmup", "--ignore-eos"],
+        [program, "-m", base, "--lora-scaled", scaled, "-p", TEXT, "-n", "40", "-no-cnv", "--temp", "0", "-c", "512",
+         "-t", "2", "--no-display-prompt", "--no-warmup", "--ignore-eos"],
         capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=300, check=True,
     )
     ids, prompt = (peers.tokenize(base, text, 512) for text in (TEXT + done.stdout, TEXT))
-    assert ids[:len(prompt)] == prompt and len(ids) > len(prompt) + 24
+    assert ids[:len(prompt)] == prompt and len(ids) > len(prompt) + 32
+    ids = ids[:len(prompt) + 32]  # the program ends with a line of its own
     ids_file, behind = peers.write_ids(folder, ids), {}
-    for name, flags in {"adapter": ("--adapter", folder / "a.gguf"), "base": ()}.items():
+    for name, flags in {"adapter": ("--adapter", scaled), "base": ()}.items():
         logits = np.asarray(peers.hearth_logits(base, ids_file, folder / "l.npy", *flags))[len(prompt) - 1:-1]
         chosen = logits[np.arange(len(logits)), ids[len(prompt):]]
         behind[name] = np.sort(logits.max(axis=1) - chosen)[::-1]
     told = {name: [float(v) for v in gaps[:3]] for name, gaps in behind.items()}
-    print(json.dumps({"model": base.name, "tokens": len(ids) - len(prompt), "furthest_behind": told}))
-    assert behind["adapter"][0] < 0.5 and behind["base"][0] > 2
+    print(json.dumps({"model": base.name, "furthest_behind": told}))
+    assert behind["adapter"][0] < 0.5 and behind["base"][0] > 1
