@@ -547,10 +547,10 @@ struct hearth_task_counts {
 struct hearth_choices {
     struct hearth_task_counts counts;
     uint64_t n_right[HEARTH_CHOICE_SCORES];
-    uint64_t n_best;      // LAST_WORD
+    uint64_t n_words, n_best; // LAST_WORD: items, and those that were said
     double macro;         // mean over groups of n_right[0] / n
     unsigned n_groups;
-    double last_word_nll; // sum; with n_items the perplexity of the word
+    double last_word_nll; // sum; with n_words the perplexity of the word
 };
 struct hearth_choices_params { // zero-initialise
     const char *path;

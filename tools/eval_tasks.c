@@ -74,7 +74,7 @@ static bool on_choice(void *user, const struct hearth_choice_item *item, double 
 static int print_choices(struct eval *eval, const struct hearth_choices *c)
 {
     double n = (double)c->counts.n_items;
-    bool words = c->n_best || c->last_word_nll > 0;
+    double word = exp(c->last_word_nll / (double)c->n_words);
     if (eval->cli->json) {
         json_t *out = json_pack("{s:I, s:o}", "items", (json_int_t)c->counts.n_items, "skipped", skips(&c->counts));
         for (int k = 0; k < HEARTH_CHOICE_SCORES; k++)
@@ -82,8 +82,8 @@ static int print_choices(struct eval *eval, const struct hearth_choices *c)
         json_object_set_new(out, "acc_stderr", eval_number(error_of((double)c->n_right[0] / n, c->counts.n_items)));
         json_object_set_new(out, "macro", json_real(c->macro));
         json_object_set_new(out, "groups", json_integer(c->n_groups));
-        if (words)
-            json_object_set_new(out, "word_perplexity", eval_number(exp(c->last_word_nll / n)));
+        if (c->n_words)
+            json_object_set_new(out, "word_perplexity", eval_number(word));
         return eval_print(eval, out);
     }
     printf("%llu questions in %u groups\n", (unsigned long long)c->counts.n_items, c->n_groups);
@@ -92,8 +92,8 @@ static int print_choices(struct eval *eval, const struct hearth_choices *c)
         printf("  %-11s %7.4f  +- %.4f\n", hearth_choice_score_names[k], share, error_of(share, c->counts.n_items));
     }
     printf("  %-11s %7.4f\n", "macro", c->macro);
-    if (words)
-        printf("  %-11s %9.4f\n", "perplexity", exp(c->last_word_nll / n));
+    if (c->n_words)
+        printf("  %-11s %9.4f\n", "perplexity", word);
     return cli_finish(CLI_OK);
 }
 

@@ -317,6 +317,7 @@ static void count(struct run *run, const struct question *q, const struct hearth
         out->n_right[k] += word ? item->best : item->chosen[k] == item->answer;
     group->n++;
     group->n_right += word ? item->best : item->chosen[0] == item->answer;
+    out->n_words += word;
     out->n_best += word && item->best;
     out->last_word_nll -= word ? item->log_p[0] : 0;
     if (run->params->each && !run->params->each(run->params->user, item, done))

@@ -310,7 +310,7 @@ static void last_words(void **state)
     struct hearth_choices out = choose(&model, file_of("lambada.jsonl", "{\"text\": \"He went to the sea\"}\n"
                                                                         "{\"text\": \"word\"}\n"),
                                        HEARTH_CHOICE_AUTO, NULL, &seen);
-    assert_true(out.counts.n_items == 1 && out.n_best == 1 && out.n_right[0] == 1);
+    assert_true(out.counts.n_items == 1 && out.n_words == 1 && out.n_best == 1 && out.n_right[0] == 1);
     ABOUT(out.last_word_nll, 2.0);
     assert_string_equal(model.context, "He went to the");
     assert_int_equal(out.counts.skipped[HT_TASK_MISSING], 1);
