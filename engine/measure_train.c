@@ -316,7 +316,8 @@ enum { N_CASES = sizeof cases / sizeof cases[0] };
 
 static enum hearth_status make_step(struct bench *b, struct ht_step_shape *shape)
 {
-    *shape = (struct ht_step_shape){.rows = ROWS, .outs = LOGIT_FLOATS / b->s->vocab, .seqs = 1, .pages = ROWS / HT_KV_PAGE + 1};
+    *shape = (struct ht_step_shape){
+        .rows = ROWS, .outs = LOGIT_FLOATS / b->s->vocab, .seqs = 1, .pages = ROWS / HT_KV_PAGE + 1};
     b->step_memory = ht_calloc(1, ht_step_layout(&b->step, shape, NULL));
     b->train_memory = ht_calloc(1, ht_train_step_layout(&b->train, ROWS, NULL));
     if (!b->step_memory || !b->train_memory)

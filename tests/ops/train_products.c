@@ -75,8 +75,8 @@ static unsigned frozen_case(struct check_device *d, unsigned t, bool add)
     struct matrix w[2];
     struct train_in y[2], dy[2];
     struct train_plan p = train_plan_begin(d, ROWS, 1);
-    struct ht_linear f = {.m = {x.view.ref, x.view.stride, k, 2, {{0}}, HT_ROWS_ALL}};
-    struct ht_linear_t b = {.m = {dx.view.ref, dx.view.stride, k, 2, {{0}}, HT_ROWS_ALL}, .add = add};
+    struct ht_linear f = {.m = {x.view.ref, x.view.stride, k, 2, {{0}}, HT_ROWS_ALL, NULL}};
+    struct ht_linear_t b = {.m = {dx.view.ref, dx.view.stride, k, 2, {{0}}, HT_ROWS_ALL, NULL}, .add = add};
     for (int i = 0; i < 2; i++) {
         w[i] = matrix_make(d, type, n[i], k);
         y[i] = train_in_make(d, ROWS, n[i], n[i] + 2, 1);
@@ -151,13 +151,13 @@ static unsigned range_case(struct check_device *d, unsigned t, uint32_t first, u
     struct train_plan p = train_plan_begin(d, ROWS, 1);
     for (unsigned i = 0; i < 2; i++) {
         y[i] = train_in_make(d, ROWS, n[i], n[i] + 2, 1);
-        struct ht_linear f = {.m = {x.view.ref, x.view.stride, k, 1, {{0}}, HT_ROWS_ALL}, .first = i ? first : 0};
+        struct ht_linear f = {.m = {x.view.ref, x.view.stride, k, 1, {{0}}, HT_ROWS_ALL, NULL}, .first = i ? first : 0};
         f.m.part[0] = (struct ht_matmul_part){
             .w = w.w, .y = y[i].view.ref, .bias = bias.view.ref, .y_stride = y[i].view.stride};
         f.count = i ? count : 0;
         CHECK_OK(p.ops->linear(p.base.plan, &f, &check_err));
     }
-    struct ht_linear_t b = {.m = {dx.view.ref, dx.view.stride, k, 1, {{0}}, HT_ROWS_ALL}, .add = true};
+    struct ht_linear_t b = {.m = {dx.view.ref, dx.view.stride, k, 1, {{0}}, HT_ROWS_ALL, NULL}, .add = true};
     b.m.part[0] = (struct ht_matmul_part){.w = w.w, .y = dy.view.ref, .y_stride = dy.view.stride};
     b.first = first;
     b.count = count;
@@ -246,7 +246,8 @@ static void refusals(void **state)
     struct matrix w = matrix_make(&d, HT_TYPE_Q4_0, 16, 32);
     struct train_in x = train_in_make(&d, 4, 32, 32, 1), y = train_in_make(&d, 4, 16, 16, 1);
     struct train_plan p = train_plan_begin(&d, 4, 4);
-    struct ht_linear f = {.m = {x.view.ref, 32, 32, 1, {{.w = w.w, .y = y.view.ref, .y_stride = 16}}, HT_ROWS_ALL}};
+    struct ht_linear f = {.m = {x.view.ref, 32, 32, 1, {{.w = w.w, .y = y.view.ref, .y_stride = 16}}, HT_ROWS_ALL,
+                               NULL}};
     f.precision = (enum ht_train_precision)3;
     assert_int_equal(p.ops->linear(p.base.plan, &f, &check_err), HEARTH_UNSUPPORTED);
     f.precision = HT_TRAIN_F;
