@@ -303,8 +303,8 @@ int cmd_adapter(int argc, char **argv)
         .about = "Looks at LoRA adapters and converts them. PATH is a GGUF file or a folder as PEFT writes it.\n"
                  "import makes a GGUF file of either; an adapter that does not tell its model needs --base.\n"
                  "diff compares what two adapters add to each weight. merge writes the model with adapters added\n"
-                 "to its weights as a whole GGUF file. list, import --name, use, off and rm are about the running box:\n"
-                 "what it has, what answers are made with, what it forgets.",
+                 "to its weights as a whole GGUF file. list, import --name, use, off and rm are about the running\n"
+                 "box: what it has, what answers are made with, what it forgets.",
         .example = "hearth adapter import my-lora --base default --out my-lora.gguf",
         .options = options,
         .n_options = sizeof options / sizeof options[0],

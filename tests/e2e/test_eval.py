@@ -110,7 +110,8 @@ def test_seed_is_the_mean_over_texts(tiny, tmp_path):
 @pytest.fixture
 def chats(tmp_path):
     file = tmp_path / "chats.jsonl"
-    file.write_text("".join(json.dumps(c) + "\n" for c in CHATS) + "{\"half\": \n" + json.dumps({"messages": []}) + "\n")
+    bad = "{\"half\": \n" + json.dumps({"messages": []}) + "\n"
+    file.write_text("".join(json.dumps(c) + "\n" for c in CHATS) + bad)
     return file
 
 
@@ -183,7 +184,8 @@ def test_merge_refuses(tiny, tmp_path):
     changed = tmp_path / "changed.gguf"
     changed.write_bytes(tiny.read_bytes() + b"\0" * 32)
     assert "another base" in wrong(65, "adapter", "merge", tmp_path / "a.gguf", "-m", changed, "--out", out)
-    assert told("adapter", "merge", f"{adapter}:0.5", adapter, "-m", tiny, "--out", out, "--type", "q4_k")["merged"] == 1
+    both = told("adapter", "merge", f"{adapter}:0.5", adapter, "-m", tiny, "--out", out, "--type", "q4_k")
+    assert both["merged"] == 1
 
 
 def test_choices_and_answers(tiny, tmp_path):

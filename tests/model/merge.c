@@ -42,7 +42,8 @@ static float *logits_of(const char *path, const struct hearth_adapter *adapter, 
     if (adapter)
         must(hearth_engine_adapter_load(e, &use, 1, NULL, &id, &err), &err);
     float *logits = malloc((size_t)g->n_tokens * g->n_vocab * sizeof *logits);
-    const struct hearth_span span = {.session = s, .ids = g->ids, .n_ids = g->n_tokens, .logits = logits, .adapter = id};
+    const struct hearth_span span = {
+        .session = s, .ids = g->ids, .n_ids = g->n_tokens, .logits = logits, .adapter = id};
     must(hearth_engine_eval(e, &span, 1, &err), &err);
     hearth_engine_close(&e);
     return logits;

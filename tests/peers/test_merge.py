@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Merged and quantised weights beside peft and llama.cpp: PEFT's merge_and_unload gives our merged model's logits,
-llama.cpp reads what we wrote and finds our perplexity, and our quantisers come as near to real tensors as llama.cpp's."""
+llama.cpp reads what we wrote and finds our perplexity, and our quantisers come as near to real tensors as its own."""
 import json
 import re
 import subprocess
@@ -87,8 +87,7 @@ def values(tensor):
 
 @pytest.fixture(scope="module")
 def tensors(tmp_path_factory):
-    """Real tensors blurred until nothing is left of the grid of their file's type: three layers plus an adapter, in f32.
-    """
+    """Real tensors blurred until nothing is left of their file's grid: three layers plus an adapter, in f32."""
     base, folder = peers.model_path("smollm2"), tmp_path_factory.mktemp("tensors")
     make(base, folder / "a", [0, 14, 29], 0.1)
     merge(base, folder / "a", folder / "f32.gguf", "f32")
