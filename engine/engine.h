@@ -368,6 +368,17 @@ enum hearth_status hearth_measure_kernel(unsigned index, unsigned n_threads, siz
 // What one barrier of the thread team costs.
 enum hearth_status hearth_measure_barrier(unsigned n_threads, double *nanoseconds, struct hearth_error *err);
 
+// What training's products with frozen weights do, forwards and transposed, in shapes of two models: W (n, k).
+enum hearth_product_unit { HEARTH_PRODUCT_F32, HEARTH_PRODUCT_BF16_AVX512, HEARTH_PRODUCT_BF16_AMX };
+struct hearth_product_speed {
+    char model[24], format[16]; // "SmolLM2-135M", "Q4_1"
+    uint32_t rows, n, k, parts; // of x; n: of all parts together
+    double forward, transposed; // 10^9 operations a second (a product and a sum are two), the median of several runs
+};
+// By index from 0; NOT_FOUND behind the last, UNSUPPORTED: not on this CPU.
+enum hearth_status hearth_measure_product(unsigned index, enum hearth_product_unit unit, unsigned n_threads,
+                                          struct hearth_product_speed *out, struct hearth_error *err);
+
 // What ops of training cost, without the products of frozen weights: a layer's share of a micro-batch of
 // HEARTH_TRAIN_ROWS rows in one segment, LoRA of rank 8 on all linears, f32; the median of several runs.
 enum { HEARTH_TRAIN_ROWS = 512 };

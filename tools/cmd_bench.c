@@ -8,12 +8,13 @@
 
 #include "tools/bandwidth.h"
 #include "tools/hearth.h"
-#include "tools/int8_peak.h"
 #include "tools/kernels.h"
 #include "tools/machine.h"
 #include "tools/models.h"
 #include "tools/progress.h"
 #include "tools/train_kernels.h"
+#include "tools/train_products.h"
+#include "tools/unit_peak.h"
 
 enum {
     SHORT_PROMPT = 16,
@@ -30,7 +31,7 @@ struct bench {
     struct hearth_engine_info info;
     struct hearth_session *sessions[MAX_CLIENTS];
     uint64_t n_prompt, n_gen, n_clients, n_repeat;
-    bool kernels, train_kernels, second_turn;
+    bool kernels, train_kernels, train_products, second_turn;
     uint64_t random; // state of the id generator: the same ids in every run
     double first_token_ms, prefill, decode, clients, barrier_ns, first_turn_ms, second_turn_ms;
     double vnni_gops, amx_gops;
@@ -290,8 +291,8 @@ static int run(const struct cli *cli, struct model_options *options, struct benc
     struct hearth_error err = {0};
     if (hearth_measure_barrier(n_threads, &bench->barrier_ns, &err))
         return cli_fail_status(&err);
-    bench->vnni_gops = int8_peak_gops(INT8_VNNI, n_threads);
-    bench->amx_gops = int8_peak_gops(INT8_AMX, n_threads);
+    bench->vnni_gops = unit_peak_gops(UNIT_INT8_VNNI, n_threads);
+    bench->amx_gops = unit_peak_gops(UNIT_INT8_AMX, n_threads);
     double copy =
         bandwidth_read_gib_per_second((size_t)bench->info.weight_bytes, n_threads, (unsigned)bench->n_repeat);
     return print_result(bench, cli->json, n_threads, peak_rss_mib, copy);
@@ -323,6 +324,8 @@ int cmd_bench(int argc, char **argv)
          &bench.kernels, 0, 0, NULL},
         {"train-kernels", 0, CLI_FLAG, NULL, "without a model: what training's ops beside the frozen products take",
          &bench.train_kernels, 0, 0, NULL},
+        {"train-products", 0, CLI_FLAG, NULL, "without a model: GFLOPS of training's products with frozen weights",
+         &bench.train_products, 0, 0, NULL},
     };
     struct cli cli = {
         .name = "bench",
@@ -338,6 +341,8 @@ int cmd_bench(int argc, char **argv)
     int code = cli_parse(&cli, argc, argv);
     if (code < 0 && bench.kernels)
         return kernels_measure(cli.n_threads ? (unsigned)cli.n_threads : machine_threads(), cli.json);
+    if (code < 0 && bench.train_products)
+        return train_products_measure(cli.n_threads ? (unsigned)cli.n_threads : machine_threads(), cli.json);
     if (code < 0 && bench.train_kernels)
         return train_kernels_measure(cli.n_threads ? (unsigned)cli.n_threads : machine_threads(), cli.json);
     return code >= 0 ? code : run(&cli, &options, &bench);

@@ -7,6 +7,7 @@
 #include "engine/base/free_memory.h"
 #include "engine/base/mem.h"
 #include "engine/cpu/cpu.h"
+#include "engine/cpu/train_bf16.h"
 
 static enum hearth_status pick_isa(const char *name, enum ht_isa *isa, struct hearth_error *err)
 {
@@ -61,6 +62,8 @@ static enum hearth_status cpu_open(struct ht_device **out, const struct ht_devic
     if (isa >= HT_ISA_I8MM)
         ht_kernels_i8mm(&device->kernels);
 #endif
+    for (int i = HT_TRAIN_B_AVX512BF16; i <= HT_TRAIN_B_AMX; i++)
+        device->bf16[i] = ht_bf16_kernels(isa, (enum ht_train_precision)i);
     ht_cpu_record_table(&device->table);
     *out = device;
     return HEARTH_OK;

@@ -23,6 +23,7 @@ struct ht_device {
     struct ht_pool *pool;
     struct ht_kernels kernels;
     enum ht_isa isa;
+    const struct ht_bf16_kernels *bf16[3]; // by enum ht_train_precision; NULL: not here
     enum ht_precision precision;
     unsigned n_threads;
     struct ht_ops table;

@@ -81,7 +81,7 @@ static struct job job_of(const struct ht_run *run, const struct ht_matmul *p, en
     uint16_t *scratch = ht_run_scratch(run, thread);
     return (struct job){
         .run = run,
-        .kernels = ht_bf16_kernels(run->device->isa, precision),
+        .kernels = run->device->bf16[precision],
         .p = p,
         .x = (uint16_t *)(void *)run->plan->shared,
         .rows = ht_run_rows(run, p->rows),

@@ -44,7 +44,8 @@ extern const struct ht_bf16_kernels ht_bf16_amx;                                
 void ht_bf16_round_avx512bf16(const float *x, uint32_t n, uint16_t *to); // shared by the two of them
 ht_bf16_unpack_fn ht_bf16_panel_avx512bf16, ht_bf16_panel_t_avx512bf16;
 
-// NULL: not on this path. Plain C stands in on the path "ref" where the CPU has a better one, for tests.
+// Asked once, when a device is opened. NULL: not on this path, or the instruction does not sum as the contract says. On
+// the path "ref" plain C stands in, for tests, where the CPU has a better path.
 const struct ht_bf16_kernels *ht_bf16_kernels(enum ht_isa isa, enum ht_train_precision precision);
 
 #endif

@@ -123,6 +123,29 @@ static void nothing(void)
 const struct ht_bf16_kernels ht_bf16_plain_avx512bf16 = {nothing, nothing, round_row, panel, panel_t, sum_avx512bf16};
 const struct ht_bf16_kernels ht_bf16_plain_amx = {nothing, nothing, round_row, panel, panel_t, sum_amx};
 
+#if defined(__x86_64__)
+// Does this CPU sum as the contract says? Terms of many sizes, of which every eighth lane has such that vanish.
+static bool as_stated(const struct ht_bf16_kernels *fast, const struct ht_bf16_kernels *plain)
+{
+    uint16_t x[HT_B_TILE], panel[HT_B_PANEL];
+    float want[HT_B_ROWS * HT_B_LANES], got[HT_B_ROWS * HT_B_LANES];
+    uint32_t random = 1;
+    for (uint32_t i = 0; i < HT_B_TILE + HT_B_PANEL; i++) {
+        random = random * 1664525u + 1013904223u;
+        bool tiny = i >= HT_B_TILE && (i - HT_B_TILE) / 2 % 8 == 7;
+        uint32_t exponent = (tiny ? 1 : 0x78) + (random >> 29);
+        *(i < HT_B_TILE ? x + i : panel + i - HT_B_TILE) = (uint16_t)((random >> 8 & 0x807F) | exponent << 7);
+    }
+    struct ht_bf16_block block = {panel, x, 0, 1, HT_B_ROWS, want, HT_B_LANES, true};
+    plain->sum(&block);
+    block.acc = got;
+    fast->begin();
+    fast->sum(&block);
+    fast->end();
+    return !memcmp(want, got, sizeof want);
+}
+#endif
+
 const struct ht_bf16_kernels *ht_bf16_kernels(enum ht_isa isa, enum ht_train_precision precision)
 {
     if (isa == HT_ISA_REF && ht_isa_best() != HT_ISA_REF)
@@ -132,9 +155,9 @@ const struct ht_bf16_kernels *ht_bf16_kernels(enum ht_isa isa, enum ht_train_pre
 #if defined(__x86_64__)
     if ((isa != HT_ISA_AMX && isa != HT_ISA_AVX512VNNI) || !ht_isa_has_bf16())
         return NULL;
-    if (precision == HT_TRAIN_B_AMX && isa == HT_ISA_AMX)
+    if (precision == HT_TRAIN_B_AMX && isa == HT_ISA_AMX && as_stated(&ht_bf16_amx, &ht_bf16_plain_amx))
         return &ht_bf16_amx;
-    if (precision == HT_TRAIN_B_AVX512BF16)
+    if (precision == HT_TRAIN_B_AVX512BF16 && as_stated(&ht_bf16_avx512bf16, &ht_bf16_plain_avx512bf16))
         return &ht_bf16_avx512bf16;
 #endif
     return NULL;

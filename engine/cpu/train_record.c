@@ -2,7 +2,6 @@
 // Recording of training ops, as record.c does it for the others. Every output is noted as a whole: a call that touches
 // it waits for the team. Engine thread.
 #include "engine/cpu/train.h"
-#include "engine/cpu/train_bf16.h"
 
 // Checks, adds the call, copies the parameters; `notes` is empty.
 #define BEGIN(name)                                                                                          \
@@ -16,7 +15,7 @@
 
 static bool supports(const struct ht_device *device, enum ht_train_precision precision)
 {
-    return precision == HT_TRAIN_F || ht_bf16_kernels(device->isa, precision);
+    return precision == HT_TRAIN_F || (precision <= HT_TRAIN_B_AMX && device->bf16[precision]);
 }
 
 static enum hearth_status need(const struct ht_plan *plan, enum ht_train_precision precision, struct hearth_error *err)

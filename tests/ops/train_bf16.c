@@ -269,6 +269,71 @@ static void numbers_of_rows(void **state)
     assert_int_equal(train_each_path(test_rows), 0);
 }
 
+// Sums about as small as a normal number can be: what lies below vanishes, after each fma and each addition.
+static unsigned test_tiny(struct check_device *d)
+{
+    enum { N = 64, K = 96, ROWS = 20 };
+    static const struct shape shape = {ROWS, {N, 0}, 1, 0, 0, false, false, CHECK_NORMAL};
+    unsigned failures = 0;
+    for (unsigned v = 0; v < 2; v++) {
+        if (!d->ops->train->supports(d->device, variants[v]))
+            continue;
+        check_reseed(v);
+        struct sides s = {.k = K, .n_parts = 1, .n = {N}, .values = {NULL}};
+        float w[N * K];
+        for (unsigned i = 0; i < N * K; i++)
+            w[i] = ldexpf(check_unit(), -62);
+        s.w[0] = check_weight(d, HT_TYPE_F32, N, K, w);
+        s.x = train_in_make(d, ROWS, K, K, 0x1p-64f);
+        s.dx = train_in_make(d, ROWS, K, K, 1);
+        s.bias = train_in_make(d, 1, N, N, 1);
+        s.y[0] = train_in_make(d, ROWS, N, N, 1);
+        s.dy[0] = train_in_make(d, ROWS, N, N, 0x1p-64f);
+        run(d, &s, &shape, variants[v], ROWS);
+        failures += train_same_bits("tiny sums: y", 2 * v, &s.y[0].view);
+        failures += train_same_bits("tiny sums: dx", 2 * v + 1, &s.dx.view);
+        drop(d, &s);
+    }
+    return failures;
+}
+
+static void tiny_sums(void **state)
+{
+    (void)state;
+    assert_int_equal(train_each_path(test_tiny), 0);
+}
+
+// What lies beyond a range of W's rows is not looked at, in the same group of 16 either.
+static unsigned test_beyond(struct check_device *d)
+{
+    enum { N = 48, K = 32, ROWS = 3, FROM = 16, COUNT = 19 };
+    unsigned failures = 0;
+    for (unsigned v = 0; v < 2; v++) {
+        if (!d->ops->train->supports(d->device, variants[v]))
+            continue;
+        const struct shape shape = {ROWS, {N, 0}, 1, FROM, COUNT, false, false, CHECK_NORMAL};
+        struct sides s = make(d, HT_TYPE_F32, &shape);
+        float w[N * K];
+        for (unsigned i = 0; i < N * K; i++)
+            w[i] = i / K >= FROM && i / K < FROM + COUNT ? 1 : NAN;
+        d->ops->weight_destroy(d->device, &s.w[0]);
+        s.w[0] = check_weight(d, HT_TYPE_F32, N, s.k = K, w);
+        run(d, &s, &shape, variants[v], ROWS);
+        for (uint32_t i = 0; i < ROWS * K; i++)
+            failures += !isfinite(check_view_row(&s.dx.view, i / K)[i % K]);
+        for (uint32_t i = 0; i < ROWS * COUNT; i++)
+            failures += !isfinite(check_view_row(&s.y[0].view, i / COUNT)[i % COUNT]);
+        drop(d, &s);
+    }
+    return failures;
+}
+
+static void beyond_a_range(void **state)
+{
+    (void)state;
+    assert_int_equal(train_each_path(test_beyond), 0);
+}
+
 // What a path offers: plain C both; else what its instructions are for.
 static void offers(void **state)
 {
@@ -295,6 +360,8 @@ int main(void)
         cmocka_unit_test(formats),
         cmocka_unit_test(long_sums),
         cmocka_unit_test(numbers_of_rows),
+        cmocka_unit_test(tiny_sums),
+        cmocka_unit_test(beyond_a_range),
         cmocka_unit_test(offers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
