@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How fast training's products with frozen weights are on this machine, for `hearth bench --train-products`. They go the
+// How fast training's products with frozen weights are here, for `hearth bench --train-products`. They go the
 // way that training goes: weights packed by the back end, a plan, a step. Any thread, one at a time.
 #include <stdio.h>
 #include <time.h>
