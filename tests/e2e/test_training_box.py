@@ -16,6 +16,11 @@ from python_client import RequestFailed
 
 GREEDY = {"temperature": {"value": 0}, "max_tokens": {"value": 8}}
 SMALL = {"rank": {"value": 2}, "seq": {"value": 64}, "batch": {"value": 2}, "held_out": {"value": 0.2}}
+# An untrained model may say nothing when it is greedy.
+WILD = {
+    "temperature": {"value": 5}, "top_k": {"value": 0}, "top_p": {"value": 1}, "min_p": {"value": 0},
+    "seed": {"value": 3}, "max_tokens": {"value": 40},
+}
 WAITING, READING, STEPPING, EVALUATING, STOPPING, STOPPED, DONE, FAILED = range(1, 9)
 SECRET = "the parrot sleeps under the stairs"
 
@@ -479,7 +484,7 @@ def test_import_and_export(learnt, client, tmp_path):
 
 def test_own_conversations_are_ones_own_and_go_with_a_deletion(box, client):
     with box.paired("Ann", name="ann", scopes=["chat", "train"]) as ann:
-        accepted = ann.call("chat", text="a question", sampling=GREEDY)
+        accepted = ann.call("chat", text="a question", sampling=WILD)
         list(ann.events())
         for text in ("one more", "and another"):
             ask(ann, text)
@@ -508,12 +513,14 @@ def test_own_conversations_are_ones_own_and_go_with_a_deletion(box, client):
 
 def test_a_deletion_ends_the_training_that_learns_from_it(box, client):
     with box.paired("Ann", name="ann", scopes=["chat", "train"]) as ann:
-        accepted = ann.call("chat", text="a question", sampling=GREEDY)
+        accepted = ann.call("chat", text="a question", sampling=WILD)
         list(ann.events())
         assert hearth(box, "data", "import", "anns", "--conversations", "--person", "Ann").returncode == 0
         start(ann, data_set="anns", adapter="ann", held_out={"value": 0}, epochs={"value": 1000})
-        ann.call("delete_turn", turn_id=accepted.user_turn_id)
-        last = finish(ann)
+        with box.paired("Ann", name="second", scopes=["train"]) as follower:
+            follower.call("train_follow")
+            ann.call("delete_turn", turn_id=accepted.user_turn_id)
+            last = finish(follower)
         assert last.state == FAILED and "deleted" in last.error.message
         assert len(list((box.state / "learn").iterdir())) == 1
         start(client)  # and the next one may begin

@@ -37,7 +37,8 @@ def first_token_ms(client, i):
     for event in client.events():
         if event.WhichOneof("event") == "output_text_delta" and first is None:
             first = time.monotonic() - began
-    return first * 1000, (time.monotonic() - began) * 1000
+    whole = time.monotonic() - began
+    return (first or whole) * 1000, whole * 1000  # an answer may be empty
 
 
 def every_second(client, seconds):
