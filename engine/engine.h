@@ -386,7 +386,7 @@ struct hearth_train_op_speed {
     char model[24], op[24];
     double milliseconds;     // of one time
     double per_batch;        // times in a micro-batch, or in an optimizer step for what runs once there
-    double gflop, gigabytes; // of one time: multiplications and additions, or what must be read and written; 0 = not that
+    double gflop, gigabytes; // of one time: multiplications and additions, or what must be read and written; else 0
 };
 // By index from 0; NOT_FOUND behind the last.
 enum hearth_status hearth_measure_train_op(unsigned index, unsigned n_threads, struct hearth_train_op_speed *out,

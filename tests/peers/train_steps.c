@@ -5,7 +5,8 @@
 // ADAPTER: a GGUF file, or new:RANK (then OUT.gguf is ""). ROWS: little-endian u32 n (rows of a micro-batch), u32
 // batches, then for each batch n of each of: id, position, first row of the segment, target (-1 = none), weight (f32,
 // normalised over the optimizer step). PRECISION: f32, bf16 (the best there is; exit status 3: none), bf16/avx512. A
-// step takes MICRO batches, round and round; MICRO 0: only losses. again: with checkpointing. stdout: a line of JSON per step, then one in all.
+// step takes MICRO batches, round and round; MICRO 0: only losses. again: with checkpointing. stdout: a line of JSON
+// per step, then one in all.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
