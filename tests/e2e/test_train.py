@@ -86,8 +86,8 @@ def test_the_same_bytes(chats, tmp_path):
 
 
 def test_ctrl_c_and_resume(chats, tmp_path):
-    train(chats, tmp_path / "whole", "--epochs", "4")
-    process = subprocess.Popen(words(chats, tmp_path / "cut", "--epochs", "4", "--json"), stdout=subprocess.PIPE,
+    train(chats, tmp_path / "whole", "--epochs", "30")
+    process = subprocess.Popen(words(chats, tmp_path / "cut", "--epochs", "30", "--json"), stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if json.loads(line)["step"] == 3:
