@@ -83,5 +83,5 @@ def test_what_is_wrong(tmp_path):
         done = run("inspect", file)
         assert done.returncode == code and done.stderr.count("\n") == 1
         assert cause in done.stderr and file.name in done.stderr
-    assert run("import", empty).returncode == 69
+    assert run("import", empty).returncode == 2  # a name and files
     assert run("inspect").returncode == run("inspect", "--mask", "no", empty).returncode == 2

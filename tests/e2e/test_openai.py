@@ -555,7 +555,7 @@ def test_metrics_are_not_for_everybody(box):
 
 def test_health_says_nothing_else(box):
     with http_client(box) as http:
-        assert http.get("/health").json() == {"status": "ok", "live": True, "ready": True}
+        assert http.get("/health").json() == {"status": "ok", "live": True, "ready": True, "training": False}
         assert http.get("/health/ready").json() == {"ready": True}
         assert http.get("/health/live").json() == {"live": True}
         assert http.head("/health").status_code == 200
