@@ -357,7 +357,7 @@ enum hearth_train_state {
 
 // Where a run's files go: "checkpoint.bin", and at the end "manifest.json". Each is replaced as a whole or not at all,
 // and stays after a power cut. NULL functions: files in `folder`, which exists; then "adapter.gguf" too, and
-// "log.jsonl" with a line per step. With functions on_step tells the steps and hearth_trainer_adapter gives the adapter.
+// "log.jsonl" with a line per step. With functions on_step tells the steps; hearth_trainer_adapter gives the adapter.
 struct hearth_train_files {
     const char *folder;
     enum hearth_status (*save)(void *user, const char *name, const void *data, size_t len_bytes,
