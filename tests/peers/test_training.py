@@ -19,11 +19,12 @@ class Case:
 
     def __init__(self, name, folder):
         self.model = model_path(name)
+        self.rate = training.RATES[name]
         self.folder = folder
         self.batches = training.batches_of(self.model)
         self.rows = training.write_rows(folder / "rows", self.batches)
         peft, self.adapter = training.new_adapter(self.model, training.reference.load(self.model), folder / "peft")
-        self.losses, self.norms = training.train_peft(peft, self.batches)
+        self.losses, self.norms = training.train_peft(peft, self.batches, self.rate)
 
 
 @pytest.fixture(scope="module", params=["smollm2", "gemma3"])
@@ -32,7 +33,7 @@ def case(request, tmp_path_factory):
 
 
 def trained(program, case, precision):
-    ours = training.train_hearth(program, case.model, case.adapter, case.rows, training.N_STEPS, precision)
+    ours = training.train_hearth(program, case.model, case.adapter, case.rows, case.rate, training.N_STEPS, precision)
     if ours is None:
         pytest.skip("no bf16 products on this CPU")
     return ours[:2]
@@ -67,7 +68,7 @@ def test_gradient_of_an_adapter_that_has_learned(program, case, tmp_path):
     """With B no longer 0 A has a gradient, too."""
     base = training.reference.load(case.model)
     peft, adapter = training.new_adapter(case.model, base, tmp_path / "peft", random_b=True)
-    losses, norms = training.train_peft(peft, case.batches, 1)
-    ours = training.train_hearth(program, case.model, adapter, case.rows, 1, "f32")
+    losses, norms = training.train_peft(peft, case.batches, case.rate, 1)
+    ours = training.train_hearth(program, case.model, adapter, case.rows, case.rate, 1, "f32")
     assert abs(ours[0][0] - losses[0]) <= 1e-4
     assert abs(ours[1][0] / norms[0] - 1) <= 1e-3
