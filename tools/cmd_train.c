@@ -16,6 +16,7 @@
 #include "tools/hash.h"
 #include "tools/hearth.h"
 #include "tools/models.h"
+#include "tools/train_box.h"
 #include "tools/train_curve.h"
 
 static struct words {
@@ -25,6 +26,8 @@ static struct words {
     uint64_t rank, max_steps, seq, batch, accum, micro_rows, checkpoint_every, eval_every, patience, seed;
     double alpha, lr, epochs, warmup, dropout, held_out, near, neftune, lora_plus, decay, clip;
     bool resume, truncate, checkpointing, rslora, keep_duplicates;
+    const char *person; // of a training in the box
+    bool use, discard;
 } words = {
     .model = {.n_ctx = 64, .max_sessions = 1},
     .name = "",
@@ -91,7 +94,11 @@ static const struct cli_option options[] = {
      &words.checkpointing, 0, 0, NULL},
     {"seed", 0, CLI_COUNT, "N", "the same seed gives the same adapter (0)", &words.seed, 0, 0, NULL},
     {"name", 0, CLI_TEXT, "TEXT", "name of the adapter", &words.name, 0, 0, NULL},
+    {"person", 0, CLI_TEXT, "PERSON", "start: whose training it is (default: everybody's)", &words.person, 0, 0, NULL},
+    {"use", 0, CLI_FLAG, NULL, "start: answer with the adapter when it is done", &words.use, 0, 0, NULL},
+    {"discard", 0, CLI_FLAG, NULL, "stop: keep nothing of it", &words.discard, 0, 0, NULL},
 };
+enum { N_OPTIONS = sizeof options / sizeof options[0] };
 
 struct training {
     const struct cli *cli;
@@ -415,31 +422,45 @@ static int train(const struct cli *cli, int argc, char **argv)
     return code;
 }
 
+static int train_files(const struct cli *cli, int argc, char **argv)
+{
+    if (words.person || words.use || words.discard)
+        return cli_wrong(cli, "--person, --use and --discard are for a training in the box");
+    if (!words.data.n)
+        return cli_wrong(cli, "what shall it learn from? --data FILE");
+    if (!words.out)
+        return cli_wrong(cli, "where shall the adapter go? --out DIR");
+    return train(cli, argc, argv);
+}
+
 int cmd_train(int argc, char **argv)
 {
+    static bool given[N_OPTIONS];
+    struct cli_option all[N_OPTIONS];
     struct cli cli = {
         .name = "train",
-        .usage = "[-m MODEL] --data F[:FORMAT][:WEIGHT]... --out DIR",
+        .usage = "[-m MODEL] --data F[:FORMAT][:WEIGHT]... --out DIR | start SET NAME | stop [NAME] | status",
         .about = "Trains a LoRA adapter on a model's own 4-bit weights. The same words and seed give the same\n"
                  "adapter, however often it was interrupted: Ctrl-C writes a checkpoint, --resume goes on.\n"
+                 "start, stop, status: in the running box, on a data set of its own (hearth data import).\n"
                  "More: docs/training.md.",
         .example = "hearth train --data chats.jsonl --out my-adapter --epochs 3",
-        .options = options,
-        .n_options = sizeof options / sizeof options[0],
+        .options = all,
+        .n_options = N_OPTIONS,
         .min_args = 0,
-        .max_args = 0,
+        .max_args = 3,
     };
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        all[i] = options[i];
+        all[i].given = &given[i];
+    }
     char **own = calloc((size_t)argc + 1, sizeof *own); // the words as they were: paths are cut out of them later
     bool good = own != NULL;
     for (int i = 0; good && i < argc; i++)
         good = (own[i] = strdup(argv[i])) != NULL;
     int code = good ? cli_parse(&cli, argc, argv) : cli_fail(CLI_OSERR, "out of memory");
-    if (code < 0 && !words.data.n)
-        code = cli_wrong(&cli, "what shall it learn from? --data FILE");
-    if (code < 0 && !words.out)
-        code = cli_wrong(&cli, "where shall the adapter go? --out DIR");
     if (code < 0)
-        code = train(&cli, argc, own);
+        code = cli.n_args ? train_box(&cli, all, N_OPTIONS) : train_files(&cli, argc, own);
     for (int i = 0; own && i < argc; i++)
         free(own[i]);
     free(own);

@@ -527,6 +527,58 @@ def test_a_deletion_ends_the_training_that_learns_from_it(box, client):
         assert finish(client).state == DONE
 
 
+# ---- the command
+
+
+def test_the_command_trains_in_the_box(box):
+    words = ["--rank", 2, "--seq", 64, "--batch", 2, "--held-out", 0.2]
+    for _ in range(100):  # until the model's hash is known
+        done = hearth(box, "train", "start", "set", "cli", *words, "--max-steps", 6, "--use")
+        if "being looked at" not in done.stderr:
+            break
+        time.sleep(0.05)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("cli: done, step 6 of 6, loss ")
+    assert hearth(box, "train", "status").stdout == done.stdout
+    status = json.loads(hearth(box, "train", "status", "--json").stdout)["training"]
+    assert (status["state"], status["step"], status["adapter"]) == ("done", 6, "cli")
+    assert file_of(box, "cli")["rank"] == 2
+    assert any(c["adapter"] == "cli" for c in box.admin("adapters.list")["choices"])  # --use
+    child = subprocess.Popen(
+        [str(BUILD / "hearth"), "train", "start", "set", "long", *map(str, words), "--epochs", "1000"],
+        env=box.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )
+    while box.admin("train.status")["training"]["state"] != "stepping":
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)  # lets it go on alone
+    assert child.wait(20) == 0 and "goes on" in child.stderr.read()
+    assert box.admin("train.status")["training"]["state"] == "stepping"
+    assert hearth(box, "train", "stop", "long", "--discard").returncode == 0
+    while box.admin("train.status")["training"]["state"] in ("stepping", "stopping"):
+        time.sleep(0.02)
+    assert [t["name"] for t in box.admin("adapters.list")["trainings"]] == []
+
+
+@pytest.mark.parametrize(
+    "words,code,said",
+    [
+        (["begin"], 2, "not start, stop or status"),
+        (["start", "set"], 2, "wants a data set and the adapter's name"),
+        (["start", "set", "a", "--out", "x"], 2, "--out is not for 'start'"),
+        (["start", "set", "a", "--discard"], 2, "--discard is not for 'start'"),
+        (["stop", "a", "--rank", "4"], 2, "--rank is not for 'stop'"),
+        (["--data", "x", "--out", "y", "--use"], 2, "for a training in the box"),
+        (["start", "absent", "a"], 1, "no data set of that name"),
+        (["start", "set", "a", "--rank", "300"], 2, "rank: 1 to 256"),
+    ],
+)
+def test_wrong_words_of_the_command(box, words, code, said):
+    while "being looked at" in (done := hearth(box, "train", *words)).stderr:
+        time.sleep(0.05)
+    assert done.returncode == code and said in done.stderr, (done.returncode, done.stderr)
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+
+
 # ---- the real model
 
 

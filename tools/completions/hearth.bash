@@ -33,6 +33,7 @@ _hearth() {
     case $command in
     adapter) words='inspect import export diff merge list use off rm' ;;
     data) words='inspect import list rm' ;;
+    train) words='start stop status' ;;
     eval) words='ppl loss compare choices gen' ;;
     models) words='list use rm' ;;
     people) words='list add remove' ;;
