@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A witness: the logits that llama.cpp gives for a list of token ids, as raw float32 (n_tokens, n_vocab).
-//   llama-logits MODEL IDS_FILE OUT THREADS BATCH FLASH
-// IDS_FILE holds blank-separated ids, used as they are; FLASH is 0 or 1; the KV cache is f16 (llama.cpp's default).
+//   llama-logits MODEL IDS_FILE OUT THREADS BATCH FLASH [ADAPTER]
+// ADAPTER: a GGUF-LoRA. IDS_FILE holds blank-separated ids, used as they are; FLASH is 0 or 1; the KV cache is f16 (llama.cpp's default).
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,7 +52,7 @@ static int run(struct llama_context *ctx, const llama_token *ids, int n, int bat
 
 int main(int argc, char **argv)
 {
-    if (argc != 7)
+    if (argc != 7 && argc != 8)
         return 2;
     static llama_token ids[MAX_IDS];
     int n = read_ids(argv[2], ids);
@@ -71,6 +71,10 @@ int main(int argc, char **argv)
     struct llama_context *ctx = llama_init_from_model(model, params);
     FILE *out = fopen(argv[3], "wb");
     if (!ctx || !out)
+        return 1;
+    struct llama_adapter_lora *adapter = argc == 8 ? llama_adapter_lora_init(model, argv[7]) : NULL;
+    float scale = 1;
+    if (argc == 8 && (!adapter || llama_set_adapters_lora(ctx, &adapter, 1, &scale)))
         return 1;
     int status = run(ctx, ids, n, batch_size, llama_vocab_n_tokens(llama_model_get_vocab(model)), out);
     return fclose(out) || status;

@@ -178,7 +178,6 @@ def test_llama_cpp_reads_ours(family, tmp_path):
 
 N_TOKENS = 256
 EXACT_BOUND = 5e-4
-TEXT = "The old lighthouse keeper opened the door, looked at the sea and said"
 
 
 @pytest.fixture(scope="module", params=["smollm2", "gemma3"])
@@ -191,7 +190,7 @@ def real(request, tmp_path_factory):
     torch.manual_seed(3)
     for name, value in model.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(value, std=0.01)
+            torch.nn.init.normal_(value, std=0.03)
     model.save_pretrained(folder / "made")
     run(HEARTH, "adapter", "import", folder / "made", "--base", base, "--out", folder / "a.gguf")
     ids = peers.tokenize(base, peers.sample_text(), N_TOKENS)
@@ -231,23 +230,15 @@ def test_quantised_activations_cost_an_adapter_little(real):
     assert kl["adapter"] <= 3 * kl["base"]
 
 
-def test_llama_cpp_answers_as_we_do(real):
-    """Each token that llama.cpp chooses under our adapter is, under it here, the likeliest or next to it."""
-    base, folder, _, _, _ = real
-    program, scaled = llama_folder() / "llama-completion", f"{folder / 'a.gguf'}:2"
-    done = subprocess.run(
-        [program, "-m", base, "--lora-scaled", scaled, "-p", TEXT, "-n", "40", "-no-cnv", "--temp", "0", "-c", "512",
-         "-t", "2", "--no-display-prompt", "--no-warmup", "--ignore-eos"],
-        capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=300, check=True,
-    )
-    ids, prompt = (peers.tokenize(base, text, 512) for text in (TEXT + done.stdout, TEXT))
-    assert ids[:len(prompt)] == prompt and len(ids) > len(prompt) + 32
-    ids = ids[:len(prompt) + 32]  # the program ends with a line of its own
-    ids_file, behind = peers.write_ids(folder, ids), {}
-    for name, flags in {"adapter": ("--adapter", scaled), "base": ()}.items():
-        logits = np.asarray(peers.hearth_logits(base, ids_file, folder / "l.npy", *flags))[len(prompt) - 1:-1]
-        chosen = logits[np.arange(len(logits)), ids[len(prompt):]]
-        behind[name] = np.sort(logits.max(axis=1) - chosen)[::-1]
-    told = {name: [float(v) for v in gaps[:3]] for name, gaps in behind.items()}
-    print(json.dumps({"model": base.name, "furthest_behind": told}))
-    assert behind["adapter"][0] < 0.5 and behind["base"][0] > 1
+def test_llama_cpp_gives_what_we_give(real):
+    """Our file in llama.cpp: as near to our --exact logits under the adapter as it is without one."""
+    base, folder, ids_file, ids, want = real
+    kl = {}
+    for name, ours, theirs in (("base", (), ()), ("adapter", ("--adapter", folder / "a.gguf"), (folder / "a.gguf",))):
+        exact = peers.hearth_logits(base, ids_file, folder / "e.npy", "--exact", *ours)
+        run(llama_folder() / "llama-logits", base, ids_file, folder / "l.bin", 2, 512, 0, *theirs)
+        kl[name] = peers.mean_kl(exact, np.fromfile(folder / "l.bin", np.float32).reshape(len(ids), -1))
+        if name == "base":  # what it would be if llama.cpp took no notice of the adapter
+            kl["without"] = peers.mean_kl(want, np.fromfile(folder / "l.bin", np.float32).reshape(len(ids), -1))
+    print(json.dumps({"model": base.name, **kl}))
+    assert kl["adapter"] <= 2 * kl["base"] and kl["without"] > 3 * kl["adapter"]
