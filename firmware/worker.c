@@ -368,11 +368,13 @@ enum hearth_status hd_worker_train(struct hd_worker *worker, struct hd_train_job
     if (!worker)
         return hd_fail(err, HEARTH_UNSUPPORTED, "the box is stopping");
     pthread_mutex_lock(&worker->lock);
-    bool taken = !worker->train_there;
+    bool going = worker->train_there && worker->train_drop && !worker->train_job; // the one before, in a moment
+    bool taken = !worker->train_there || going;
     if (taken) {
         worker->train_job = job;
         worker->train_there = true;
-        worker->train_stop = worker->train_drop = worker->train_failed = false;
+        if (!going)
+            worker->train_stop = worker->train_drop = worker->train_failed = false;
         hd_worker_poke(worker);
     }
     pthread_mutex_unlock(&worker->lock);

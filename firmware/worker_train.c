@@ -136,7 +136,9 @@ void hd_train_end(struct hd_worker *worker, enum hd_train_state state, const str
     pthread_mutex_lock(&worker->lock);
     worker->state.train.running = false;
     worker->state.train.memory_bytes = 0;
-    worker->train_there = worker->train_stop = worker->train_drop = worker->train_failed = false;
+    worker->train_there = worker->train_job != NULL; // given while this one was being dropped
+    worker->train_stop = worker->train_drop = worker->train_failed = false;
+    worker->again = worker->again || worker->train_there;
     pthread_mutex_unlock(&worker->lock);
     hd_models_publish(worker);
 }

@@ -391,7 +391,9 @@ def test_without_a_model(tmp_path):
         assert http.get("/v1/models").json()["data"] == []
         assert http.get("/health/live").status_code == 200
         assert http.get("/health/ready").status_code == 503
-        assert http.get("/health").json() == {"status": "ok", "live": True, "ready": False}
+        assert http.get("/health").json() == {
+            "status": "ok", "live": True, "ready": False, "training": False,
+        }
 
 
 # ---- who may

@@ -392,23 +392,20 @@ def test_use_when_done_and_going_on_from_another(learnt, client):
 def test_adapters_while_others_answer(learnt, client):
     box = learnt
     expected = {n: ask(client, adapter=n)[0] for n in ("none", "a", "b")}
-    ids = {}
-    for round_ in range(12):  # answers with three of them at once, none, one and the other
-        for name in expected:
-            accepted = client.call("chat", text="q1?", adapter=name, sampling=GREEDY)
-            ids[accepted.response_id] = name
-        got = {i: "" for i in ids}
-        open_ = set(ids)
-        while open_:
-            event = client.receive(60).event
-            which = event.WhichOneof("event")
-            if which == "output_text_delta":
-                got[event.response_id] += event.output_text_delta.delta
-            elif which in ("response_completed", "response_incomplete"):
-                open_.discard(event.response_id)
-            assert which != "response_failed", event
-        assert all(got[i] == expected[n] for i, n in ids.items())
-        ids.clear()
+    for _ in range(12):  # answers with three of them at once, none, one and the other
+        asked = {client.send("chat", text="q1?", adapter=name, sampling=GREEDY): name for name in expected}
+        names, got = {}, {}
+        while len(got) < len(asked) or any(not ended for _, ended in got.values()):
+            frame = client.receive(60)
+            if frame.WhichOneof("body") == "accepted":
+                names[frame.accepted.response_id] = asked[frame.request_id]
+                continue
+            which = frame.event.WhichOneof("event")
+            assert which not in (None, "response_failed"), frame
+            text, ended = got.get(frame.event.response_id, ("", False))
+            ended = ended or which in ("response_completed", "response_incomplete")
+            got[frame.event.response_id] = (text + frame.event.output_text_delta.delta, ended)
+        assert {names[i]: text for i, (text, _) in got.items()} == expected
     accepted = client.call("chat", text="q1?", adapter="a", sampling=GREEDY | {"max_tokens": {"value": 90}})
     assert hearth(box, "adapter", "rm", "a").returncode == 0  # while it is answered with
     last = [e.WhichOneof("event") for e in client.events()][-1]

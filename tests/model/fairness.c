@@ -45,7 +45,7 @@ static struct hearth_engine *begin(unsigned sessions)
         .model_path = MODEL, .device = "cpu", .max_sessions = sessions, .n_ctx = 128 * sessions});
 }
 
-// A question of n ids that nobody else asks. Token 65 is the byte 'A': every token is a character at once.
+// A question of n ids that nobody else asks, from the first on. Token 65 is the byte 'A': every token is a character at once.
 static struct answer *ask(struct hearth_engine *engine, uint64_t owner, unsigned n, unsigned max_tokens)
 {
     static const struct hearth_logit_bias bias[] = {{.token = 65, .bias = 500}, {.token = 66, .bias = 500}};
@@ -53,7 +53,7 @@ static struct answer *ask(struct hearth_engine *engine, uint64_t owner, unsigned
     int32_t ids[N_LONG];
     struct hearth_error err;
     for (unsigned i = 0; i < n; i++)
-        ids[i] = (int32_t)((i * 7 + n_answers * 31) % 200 + (i == 0 ? n_answers % 56 : 0));
+        ids[i] = (int32_t)(i ? (i * 7 + n_answers * 31) % 200 : n_answers);
     *a = (struct answer){.session = new_session(engine), .owner = owner};
     struct hearth_request r = {.ids = ids,
                                .n_ids = n,
