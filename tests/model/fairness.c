@@ -45,7 +45,8 @@ static struct hearth_engine *begin(unsigned sessions)
         .model_path = MODEL, .device = "cpu", .max_sessions = sessions, .n_ctx = 128 * sessions});
 }
 
-// A question of n ids that nobody else asks, from the first on. Token 65 is the byte 'A': every token is a character at once.
+// A question of n ids that nobody else asks, from the first on. Token 65 is the byte 'A': every token is a character at
+// once.
 static struct answer *ask(struct hearth_engine *engine, uint64_t owner, unsigned n, unsigned max_tokens)
 {
     static const struct hearth_logit_bias bias[] = {{.token = 65, .bias = 500}, {.token = 66, .bias = 500}};

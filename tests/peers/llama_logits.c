@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A witness: the logits that llama.cpp gives for a list of token ids, as raw float32 (n_tokens, n_vocab).
 //   llama-logits MODEL IDS_FILE OUT THREADS BATCH FLASH [ADAPTER]
-// ADAPTER: a GGUF-LoRA. IDS_FILE holds blank-separated ids, used as they are; FLASH is 0 or 1; the KV cache is f16 (llama.cpp's default).
+// ADAPTER: a GGUF-LoRA. IDS_FILE holds blank-separated ids, used as they are; FLASH is 0 or 1; the KV cache is f16
+// (llama.cpp's default).
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
