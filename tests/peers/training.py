@@ -15,8 +15,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 N_TEXTS, N_TOKENS, N_BATCHES, N_STEPS = 2, 40, 5, 20
-# At 1e-3 Gemma's f32 curve leaves PEFT's by up to a third: the difference grew from 1.5e-7 to 8.7e-4 of the loss over the
-# first four steps. That rounding alone does it was not shown (PEFT against itself in another order of sums would).
+# At 1e-3 Gemma's f32 curve leaves PEFT's by up to a third: the difference grew from 1.5e-7 to 8.7e-4 of the loss over
+# four steps. That rounding alone does it was not shown (PEFT against itself in another order of sums would).
 RATES = {"smollm2": 1e-3, "gemma3": 2e-4}
 
 
