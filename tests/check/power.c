@@ -321,7 +321,9 @@ static void put_torn(const char *name, struct bytes synced, struct bytes live, u
     size_t n = live.n > synced.n ? synced.n + draw.v[0] % (live.n - synced.n + 1) : synced.n;
     for (size_t i = synced.n; i < n && draw.v[1] % 3 == 0; i++)
         live.data[i] = i % 512 < 256 ? live.data[i] : 0;
-    memcpy(live.data, synced.data, synced.n < live.n ? synced.n : live.n);
+    size_t both = synced.n < live.n ? synced.n : live.n;
+    if (both) // empty files have no data
+        memcpy(live.data, synced.data, both);
     put_back(name, n > live.n ? synced.data : live.data, n);
 }
 
