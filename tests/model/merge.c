@@ -52,8 +52,11 @@ static float *logits_of(const char *path, const struct hearth_adapter *adapter, 
 static double farthest(const float *a, const float *b, size_t n)
 {
     double most = 0;
-    for (size_t i = 0; i < n; i++)
-        most = fmax(most, fabs((double)a[i] - (double)b[i]));
+    for (size_t i = 0; i < n; i++) {
+        double d = fabs((double)a[i] - (double)b[i]);
+        if (!(d <= most)) // what is no number is far
+            most = d;
+    }
     return most;
 }
 
