@@ -152,9 +152,9 @@ enum hearth_status hd_check_model(const char *path, const struct hd_check *check
         return status;
     }
     bool ended = read_answer(ends[0], text, sizeof text, check);
-    close(ends[0]);
     if (!ended)
         kill(pid, SIGKILL); // it says too much, or its time is up
+    close(ends[0]);         // after that: who writes into a closed pipe dies of another cause
     while (waitpid(pid, &state, 0) < 0 && errno == EINTR) {
     }
     if (ended && WIFEXITED(state) && WEXITSTATUS(state) == 0 && hd_check_read(text, facts))

@@ -84,8 +84,8 @@ static void within_bounds(void **state)
             for (size_t at = 0; at < VALUES && (fits || types[t] == HT_TYPE_F32); at += block) {
                 double lo = 0, hi = 0;
                 for (size_t i = at; i < at + block; i++) {
-                    lo = fmin(lo, (double)x[i]);
-                    hi = fmax(hi, (double)x[i]);
+                    lo = (double)x[i] < lo ? (double)x[i] : lo;
+                    hi = (double)x[i] > hi ? (double)x[i] : hi;
                 }
                 double bound = bound_of(types[t], fmax(-lo, hi), hi - lo), off = rms(x + at, y + at, block);
                 if (!(off <= bound))
