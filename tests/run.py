@@ -42,6 +42,7 @@ MODELS = {
 EMULATED_OUT = {
     "model/failures": "takes minutes there",
     "model/speculation": "takes minutes there",
+    "model/trainer_power": "takes minutes there",
     "wire/store_memory": "takes minutes there",
     "wire/store_power": "takes minutes there",
     "wire/worker": "four questions must arrive before the first step of a thread",
