@@ -68,6 +68,17 @@ long fault_memory_end(unsigned long *n_allocations)
     return n_alive;
 }
 
+void fault_memory_arm(unsigned long fail_at)
+{
+    n_calls = 0;
+    fail_call = fail_at;
+}
+
+long fault_memory_alive(void)
+{
+    return n_alive;
+}
+
 unsigned long fault_memory_count(void)
 {
     return n_calls;

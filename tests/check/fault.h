@@ -10,7 +10,9 @@
 void fault_memory_begin(unsigned long fail_at);
 // Takes it out again. *n_allocations = how many were asked for. Returns the blocks that were not freed.
 long fault_memory_end(unsigned long *n_allocations);
-unsigned long fault_memory_count(void); // allocations asked for since begin
+void fault_memory_arm(unsigned long fail_at); // counts anew, in the midst of things; 0 = none fails
+unsigned long fault_memory_count(void);       // allocations asked for since begin or arm
+long fault_memory_alive(void);                // blocks
 size_t fault_memory_peak(void); // most bytes alive at once since begin
 
 // A fresh folder, removed with its files by check_folder_remove. Fails the test if it cannot be made.

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Adapters in answers: a row's bits depend on its own adapter alone, however it is batched; several are one sum; they
 // come and go while others answer; caches never mix; what does not fit is refused and leaves nothing behind.
-#include <limits.h>
 #include <math.h>
 
-#include "engine/base/mem.h"
 #include "engine/learn/adapter.h"
+#include "tests/check/fault.h"
 #include "tests/model/prefix_test.h"
 
 static const char *const models[] = {
@@ -543,42 +542,20 @@ static void what_does_not_fit_is_refused(void **state)
 
 // ---- memory
 
-static struct {
-    long count, fail_at, live;
-} heap;
-static void *counted_alloc(void *user, size_t size_bytes, size_t align)
-{
-    (void)user;
-    if (++heap.count == heap.fail_at)
-        return NULL;
-    void *p = aligned_alloc(align, (size_bytes + align - 1) / align * align);
-    if (p) {
-        memset(p, 0, size_bytes);
-        heap.live++;
-    }
-    return p;
-}
-static void counted_free(void *user, void *p)
-{
-    (void)user;
-    heap.live -= p != NULL;
-    free(p);
-}
-
 // Every allocation of a load fails once: nothing of it stays, and what was loaded before still answers.
 static void failing_loads(struct hearth_engine *e, const struct hearth_adapter *a, unsigned *first)
 {
     struct hearth_error err;
     const struct hearth_adapter_use use = {a, 1};
     uint64_t bytes = e->info.adapter_bytes;
-    long live = heap.live, n = LONG_MAX;
+    long alive = fault_memory_alive();
     unsigned id;
-    for (long i = 1; i <= n; i++) {
-        heap.count = 0;
-        heap.fail_at = i;
+    for (unsigned long i = 1;; i++) {
+        fault_memory_arm(i);
         enum hearth_status status = hearth_engine_adapter_load(e, &use, 1, NULL, &id, &err);
-        heap.fail_at = 0;
-        if (heap.count < i) { // none failed
+        bool none_failed = fault_memory_count() < i;
+        fault_memory_arm(0);
+        if (none_failed) {
             assert_int_equal(status, HEARTH_OK);
             assert_true(i > 5 && e->info.adapter_bytes > bytes);
             must(hearth_engine_adapter_drop(e, id, &err), &err);
@@ -587,24 +564,22 @@ static void failing_loads(struct hearth_engine *e, const struct hearth_adapter *
         assert_int_equal(status, HEARTH_NOMEM);
         assert_true(strlen(err.text) > 5);
         assert_int_equal(id, 0);
-        assert_int_equal(heap.live, live);
+        assert_int_equal(fault_memory_alive(), alive);
         assert_int_equal(e->info.adapter_bytes, bytes);
     }
     must(hearth_engine_adapter_drop(e, *first, &err), &err);
     assert_int_equal(e->info.adapter_bytes, 0);
     *first = load_new(e, ALL, 2, 1);
-    assert_int_equal(heap.live, live);
+    assert_int_equal(fault_memory_alive(), alive);
 }
 
 static void every_allocation_of_a_load_fails_once(void **state)
 {
     (void)state;
-    static const struct ht_mem_hook hook = {.alloc = counted_alloc, .free = counted_free};
     struct hearth_error err;
     static struct answer want, got;
     const int32_t *ids = some_ids(1);
-    ht_mem_set_hook(&hook);
-    heap.count = heap.live = heap.fail_at = 0;
+    fault_memory_begin(0);
     struct hearth_engine *e = engine_for(1, 256, HEARTH_KV_F16, NULL);
     unsigned first = load_new(e, ALL, 2, 1);
     struct hearth_adapter *a = make_adapter(e, ALL, 19, 2); // needs more scratch than the first one
@@ -618,15 +593,14 @@ static void every_allocation_of_a_load_fails_once(void **state)
     r.adapter = first;
     must(hearth_session_submit(s, &r, &err), &err);
     must(hearth_engine_adapter_drop(e, first, &err), &err);
-    heap.count = 0;
+    fault_memory_arm(0);
     run_all(e); // a step allocates nothing, also where the last user of an adapter ends
-    assert_int_equal(heap.count, 0);
+    assert_int_equal(fault_memory_count(), 0);
     assert_int_equal(e->info.adapter_bytes, 0);
     hearth_session_destroy(&s);
     hearth_adapter_close(&a);
     hearth_engine_close(&e);
-    assert_int_equal(heap.live, 0);
-    ht_mem_set_hook(NULL);
+    assert_int_equal(fault_memory_end(NULL), 0);
 }
 
 int main(void)

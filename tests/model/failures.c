@@ -6,44 +6,10 @@
 
 #include <unistd.h>
 
-#include "engine/base/mem.h"
 #include "engine/model/session.h"
+#include "tests/check/fault.h"
 
 #define MODEL "tests/golden/tiny-qwen2-q4_1.gguf"
-
-// ---- an allocator that counts and fails the n-th
-
-static struct {
-    long count, fail_at, live;
-} heap;
-
-static void *counted_alloc(void *user, size_t size_bytes, size_t align)
-{
-    (void)user;
-    if (++heap.count == heap.fail_at)
-        return NULL;
-    void *p = aligned_alloc(align, (size_bytes + align - 1) / align * align);
-    if (p) {
-        memset(p, 0, size_bytes);
-        heap.live++;
-    }
-    return p;
-}
-
-static void counted_free(void *user, void *p)
-{
-    (void)user;
-    heap.live -= p != NULL;
-    free(p);
-}
-
-static void hook_heap(long fail_at)
-{
-    static const struct ht_mem_hook hook = {.alloc = counted_alloc, .free = counted_free};
-    ht_mem_set_hook(&hook);
-    heap.count = heap.live = 0;
-    heap.fail_at = fail_at;
-}
 
 static void ignore_event(void *user, const struct hearth_event *event)
 {
@@ -91,9 +57,9 @@ static enum hearth_status whole_life(struct hearth_error *err)
         if (status == HEARTH_OK)
             status = hearth_session_submit(session, &request, err);
         for (unsigned busy = 1; status == HEARTH_OK && busy;) {
-            long before = heap.count;
+            unsigned long before = fault_memory_count();
             status = hearth_engine_step(engine, &busy, err);
-            assert_int_equal(heap.count, before); // a step allocates nothing
+            assert_int_equal(fault_memory_count(), before); // a step allocates nothing
         }
         if (status == HEARTH_OK)
             assert_int_equal(n_done, round + 1);
@@ -111,21 +77,21 @@ static void every_allocation_fails_once(void **state)
 {
     (void)state;
     struct hearth_error err;
-    hook_heap(0);
+    unsigned long n;
+    fault_memory_begin(0);
     assert_int_equal(whole_life(&err), HEARTH_OK);
-    assert_int_equal(heap.live, 0);
-    long n = heap.count;
+    assert_int_equal(fault_memory_end(&n), 0);
     assert_true(n > 20);
-    for (long i = 1; i <= n; i++) {
-        hook_heap(i);
+    for (unsigned long i = 1; i <= n; i++) {
+        fault_memory_begin(i);
         enum hearth_status status = whole_life(&err);
         if (status != HEARTH_NOMEM)
-            fail_msg("allocation %ld of %ld failed, and the answer was %s", i, n, hearth_status_text(status));
+            fail_msg("allocation %lu of %lu failed, and the answer was %s", i, n, hearth_status_text(status));
         assert_true(strlen(err.text) > 5);
-        if (heap.live)
-            fail_msg("allocation %ld of %ld failed, and %ld blocks were left behind", i, n, heap.live);
+        long left = fault_memory_end(NULL);
+        if (left)
+            fail_msg("allocation %lu of %lu failed, and %ld blocks were left behind", i, n, left);
     }
-    ht_mem_set_hook(NULL);
 }
 
 // ---- mutants
