@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page in a real Chromium against a real hearthd with the real default model."""
+import json
+import os
 import re
+import subprocess
 import time
 
+import web_box
 from web_box import PHONE, ROOM_PX
 
 QUESTION = "What is the capital of France?"
@@ -345,6 +349,42 @@ def test_settings_tell_about_the_box(paired, box, open_page):
     page.keyboard.press("Escape")
     wait_count(page, "dialog", 0)
     assert page.evaluate("document.activeElement.textContent").startswith("Settings")
+
+
+def test_what_was_learnt_is_chosen_in_the_settings(paired, box, tmp_path):
+    def hearth(*words):
+        env = os.environ | {"HEARTH_ADMIN_SOCKET": str(box.folder / "run" / "admin.sock")}
+        return subprocess.run([web_box.build_dir() / "hearth", *words], env=env, capture_output=True, text=True)
+
+    turns = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "The hearth of the house."}]
+    (tmp_path / "set.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    done = hearth("data", "import", "house", tmp_path / "set.jsonl")
+    assert done.returncode == 0, done.stderr
+    words = ["--rank", "1", "--seq", "64", "--batch", "1", "--held-out", "0", "--max-steps", "1"]
+    end = time.monotonic() + 30
+    while "being looked at" in (done := hearth("train", "start", "house", "manners", *words)).stderr:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert done.returncode == 0, done.stderr
+    try:
+        page = paired("Lea")
+        page.get_by_role("button", name="Settings").click()
+        sheet = page.get_by_role("dialog")
+        sheet.get_by_text("manners: done").wait_for()
+        choice = sheet.get_by_label("What it has learnt")
+        for name in ("manners", ""):
+            choice.select_option(name)
+            page.wait_for_function("!document.querySelector('dialog select').disabled")
+            used = [c["adapter"] for c in box.admin("adapters.list")["choices"] if c["person"] == "Lea"]
+            assert used == [name or None]
+            page.reload()
+            page.get_by_role("button", name="Settings").click()
+            choice.wait_for()
+            assert choice.input_value() == name
+        (web_box.build_dir() / "screens").mkdir(exist_ok=True)
+        page.screenshot(path=web_box.build_dir() / "screens" / "learnt.png")
+    finally:
+        assert hearth("adapter", "rm", "manners").returncode == 0 and hearth("data", "rm", "house").returncode == 0
 
 
 def test_steady_answers_repeat(paired, box):
