@@ -34,7 +34,7 @@ static int open_adapter(struct hearth_adapter **adapter, const char *path, const
         int code = models_find(base_path, base);
         if (code)
             return code;
-        if (!hash_file(base_path, NULL, sha256))
+        if (!models_sha256(base_path, sha256))
             return cli_fail(CLI_NOINPUT, "cannot read %s: %s", base_path, strerror(errno));
     }
     if (hearth_adapter_open(adapter, path, base ? &which : NULL, &err))

@@ -290,7 +290,7 @@ static int open_all(struct training *t, struct hearth_train_params *p)
         code = open_folder(t);
     if (code)
         return code;
-    if (!hash_file(t->base_path, NULL, t->sha256))
+    if (!models_sha256(t->base_path, t->sha256))
         return cli_fail(CLI_NOINPUT, "cannot read %s: %s", t->base_path, strerror(errno));
     const struct hearth_adapter_base base = {t->base_path, t->sha256};
     if (words.init && hearth_adapter_open(&t->init, words.init, &base, &err))
