@@ -10,6 +10,7 @@
 
 #include "firmware/worker.h"
 #include "tests/wire/fake_trainer.h"
+#include "tests/wire/wait.h"
 
 enum { WAIT_MS = 20000 };
 
@@ -87,24 +88,7 @@ static enum hd_train_state state_now(void)
     return seen.n_states ? seen.states[seen.n_states - 1] : HD_TRAIN_NONE;
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-#define WAIT_FOR(condition)                                                                                            \
-    do {                                                                                                               \
-        int64_t until_ms = now_ms() + WAIT_MS;                                                                         \
-        drain();                                                                                                       \
-        while (!(condition) && now_ms() < until_ms) {                                                                  \
-            usleep(1000);                                                                                              \
-            drain();                                                                                                   \
-        }                                                                                                              \
-        if (!(condition))                                                                                              \
-            fail_msg("waited in vain for %s (%s)", #condition, seen.train_error.text);                                 \
-    } while (0)
+#define WAIT_FOR(condition) WAIT_UNTIL(condition, seen.train_error.text)
 
 static const char *path_of(const char *name)
 {

@@ -11,6 +11,7 @@
 
 #include "firmware/worker.h"
 #include "tests/wire/fake_trainer.h"
+#include "tests/wire/wait.h"
 
 enum { MIB = 1 << 20, ENDED_MAX = 256, WAIT_MS = 20000 };
 
@@ -68,24 +69,7 @@ static void drain(void)
     }
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-#define WAIT_FOR(condition)                                                                                  \
-    do {                                                                                                     \
-        int64_t until_ms = now_ms() + WAIT_MS;                                                               \
-        drain();                                                                                             \
-        while (!(condition) && now_ms() < until_ms) {                                                        \
-            usleep(1000);                                                                                    \
-            drain();                                                                                         \
-        }                                                                                                    \
-        if (!(condition))                                                                                    \
-            fail_msg("waited in vain for %s (%s)", #condition, seen.last_error.text);                        \
-    } while (0)
+#define WAIT_FOR(condition) WAIT_UNTIL(condition, seen.last_error.text)
 
 static void write_model(const char *name, const char *line)
 {
