@@ -270,7 +270,12 @@ def main():
         return 69
     report = soak(args.seconds)
     json.dump(report, sys.stdout, indent=2)
-    print()
+    ttft = report["first_token_ms"]
+    print(
+        f"\nsoak: {report['answers']} answers whole and in order, {report['resumed']} resumptions, "
+        f"{len(report['errors'])} errors, first token p50 {ttft['p50']:.0f} ms, p90 {ttft['p90']:.0f}, p99 {ttft['p99']:.0f}, "
+        f"memory {report['rss_mib']} MiB, {report['rss_growth_kib'] / 1024:+.1f} in the second half"
+    )
     return 1 if report["errors"] else 0
 
 
