@@ -273,7 +273,8 @@ def main():
     ttft = report["first_token_ms"]
     print(
         f"\nsoak: {report['answers']} answers whole and in order, {report['resumed']} resumptions, "
-        f"{len(report['errors'])} errors, first token p50 {ttft['p50']:.0f} ms, p90 {ttft['p90']:.0f}, p99 {ttft['p99']:.0f}, "
+        f"{len(report['errors'])} errors, "
+        f"first token p50 {ttft['p50']:.0f} ms, p90 {ttft['p90']:.0f}, p99 {ttft['p99']:.0f}, "
         f"memory {report['rss_mib']} MiB, {report['rss_growth_kib'] / 1024:+.1f} in the second half"
     )
     return 1 if report["errors"] else 0
