@@ -3,8 +3,8 @@
 // weights packed by the back end, a plan, a step. Any thread, one at a time.
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/base/pool.h"
 #include "engine/engine.h"
@@ -26,24 +26,6 @@ struct bench {
     struct ht_step step;
     void *step_memory;
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static double median(double *values, int n)
-{
-    for (int i = 1; i < n; i++)
-        for (int j = i; j > 0 && values[j] < values[j - 1]; j--) {
-            double swap = values[j];
-            values[j] = values[j - 1];
-            values[j - 1] = swap;
-        }
-    return values[n / 2];
-}
 
 // Rows whose every two bytes are a plain half float: no scale is subnormal, infinite or NaN.
 static enum hearth_status fill(struct bench *b, struct ht_weight *w, unsigned char *rows, size_t row_bytes,
@@ -120,15 +102,15 @@ static enum hearth_status time_rows(struct bench *b, uint32_t rows, double *seco
         status = b->dev->plan_end(plan, err);
     b->step.counts[0] = rows;
     for (int i = -1; status == HEARTH_OK && i < REPEATS; i++) { // the first warms up
-        double begin = now_s();
+        double begin = ht_now_s();
         status = b->dev->submit(plan, &b->step, err);
         if (status == HEARTH_OK)
             status = b->dev->wait(b->device, 0, err);
         if (i >= 0)
-            took[i] = now_s() - begin;
+            took[i] = ht_now_s() - begin;
     }
     b->dev->plan_destroy(&plan);
-    *seconds = status == HEARTH_OK ? median(took, REPEATS) : 0;
+    *seconds = status == HEARTH_OK ? ht_median(took, REPEATS) : 0;
     return status;
 }
 
@@ -179,11 +161,11 @@ static void pass_barriers(void *arg, unsigned thread, unsigned n_threads)
 {
     struct barriers *b = arg;
     (void)n_threads;
-    double begin = now_s();
+    double begin = ht_now_s();
     for (int i = 0; i < BARRIERS; i++)
         ht_pool_barrier(b->pool, thread);
     if (!thread)
-        b->seconds = now_s() - begin;
+        b->seconds = ht_now_s() - begin;
 }
 
 enum hearth_status hearth_measure_barrier(unsigned n_threads, double *nanoseconds, struct hearth_error *err)
@@ -197,6 +179,6 @@ enum hearth_status hearth_measure_barrier(unsigned n_threads, double *nanosecond
         took[i] = b.seconds;
     }
     ht_pool_destroy(&b.pool);
-    *nanoseconds = median(took, REPEATS) / BARRIERS * 1e9;
+    *nanoseconds = ht_median(took, REPEATS) / BARRIERS * 1e9;
     return HEARTH_OK;
 }

@@ -2,8 +2,8 @@
 // How fast training's products with frozen weights are here, for `hearth bench --train-products`. They go the
 // way that training goes: weights packed by the back end, a plan, a step. Any thread, one at a time.
 #include <stdio.h>
-#include <time.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/engine.h"
 #include "engine/ops/backend.h"
@@ -43,13 +43,6 @@ struct bench {
     uint32_t n; // of all parts
     struct hearth_error *err;
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static enum hearth_status make_step(struct bench *b, struct ht_step_shape *shape)
 {
@@ -125,17 +118,13 @@ static enum hearth_status time_product(struct bench *b, bool transposed, double 
         HT_TRY(record(b, transposed));
     HT_TRY(b->dev->plan_end(b->plan, b->err));
     for (int i = -1; i < REPEATS; i++) { // the first warms up
-        double begin = now_s();
+        double begin = ht_now_s();
         HT_TRY(b->dev->train->submit(b->plan, &b->step, &b->train, b->err));
         HT_TRY(b->dev->wait(b->device, 0, b->err));
-        double seconds = now_s() - begin;
-        int at = i < 0 ? 0 : i;
-        for (; at > 0 && took[at - 1] > seconds; at--)
-            took[at] = took[at - 1];
-        took[at] = seconds;
+        took[i < 0 ? 0 : i] = ht_now_s() - begin;
     }
     b->dev->plan_destroy(&b->plan);
-    *gops = 2e-9 * IN_A_RUN * b->s->rows * b->n * b->s->k / took[REPEATS / 2];
+    *gops = 2e-9 * IN_A_RUN * b->s->rows * b->n * b->s->k / ht_median(took, REPEATS);
     return HEARTH_OK;
 }
 

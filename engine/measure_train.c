@@ -4,8 +4,8 @@
 // it. Any thread, one at a time.
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/engine.h"
 #include "engine/ops/backend.h"
@@ -35,13 +35,6 @@ struct bench {
     struct hearth_train_op_speed *out;
     struct hearth_error *err;
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 // Matrix i of at most PIECE floats.
 static struct ht_ref piece(const struct bench *b, unsigned i)
@@ -366,16 +359,12 @@ static enum hearth_status measure(struct bench *b, enum hearth_status (*record)(
     HT_TRY(record(b));
     HT_TRY(b->dev->plan_end(b->plan, b->err));
     for (int i = -2; i < REPEATS; i++) { // the first warm up
-        double begin = now_s();
+        double begin = ht_now_s();
         HT_TRY(b->dev->train->submit(b->plan, &b->step, &b->train, b->err));
         HT_TRY(b->dev->wait(b->device, 0, b->err));
-        double seconds = now_s() - begin;
-        int at = i < 0 ? 0 : i;
-        for (; at > 0 && took[at - 1] > seconds; at--)
-            took[at] = took[at - 1];
-        took[at] = seconds;
+        took[i < 0 ? 0 : i] = ht_now_s() - begin;
     }
-    b->out->milliseconds = took[REPEATS / 2] * 1e3;
+    b->out->milliseconds = ht_median(took, REPEATS) * 1e3;
     return HEARTH_OK;
 }
 

@@ -202,6 +202,27 @@ json_t *admin_ask(json_t *request, int *code)
     return answer;
 }
 
+int admin_invite(const struct cli *cli, json_t *request, const struct cli_list *scopes,
+                 void (*print)(const json_t *answer))
+{
+    if (scopes->n && request) {
+        json_t *array = json_array();
+        for (size_t i = 0; i < scopes->n; i++)
+            json_array_append_new(array, json_string(scopes->items[i]));
+        json_object_set_new(request, "scopes", array);
+    }
+    int code = CLI_OK;
+    json_t *answer = admin_ask(request, &code);
+    if (!answer)
+        return code;
+    if (cli->json)
+        code = admin_print_json(answer);
+    else
+        print(answer);
+    json_decref(answer);
+    return code ? code : cli_finish(CLI_OK);
+}
+
 const char *admin_text(const json_t *object, const char *key)
 {
     const char *text = json_string_value(json_object_get(object, key));

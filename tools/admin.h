@@ -5,6 +5,8 @@
 #include <jansson.h>
 #include <stdbool.h>
 
+#include "tools/cli.h"
+
 struct admin; // a connection
 
 // NULL without a word if no hearthd listens.
@@ -23,6 +25,11 @@ json_t *admin_next(struct admin *admin, int *code);
 
 // Connects, calls, closes.
 json_t *admin_ask(json_t *request, int *code);
+
+// Asks for a way in (a link, a token) with these scopes, none = the box's rule, and prints the answer: as JSON where
+// that is asked for, else by `print`. The reference of `request` is taken; NULL = out of memory. An exit code.
+int admin_invite(const struct cli *cli, json_t *request, const struct cli_list *scopes,
+                 void (*print)(const json_t *answer));
 
 // Values of an answer, with a default where a field is missing or of another kind.
 const char *admin_text(const json_t *object, const char *key);

@@ -8,6 +8,7 @@
 
 #include "tools/bandwidth.h"
 #include "tools/hearth.h"
+#include "tools/json_line.h"
 #include "tools/kernels.h"
 #include "tools/machine.h"
 #include "tools/models.h"
@@ -265,10 +266,7 @@ static int print_result(const struct bench *bench, bool as_json, unsigned n_thre
         json_object_set_new(object, "first_turn_ms", json_real(bench->first_turn_ms));
         json_object_set_new(object, "second_turn_ms", json_real(bench->second_turn_ms));
     }
-    json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
-    fputc('\n', stdout);
-    json_decref(object);
-    return cli_finish(CLI_OK);
+    return json_line(object, JSON_REAL_PRECISION(6));
 }
 
 static int run(const struct cli *cli, struct model_options *options, struct bench *bench)

@@ -8,6 +8,7 @@
 #include "tools/data_box.h"
 #include "tools/data_file.h"
 #include "tools/hearth.h"
+#include "tools/json_line.h"
 #include "tools/models.h"
 
 struct inspection {
@@ -180,7 +181,7 @@ static json_t *reasons(const uint64_t *counts, int n, bool fixes)
     return out;
 }
 
-static void print_json(const struct inspection *x)
+static int print_json(const struct inspection *x)
 {
     json_t *files = json_array();
     for (size_t i = 0; i < x->n_files; i++) {
@@ -199,9 +200,7 @@ static void print_json(const struct inspection *x)
                             (json_int_t)x->n_tokens, "targets", (json_int_t)x->n_targets, "seq",
                             (json_int_t)hearth_data_set_seq(x->set), "rows", (json_int_t)x->n_rows,
                             "epoch_tokens", (json_int_t)x->n_epoch);
-    json_dumpf(all, stdout, JSON_COMPACT);
-    fputc('\n', stdout);
-    json_decref(all);
+    return json_line(all, 0);
 }
 
 static void print_counts(const struct inspection *x)
@@ -243,7 +242,7 @@ static int inspect(struct inspection *x, const struct hearth_data_set_params *pa
     if (!code)
         code = pack(x);
     if (!code && x->json)
-        print_json(x);
+        code = print_json(x);
     else if (!code)
         print_counts(x);
     hearth_data_set_close(&x->set);

@@ -54,20 +54,5 @@ int cmd_pair(int argc, char **argv)
         return cli_wrong(&cli, "--person is needed");
     json_t *request = json_pack("{s:s, s:s, s:I, s:b}", "cmd", "pair", "person", person, "ttl_s",
                                 (json_int_t)ttl_s, "create", create);
-    if (scopes.n && request) {
-        json_t *array = json_array();
-        for (size_t i = 0; i < scopes.n; i++)
-            json_array_append_new(array, json_string(scopes.items[i]));
-        json_object_set_new(request, "scopes", array);
-    }
-    code = CLI_OK;
-    json_t *answer = admin_ask(request, &code);
-    if (!answer)
-        return code;
-    if (cli.json)
-        code = admin_print_json(answer);
-    else
-        print_pairing(answer);
-    json_decref(answer);
-    return code ? code : cli_finish(CLI_OK);
+    return admin_invite(&cli, request, &scopes, print_pairing);
 }

@@ -9,6 +9,7 @@
 
 #include "tools/ask.h"
 #include "tools/cli.h"
+#include "tools/json_line.h"
 #include "tools/paths.h"
 
 enum { MAX_FILE_BYTES = 256 << 20 };
@@ -103,10 +104,5 @@ int ids_print_json_text(const char *text, size_t len_bytes)
     }
     json_t *object = json_pack("{s:s%}", "text", clean, n);
     free(clean);
-    if (!object)
-        return cli_fail(CLI_OSERR, "out of memory");
-    json_dumpf(object, stdout, JSON_COMPACT);
-    fputc('\n', stdout);
-    json_decref(object);
-    return CLI_OK;
+    return json_line(object, 0);
 }

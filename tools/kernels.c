@@ -7,6 +7,7 @@
 #include "tools/bandwidth.h"
 #include "tools/hearth.h"
 #include "tools/cli.h"
+#include "tools/json_line.h"
 #include "tools/machine.h"
 
 enum { MAX_FORMATS = 32, READ_REPEATS = 3 };
@@ -54,12 +55,7 @@ static int print_json(const struct result *result, unsigned n_threads, const cha
     }
     json_t *object = json_pack("{s:o, s:f, s:i, s:s}", "kernels", formats, "barrier_ns", result->barrier_ns,
                                "threads", (int)n_threads, "cpu", cpu);
-    if (!object)
-        return cli_fail(CLI_OSERR, "out of memory");
-    json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
-    fputc('\n', stdout);
-    json_decref(object);
-    return cli_finish(CLI_OK);
+    return json_line(object, JSON_REAL_PRECISION(6));
 }
 
 int kernels_measure(unsigned n_threads, bool as_json)

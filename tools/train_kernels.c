@@ -7,6 +7,7 @@
 #include "engine/engine.h"
 #include "tools/cli.h"
 #include "tools/hearth.h"
+#include "tools/json_line.h"
 #include "tools/machine.h"
 
 enum { MAX_OPS = 128 };
@@ -39,12 +40,7 @@ static int print_json(const struct hearth_train_op_speed *ops, unsigned n, unsig
                                               per_second(ops[i].gigabytes, ops[i].milliseconds)));
     json_t *object = json_pack("{s:o, s:i, s:i, s:s}", "train_ops", list, "rows", (int)HEARTH_TRAIN_ROWS, "threads",
                                (int)n_threads, "cpu", cpu);
-    if (!object)
-        return cli_fail(CLI_OSERR, "out of memory");
-    json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
-    fputc('\n', stdout);
-    json_decref(object);
-    return cli_finish(CLI_OK);
+    return json_line(object, JSON_REAL_PRECISION(6));
 }
 
 int train_kernels_measure(unsigned n_threads, bool as_json)

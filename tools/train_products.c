@@ -6,6 +6,7 @@
 #include "engine/engine.h"
 #include "tools/cli.h"
 #include "tools/hearth.h"
+#include "tools/json_line.h"
 #include "tools/machine.h"
 #include "tools/unit_peak.h"
 
@@ -56,12 +57,7 @@ static int print_json(const struct result *result, unsigned n_threads, const cha
                                s->transposed));
         }
     json_t *object = json_pack("{s:o, s:i, s:s}", "products", all, "threads", (int)n_threads, "cpu", cpu);
-    if (!object)
-        return cli_fail(CLI_OSERR, "out of memory");
-    json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
-    fputc('\n', stdout);
-    json_decref(object);
-    return cli_finish(CLI_OK);
+    return json_line(object, JSON_REAL_PRECISION(6));
 }
 
 int train_products_measure(unsigned n_threads, bool as_json)

@@ -4,18 +4,10 @@
 
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine/base/mem.h"
 #include "engine/model/constraint.h"
 #include "engine/model/prompt.h"
-
-double ht_now_s(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
-}
 
 static void free_session(struct hearth_session *s)
 {

@@ -5,6 +5,7 @@
 #define HT_SESSION_H
 #include <stdatomic.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/hash.h"
 #include "engine/engine.h"
 #include "engine/model/answer.h"
@@ -84,7 +85,6 @@ struct hearth_engine {
     uint32_t *found;                  // [max pages] of a look-up in the prefix cache
 };
 
-double ht_now_s(void); // monotonic
 
 // Makes sure the cache has pages for positions [0, n). CONTEXT if the pool is used up.
 HT_MUST_USE enum hearth_status ht_session_reserve(struct hearth_session *s, uint32_t n,

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// The failing allocator and temporary folders. Allocation counts are atomic: pools allocate from one thread,
-// but sanitizer builds watch.
+// The failing allocator, failing files and temporary folders. Allocation counts are atomic: pools allocate from one
+// thread, but sanitizer builds watch.
 #include "tests/check/fault.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/base/io.h"
 #include "engine/base/mem.h"
 
 enum { HEAD = 4096 }; // room for the size in front of a block, at any alignment up to this
@@ -93,6 +95,51 @@ static void die(const char *what, const char *path)
 {
     fprintf(stderr, "%s: %s\n", path, what);
     abort(); // the runner counts a signal as a failure
+}
+
+// ---------------------------------------------------------------- files
+
+static int n_operations, fail_operation;
+
+static bool fails_now(void)
+{
+    return ++n_operations == fail_operation;
+}
+
+static int64_t failing_write(void *user, int fd, const void *data, size_t len_bytes, uint64_t offset)
+{
+    (void)user;
+    return fails_now() ? -ENOSPC : pwrite(fd, data, len_bytes, (off_t)offset);
+}
+
+static int failing_sync(void *user, int fd)
+{
+    (void)user;
+    return fails_now() ? -EIO : fsync(fd);
+}
+
+static int failing_rename(void *user, const char *from, const char *to)
+{
+    (void)user;
+    return fails_now() ? -EIO : rename(from, to);
+}
+
+void fault_io_begin(int fail_at)
+{
+    static const struct ht_io_hook hook = {.write_at = failing_write, .fsync = failing_sync, .rename = failing_rename};
+    n_operations = 0;
+    fail_operation = fail_at;
+    ht_io_set_hook(&hook);
+}
+
+void fault_io_end(void)
+{
+    ht_io_set_hook(NULL);
+}
+
+int fault_io_count(void)
+{
+    return n_operations;
 }
 
 const char *check_folder_make(char path[64])

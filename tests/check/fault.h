@@ -15,6 +15,12 @@ unsigned long fault_memory_count(void);       // allocations asked for since beg
 long fault_memory_alive(void);                // blocks
 size_t fault_memory_peak(void); // most bytes alive at once since begin
 
+// The n-th write, fsync or rename of engine/base/io.h from now on fails (a full disk, a broken one), those after it
+// succeed; at most one hook is set at a time. fault_io_count: how many there were since.
+void fault_io_begin(int fail_at);
+void fault_io_end(void);
+int fault_io_count(void);
+
 // A fresh folder, removed with its files by check_folder_remove. Fails the test if it cannot be made.
 const char *check_folder_make(char path[64]);
 void check_folder_remove(const char *path);

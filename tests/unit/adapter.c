@@ -413,41 +413,20 @@ static void every_allocation(void **state)
     hearth_adapter_close(&a);
 }
 
-static int operation, fails_at;
-
-static int64_t failing_write(void *user, int fd, const void *data, size_t len, uint64_t offset)
-{
-    (void)user;
-    return ++operation == fails_at ? -ENOSPC : pwrite(fd, data, len, (off_t)offset);
-}
-
-static int failing_sync(void *user, int fd)
-{
-    (void)user;
-    return ++operation == fails_at ? -EIO : fsync(fd);
-}
-
-static int failing_rename(void *user, const char *from, const char *to)
-{
-    (void)user;
-    return ++operation == fails_at ? -EIO : rename(from, to);
-}
-
 static void every_operation(void **state)
 {
     (void)state;
     struct hearth_adapter *a = made(1, false);
-    const struct ht_io_hook hook = {.write_at = failing_write, .fsync = failing_sync, .rename = failing_rename};
     enum hearth_status status = HEARTH_IO;
-    ht_io_set_hook(&hook);
-    for (fails_at = 1; status != HEARTH_OK; fails_at++) {
+    int fails_at = 1;
+    for (; status != HEARTH_OK; fails_at++) {
         struct hearth_error err = {0};
-        operation = 0;
+        fault_io_begin(fails_at);
         status = go_round(a, &err);
         assert_true(status == HEARTH_OK || (status == HEARTH_IO && err.text[0]));
         assert_true(fails_at < 500);
     }
-    ht_io_set_hook(NULL);
+    fault_io_end();
     assert_true(fails_at > 20);
     hearth_adapter_close(&a);
 }

@@ -288,49 +288,28 @@ static void refused(void **state)
     assert_int_equal(stat(path_of("x.gguf.tmp"), &st), -1);
 }
 
-static int operation, fails_at;
-
-static int64_t failing_write(void *user, int fd, const void *data, size_t len, uint64_t offset)
-{
-    (void)user;
-    return ++operation == fails_at ? -ENOSPC : pwrite(fd, data, len, (off_t)offset);
-}
-
-static int failing_sync(void *user, int fd)
-{
-    (void)user;
-    return ++operation == fails_at ? -EIO : fsync(fd);
-}
-
-static int failing_rename(void *user, const char *from, const char *to)
-{
-    (void)user;
-    return ++operation == fails_at ? -EIO : rename(from, to);
-}
-
 // What stood there before stays whole.
 static void nothing_half_made(void **state)
 {
     (void)state;
     struct hearth_adapter *a = made(&base, 1u << HT_ATTN_Q, 1, 7);
     const struct hearth_adapter_use use = {a, 1};
-    const struct ht_io_hook hook = {.write_at = failing_write, .fsync = failing_sync, .rename = failing_rename};
     enum hearth_status status = HEARTH_IO;
     struct stat st;
     check_file_write(path_of("old.gguf"), "old", 3);
-    ht_io_set_hook(&hook);
-    for (fails_at = 1; status != HEARTH_OK; fails_at++) {
+    int fails_at = 1;
+    for (; status != HEARTH_OK; fails_at++) {
         struct hearth_error err = {0};
-        operation = 0;
+        fault_io_begin(fails_at);
         assert_int_equal(stat(path_of("old.gguf"), &st), 0);
         assert_int_equal(st.st_size, 3);
         status = merge("old.gguf", &use, 1, "f16", NULL, &err);
         assert_true(status == HEARTH_OK || (status == HEARTH_IO && err.text[0]));
         assert_true(fails_at < 1000);
-        if (operation == fails_at && status != HEARTH_OK && !stat(path_of("old.gguf"), &st) && st.st_size != 3)
+        if (fault_io_count() == fails_at && status != HEARTH_OK && !stat(path_of("old.gguf"), &st) && st.st_size != 3)
             break; // the folder's fsync: the new name stands, whole
     }
-    ht_io_set_hook(NULL);
+    fault_io_end();
     assert_true(fails_at > 20);
     status = HEARTH_NOMEM;
     for (unsigned long n = 1; status != HEARTH_OK; n++) {

@@ -227,43 +227,22 @@ static void every_allocation(void **state)
     assert_true(n > 20);
 }
 
-static int operation, fails_at;
-
-static int64_t failing_write(void *user, int fd, const void *data, size_t len, uint64_t offset)
-{
-    (void)user;
-    return ++operation == fails_at ? -ENOSPC : pwrite(fd, data, len, (off_t)offset);
-}
-
-static int failing_sync(void *user, int fd)
-{
-    (void)user;
-    return ++operation == fails_at ? -EIO : fsync(fd);
-}
-
-static int failing_rename(void *user, const char *from, const char *to)
-{
-    (void)user;
-    return ++operation == fails_at ? -EIO : rename(from, to);
-}
-
 static void every_operation(void **state)
 {
     (void)state;
-    const struct ht_io_hook hook = {.write_at = failing_write, .fsync = failing_sync, .rename = failing_rename};
     const char *path = check_path(folder, "disk.safetensors");
     enum hearth_status status = HEARTH_IO;
-    ht_io_set_hook(&hook);
-    for (fails_at = 1; status != HEARTH_OK; fails_at++) {
+    int fails_at = 1;
+    for (; status != HEARTH_OK; fails_at++) {
         struct hearth_error err = {0};
-        operation = 0;
+        fault_io_begin(fails_at);
         status = write_it(path, &err);
         assert_true(status == HEARTH_OK || (status == HEARTH_IO && strstr(err.text, "disk.safetensors")));
         assert_int_equal(access(path, F_OK), status == HEARTH_OK ? 0 : -1);
         assert_int_equal(access(check_path(folder, "disk.safetensors.tmp"), F_OK), -1);
         assert_true(fails_at < 50);
     }
-    ht_io_set_hook(NULL);
+    fault_io_end();
     assert_true(fails_at > 4);
 }
 
