@@ -375,9 +375,10 @@ struct hearth_product_speed {
     uint32_t rows, n, k, parts; // of x; n: of all parts together
     double forward, transposed; // 10^9 operations a second (a product and a sum are two), the median of several runs
 };
-// By index from 0; NOT_FOUND behind the last, UNSUPPORTED: not on this CPU.
+// By index from 0; NOT_FOUND behind the last, UNSUPPORTED: not on this CPU. cpu_isa: as in hearth_engine_params.
 enum hearth_status hearth_measure_product(unsigned index, enum hearth_product_unit unit, unsigned n_threads,
-                                          struct hearth_product_speed *out, struct hearth_error *err);
+                                          const char *cpu_isa, struct hearth_product_speed *out,
+                                          struct hearth_error *err);
 
 // What ops of training cost, without the products of frozen weights: a layer's share of a micro-batch of
 // HEARTH_TRAIN_ROWS rows in one segment, LoRA of rank 8 on all linears, f32; the median of several runs.
@@ -389,8 +390,8 @@ struct hearth_train_op_speed {
     double gflop, gigabytes; // of one time: multiplications and additions, or what must be read and written; else 0
 };
 // By index from 0; NOT_FOUND behind the last.
-enum hearth_status hearth_measure_train_op(unsigned index, unsigned n_threads, struct hearth_train_op_speed *out,
-                                           struct hearth_error *err);
+enum hearth_status hearth_measure_train_op(unsigned index, unsigned n_threads, const char *cpu_isa,
+                                           struct hearth_train_op_speed *out, struct hearth_error *err);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

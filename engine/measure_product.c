@@ -143,10 +143,11 @@ static enum hearth_status measure(struct bench *b, struct hearth_product_speed *
 }
 
 enum hearth_status hearth_measure_product(unsigned index, enum hearth_product_unit unit, unsigned n_threads,
-                                          struct hearth_product_speed *out, struct hearth_error *err)
+                                          const char *cpu_isa, struct hearth_product_speed *out,
+                                          struct hearth_error *err)
 {
     struct bench b = {.precision = (enum ht_train_precision)unit, .err = err};
-    struct ht_device_params params = {.n_threads = n_threads};
+    struct ht_device_params params = {.n_threads = n_threads, .isa = cpu_isa};
     *out = (struct hearth_product_speed){0};
     if (index >= N_SHAPES)
         return ht_fail(err, HEARTH_NOT_FOUND, "there are %d products", (int)N_SHAPES);

@@ -368,11 +368,11 @@ static enum hearth_status measure(struct bench *b, enum hearth_status (*record)(
     return HEARTH_OK;
 }
 
-enum hearth_status hearth_measure_train_op(unsigned index, unsigned n_threads, struct hearth_train_op_speed *out,
-                                           struct hearth_error *err)
+enum hearth_status hearth_measure_train_op(unsigned index, unsigned n_threads, const char *cpu_isa,
+                                           struct hearth_train_op_speed *out, struct hearth_error *err)
 {
     struct bench b = {.out = out, .err = err};
-    struct ht_device_params params = {.n_threads = n_threads};
+    struct ht_device_params params = {.n_threads = n_threads, .isa = cpu_isa};
     *out = (struct hearth_train_op_speed){0};
     if (index >= N_SHAPES * N_CASES)
         return ht_fail(err, HEARTH_NOT_FOUND, "there are %d ops", (int)(N_SHAPES * N_CASES));

@@ -340,8 +340,10 @@ int cmd_bench(int argc, char **argv)
     if (code < 0 && bench.kernels)
         return kernels_measure(cli.n_threads ? (unsigned)cli.n_threads : machine_threads(), cli.json);
     if (code < 0 && bench.train_products)
-        return train_products_measure(cli.n_threads ? (unsigned)cli.n_threads : machine_threads(), cli.json);
+        return train_products_measure(cli.n_threads ? (unsigned)cli.n_threads : machine_threads(), options.cpu_isa,
+                                      cli.json);
     if (code < 0 && bench.train_kernels)
-        return train_kernels_measure(cli.n_threads ? (unsigned)cli.n_threads : machine_threads(), cli.json);
+        return train_kernels_measure(cli.n_threads ? (unsigned)cli.n_threads : machine_threads(), options.cpu_isa,
+                                     cli.json);
     return code >= 0 ? code : run(&cli, &options, &bench);
 }

@@ -12,11 +12,11 @@
 
 enum { MAX_OPS = 128 };
 
-static int measure(unsigned n_threads, struct hearth_train_op_speed *ops, unsigned *n)
+static int measure(unsigned n_threads, const char *cpu_isa, struct hearth_train_op_speed *ops, unsigned *n)
 {
     struct hearth_error err = {0};
     for (*n = 0; *n < MAX_OPS; (*n)++) {
-        enum hearth_status status = hearth_measure_train_op(*n, n_threads, &ops[*n], &err);
+        enum hearth_status status = hearth_measure_train_op(*n, n_threads, cpu_isa, &ops[*n], &err);
         if (status == HEARTH_NOT_FOUND)
             break;
         if (status)
@@ -43,13 +43,13 @@ static int print_json(const struct hearth_train_op_speed *ops, unsigned n, unsig
     return json_line(object, JSON_REAL_PRECISION(6));
 }
 
-int train_kernels_measure(unsigned n_threads, bool as_json)
+int train_kernels_measure(unsigned n_threads, const char *cpu_isa, bool as_json)
 {
     static struct hearth_train_op_speed ops[MAX_OPS];
     unsigned n;
     char cpu[128];
     double sum = 0;
-    int code = measure(n_threads, ops, &n);
+    int code = measure(n_threads, cpu_isa, ops, &n);
     if (code)
         return code;
     machine_cpu_name(cpu);

@@ -4,6 +4,6 @@
 #define HEARTH_TOOLS_TRAIN_KERNELS_H
 #include <stdbool.h>
 
-int train_kernels_measure(unsigned n_threads, bool as_json); // an exit code
+int train_kernels_measure(unsigned n_threads, const char *cpu_isa, bool as_json); // an exit code; NULL = the best
 
 #endif

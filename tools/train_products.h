@@ -5,6 +5,6 @@
 #define HEARTH_TOOLS_TRAIN_PRODUCTS_H
 #include <stdbool.h>
 
-int train_products_measure(unsigned n_threads, bool as_json); // an exit code
+int train_products_measure(unsigned n_threads, const char *cpu_isa, bool as_json); // an exit code; NULL = the best
 
 #endif

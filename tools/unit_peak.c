@@ -48,7 +48,8 @@ static bool has(enum unit unit)
     if (!read_cpu(&cpu))
         return false;
     switch (unit) {
-    case UNIT_F32: return has_vectors(&cpu, false);
+    case UNIT_F32:
+    case UNIT_F32_AVX2: return has_vectors(&cpu, false);
     case UNIT_INT8_VNNI: return has_vectors(&cpu, true) && (cpu.c7 & VNNI);
     case UNIT_BF16_AVX512: return has_vectors(&cpu, true) && (cpu.a71 & VECTOR_BF16);
     default: break;
@@ -120,6 +121,7 @@ static double unit_of(enum unit unit, void (**turns)(unsigned n))
     case UNIT_INT8_VNNI: *turns = vnni_turns; return VECTORS_PER_TURN * 64 * 2;
     case UNIT_BF16_AVX512: *turns = bf16_turns; return VECTORS_PER_TURN * 32 * 2;
     case UNIT_F32: *turns = wide ? wide_turns : narrow_turns; return VECTORS_PER_TURN * (wide ? 16 : 8) * 2;
+    case UNIT_F32_AVX2: *turns = narrow_turns; return VECTORS_PER_TURN * 8 * 2;
     case UNIT_INT8_AMX: *turns = int8_tile_turns; return TILES_PER_TURN * 16 * 16 * 64 * 2;
     default: *turns = bf16_tile_turns; return TILES_PER_TURN * 16 * 16 * 32 * 2;
     }

@@ -8,6 +8,7 @@ enum unit {
     UNIT_INT8_VNNI,   // 512-bit vpdpbusd
     UNIT_INT8_AMX,    // tdpbusd on full tiles
     UNIT_F32,         // vfmadd231ps, 512 bits if there are, else 256
+    UNIT_F32_AVX2,    // 256 bits
     UNIT_BF16_AVX512, // 512-bit vdpbf16ps
     UNIT_BF16_AMX,    // tdpbf16ps on full tiles
 };
