@@ -2,6 +2,8 @@
 // Training products over plain f32 (the LoRA matrices). NT turns b around first, as much of it as stays in the cache;
 // NT and NN share out the rows. TN shares out the longer side of y, and its vectors lie along that side: the other is
 // often a rank of 8. Team threads, inside a submit.
+#include <string.h>
+
 #include "engine/cpu/train.h"
 
 enum { PANEL_FLOATS = 1 << 16, ROWS_AT_ONCE = 24, SIDE = 64, COLUMNS = 192, CHAIN_AT_ONCE = 128 };
@@ -47,7 +49,7 @@ static void dense_rows(const struct ht_dense *p, const struct ht_run *run, struc
 static void dense_nt(const struct ht_dense *p, const struct ht_run *run, unsigned thread)
 {
     const struct ht_train_kernels *kernels = ht_train_kernels(run->device->isa);
-    struct ht_range rows = ht_share(run->n_rows, thread, run->n_threads);
+    struct ht_range rows = ht_share(ht_run_rows(run, p->rows), thread, run->n_threads);
     uint32_t width = panel_columns(p);
     float *panel = ht_run_scratch(run, thread);
     for (uint32_t from = 0; from < p->n && rows.from < rows.to; from += width) {
@@ -57,6 +59,16 @@ static void dense_nt(const struct ht_dense *p, const struct ht_run *run, unsigne
     }
 }
 
+// What y holds, where a chain goes on, as t (m, COLUMNS).
+static void begin_tn(const struct ht_train_kernels *kernels, const struct ht_dense *p, bool turned, uint32_t m,
+                     uint32_t n, const float *y, float *t)
+{
+    if (turned)
+        kernels->transpose(y, p->y_stride, n, m, t, COLUMNS);
+    for (uint32_t r = 0; !turned && r < m; r++)
+        memcpy(t + (size_t)r * COLUMNS, y + (size_t)r * p->y_stride, n * sizeof *t);
+}
+
 // Rows [i, i + m) of the short side and columns [j, j + n) of the long one, through t (m, COLUMNS).
 static void dense_tn(const struct ht_dense *p, const struct ht_run *run, bool turned, uint32_t i, uint32_t m,
                      uint32_t j, uint32_t n, float *t)
@@ -64,10 +76,14 @@ static void dense_tn(const struct ht_dense *p, const struct ht_run *run, bool tu
     const struct ht_train_kernels *kernels = ht_train_kernels(run->device->isa);
     const float *a = ht_ref_floats(turned ? &p->b : &p->a), *b = ht_ref_floats(turned ? &p->a : &p->b);
     size_t a_stride = turned ? p->b_stride : p->a_stride, b_stride = turned ? p->a_stride : p->b_stride;
-    for (uint32_t r = 0; r < run->n_rows; r += CHAIN_AT_ONCE)
+    uint32_t n_rows = ht_run_rows(run, p->rows);
+    float *y = ht_ref_floats(&p->y) + (turned ? (size_t)j * p->y_stride + i : (size_t)i * p->y_stride + j);
+    if (p->chain)
+        begin_tn(kernels, p, turned, m, n, y, t);
+    for (uint32_t r = 0; r < n_rows; r += CHAIN_AT_ONCE)
         kernels->tile(&(struct ht_tile){.m = m,
                                         .n = n,
-                                        .count = run->n_rows - r < CHAIN_AT_ONCE ? run->n_rows - r : CHAIN_AT_ONCE,
+                                        .count = n_rows - r < CHAIN_AT_ONCE ? n_rows - r : CHAIN_AT_ONCE,
                                         .a = a + r * a_stride + i,
                                         .a_row = 1,
                                         .a_step = a_stride,
@@ -75,9 +91,8 @@ static void dense_tn(const struct ht_dense *p, const struct ht_run *run, bool tu
                                         .b_step = b_stride,
                                         .c = t,
                                         .c_row = COLUMNS,
-                                        .end = r ? HT_TILE_CHAIN : HT_TILE_SET});
+                                        .end = r || p->chain ? HT_TILE_CHAIN : HT_TILE_SET});
     uint32_t rows = turned ? n : m, columns = turned ? m : n, width = turned ? SIDE : COLUMNS;
-    float *y = ht_ref_floats(&p->y) + (turned ? (size_t)j * p->y_stride + i : (size_t)i * p->y_stride + j);
     if (turned) {
         kernels->transpose(t, COLUMNS, m, n, t + SIDE * COLUMNS, SIDE);
         t += SIDE * COLUMNS;
@@ -92,7 +107,8 @@ void ht_run_dense(const struct ht_call *call, const struct ht_run *run, unsigned
     if (p->kind == HT_DENSE_NT) {
         dense_nt(p, run, thread);
     } else if (p->kind == HT_DENSE_NN) {
-        dense_rows(p, run, ht_share(run->n_rows, thread, run->n_threads), 0, p->n, ht_ref_floats(&p->b), p->b_stride);
+        dense_rows(p, run, ht_share(ht_run_rows(run, p->rows), thread, run->n_threads), 0, p->n, ht_ref_floats(&p->b),
+                   p->b_stride);
     } else {
         bool turned = p->n < p->k;
         uint32_t side = turned ? p->n : p->k;

@@ -97,10 +97,11 @@ static struct ht_draw draw_of(const struct ht_run *run, uint32_t stream, uint32_
 void ht_run_dropout(const struct ht_call *call, const struct ht_run *run, unsigned thread)
 {
     const struct ht_dropout *p = &call->p.dropout;
-    struct ht_range rows = ht_share(run->n_rows, thread, run->n_threads);
+    bool outs = p->rows == HT_ROWS_OUT;
+    struct ht_range rows = ht_share(ht_run_rows(run, p->rows), thread, run->n_threads);
     uint32_t limit = (uint32_t)((double)p->rate * 0x1p32);
     for (uint32_t r = rows.from; r < rows.to; r++) {
-        struct ht_draw draw = draw_of(run, p->stream, r);
+        struct ht_draw draw = draw_of(run, p->stream, outs ? (uint32_t)run->step->out_row[r] : r);
         ht_train_rows(run->device->isa)
             ->dropout(&draw, ht_ref_floats(&p->x) + (size_t)r * p->x_stride, p->dim, limit, 1.0f / (1.0f - p->rate),
                       p->add, ht_ref_floats(&p->y) + (size_t)r * p->y_stride);

@@ -72,16 +72,16 @@ static void note_matrix(struct ht_notes *notes, const struct ht_ref *ref, uint32
 static enum hearth_status record_dense(struct ht_plan *plan, const struct ht_dense *p, struct hearth_error *err)
 {
     BEGIN(dense);
-    ht_note_all(&notes, &p->a, HT_ROWS_ALL, p->a_stride, p->k, false);
+    ht_note_all(&notes, &p->a, p->rows, p->a_stride, p->k, false);
     if (p->kind == HT_DENSE_TN)
-        ht_note_all(&notes, &p->b, HT_ROWS_ALL, p->b_stride, p->n, false);
+        ht_note_all(&notes, &p->b, p->rows, p->b_stride, p->n, false);
     else
         note_matrix(&notes, &p->b, p->kind == HT_DENSE_NT ? p->n : p->k, p->b_stride,
                     p->kind == HT_DENSE_NT ? p->k : p->n, false);
     if (p->kind == HT_DENSE_TN)
         note_matrix(&notes, &p->y, p->k, p->y_stride, p->n, true);
     else
-        ht_note_all(&notes, &p->y, HT_ROWS_ALL, p->y_stride, p->n, true);
+        ht_note_all(&notes, &p->y, p->rows, p->y_stride, p->n, true);
     ht_settle(call, &notes);
     ht_want_scratch(plan, ht_dense_thread_bytes(p), 0);
     return HEARTH_OK;
@@ -268,8 +268,8 @@ static enum hearth_status record_adamw8(struct ht_plan *plan, const struct ht_ad
 static enum hearth_status record_dropout(struct ht_plan *plan, const struct ht_dropout *p, struct hearth_error *err)
 {
     BEGIN(dropout);
-    ht_note_all(&notes, &p->x, HT_ROWS_ALL, p->x_stride, p->dim, false);
-    ht_note_all(&notes, &p->y, HT_ROWS_ALL, p->y_stride, p->dim, true);
+    ht_note_all(&notes, &p->x, p->rows, p->x_stride, p->dim, false);
+    ht_note_all(&notes, &p->y, p->rows, p->y_stride, p->dim, true);
     ht_settle(call, &notes);
     return HEARTH_OK;
 }

@@ -76,9 +76,11 @@ static enum hearth_status check_columns(const char *what, const struct ht_ref *r
 
 enum hearth_status ht_check_dense(const struct ht_plan *plan, const struct ht_dense *p, struct hearth_error *err)
 {
-    uint32_t rows = shape_of(plan)->rows;
+    uint32_t rows = rows_of(plan, p->rows);
     REQUIRE(p->kind >= HT_DENSE_NT && p->kind <= HT_DENSE_TN, "dense: unknown kind");
-    REQUIRE(p->n && p->n <= HT_MAX_FF && p->k && p->k <= HT_MAX_FF && isfinite(p->scale), "dense: shape or scale");
+    REQUIRE(p->n && p->n <= HT_MAX_VOCAB && p->k && p->k <= HT_MAX_VOCAB && isfinite(p->scale), "dense: shape or scale");
+    REQUIRE(!p->chain || (p->kind == HT_DENSE_TN && p->scale == 1 && !p->add), "dense: a chain is of TN, neither "
+            "scaled nor added");
     uint32_t b_rows = p->kind == HT_DENSE_NT ? p->n : p->kind == HT_DENSE_NN ? p->k : rows;
     HT_TRY(check_columns("dense a", &p->a, rows, p->a_stride, p->k, err));
     HT_TRY(check_columns("dense b", &p->b, b_rows, p->b_stride, p->kind == HT_DENSE_NT ? p->k : p->n, err));
@@ -242,8 +244,8 @@ enum hearth_status ht_check_dropout(const struct ht_plan *plan, const struct ht_
 {
     REQUIRE(p->rate >= 0 && p->rate < 1, "dropout: the rate must be in [0, 1)");
     REQUIRE(p->stream < 1u << 24, "dropout: stream");
-    HT_TRY(ht_check_view("dropout x", &p->x, shape_of(plan)->rows, p->x_stride, p->dim, err));
-    return ht_check_view("dropout y", &p->y, shape_of(plan)->rows, p->y_stride, p->dim, err);
+    HT_TRY(ht_check_view("dropout x", &p->x, rows_of(plan, p->rows), p->x_stride, p->dim, err));
+    return ht_check_view("dropout y", &p->y, rows_of(plan, p->rows), p->y_stride, p->dim, err);
 }
 
 enum hearth_status ht_check_noise(const struct ht_plan *plan, const struct ht_noise *p, struct hearth_error *err)

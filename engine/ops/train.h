@@ -85,14 +85,17 @@ struct ht_linear_t {
 //   NT  y (rows, n) = a bᵀ, b (n, k)      chain over k
 //   NN  y (rows, n) = a b,  b (k, n)      chain over k
 //   TN  y (k, n)    = aᵀ b, b (rows, n)   chain over the rows
-// a, b and y may begin at any column of a wider matrix: their offsets need be no multiples of 16.
+// With `chain` (TN alone) t begins with y, and y = t; scale is 1 and add false: sums over the rows of several submits
+// are those of all rows at once. a, b and y may begin at any column of a wider matrix: their offsets need be no
+// multiples of 16. rows: of a and of what else has rows.
 enum ht_dense_kind { HT_DENSE_NT = 0, HT_DENSE_NN = 1, HT_DENSE_TN = 2 };
 struct ht_dense {
     enum ht_dense_kind kind;
     struct ht_ref a, b, y;
     uint32_t a_stride, b_stride, y_stride, n, k;
     float scale;
-    bool add;
+    bool add, chain;
+    enum ht_rows rows;
 };
 
 // ---------------------------------------------------------------- backward of row ops
@@ -246,12 +249,14 @@ struct ht_adamw8 {
 };
 
 // y = [y +] (word >= rate * 2^32 ? x * (1 / (1 - rate)) : 0). The word: ht_philox(seed, row_id << 32 | column / 4,
-// step << 24 | stream).v[column % 4]. The backward op is the same op over dy.  y may be x.      (R, dim)
+// step << 24 | stream).v[column % 4]. The backward op is the same op over dy.  y may be x.  Row o of the output rows has
+// the row_id of row out_row[o].                                                                 (R, dim)
 struct ht_dropout {
     struct ht_ref x, y;
     uint32_t x_stride, y_stride, dim, stream; // stream < 2^24: layer and target
     float rate;                               // [0, 1)
     bool add;
+    enum ht_rows rows;
 };
 
 // NEFTune: x = fma(u, alpha / sqrtf(length * dim), x), u = 2 * ht_unit_f32(word) - 1, word as above, length = rows of

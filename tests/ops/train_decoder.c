@@ -263,8 +263,10 @@ static void record_linear(struct recorder *c, struct device_layer *l, int t, str
 {
     TRAIN(linear, {x, n_in[t], n_in[t], 1, {{l->w[t], y, {NULL, 0}, n_out[t], 0, add}}, HT_ROWS_ALL, NULL},
           HT_TRAIN_F, 0, 0);
-    TRAIN(dense, HT_DENSE_NT, x, l->a[t], l->u[t], n_in[t], n_in[t], RANK, RANK, n_in[t], 1, false);
-    TRAIN(dense, HT_DENSE_NT, l->u[t], l->b[t], y, RANK, RANK, n_out[t], n_out[t], RANK, (float)lora, true);
+    TRAIN(dense, HT_DENSE_NT, x, l->a[t], l->u[t], n_in[t], n_in[t], RANK, RANK, n_in[t], 1, false, false,
+          HT_ROWS_ALL);
+    TRAIN(dense, HT_DENSE_NT, l->u[t], l->b[t], y, RANK, RANK, n_out[t], n_out[t], RANK, (float)lora, true, false,
+          HT_ROWS_ALL);
 }
 
 static void record_linear_back(struct recorder *c, struct device_layer *l, int t, struct ht_ref x, struct ht_ref dy,
@@ -272,10 +274,12 @@ static void record_linear_back(struct recorder *c, struct device_layer *l, int t
 {
     TRAIN(linear_t, {dx, n_in[t], n_in[t], 1, {{l->w[t], dy, {NULL, 0}, n_out[t], 0, false}}, HT_ROWS_ALL, NULL}, add,
           HT_TRAIN_F, 0, 0);
-    TRAIN(dense, HT_DENSE_NN, dy, l->b[t], c->t, n_out[t], RANK, RANK, RANK, n_out[t], (float)lora, false);
-    TRAIN(dense, HT_DENSE_TN, dy, l->u[t], l->db[t], n_out[t], RANK, RANK, RANK, n_out[t], (float)lora, false);
-    TRAIN(dense, HT_DENSE_TN, c->t, x, l->da[t], RANK, n_in[t], n_in[t], n_in[t], RANK, 1, false);
-    TRAIN(dense, HT_DENSE_NN, c->t, l->a[t], dx, RANK, n_in[t], n_in[t], n_in[t], RANK, 1, true);
+    TRAIN(dense, HT_DENSE_NN, dy, l->b[t], c->t, n_out[t], RANK, RANK, RANK, n_out[t], (float)lora, false, false,
+          HT_ROWS_ALL);
+    TRAIN(dense, HT_DENSE_TN, dy, l->u[t], l->db[t], n_out[t], RANK, RANK, RANK, n_out[t], (float)lora, false, false,
+          HT_ROWS_ALL);
+    TRAIN(dense, HT_DENSE_TN, c->t, x, l->da[t], RANK, n_in[t], n_in[t], n_in[t], RANK, 1, false, false, HT_ROWS_ALL);
+    TRAIN(dense, HT_DENSE_NN, c->t, l->a[t], dx, RANK, n_in[t], n_in[t], n_in[t], RANK, 1, true, false, HT_ROWS_ALL);
 }
 
 static struct ht_attend attend_of(const struct recorder *c, const struct device_layer *l)
@@ -294,13 +298,13 @@ static void record_forward(struct recorder *c, struct device_layer *l, struct ht
     SERVE(rope, l->k, c->freq, KV * HEAD, KV, HEAD, HEAD, HT_ROPE_NEOX, 1);
     struct ht_attend attend = attend_of(c, l);
     CHECK_OK(c->p.ops->attend(c->p.base.plan, &attend, &check_err));
-    TRAIN(dropout, l->x, l->x1, DIM, DIM, DIM, 0, 0, false); // rate 0: a copy
+    TRAIN(dropout, l->x, l->x1, DIM, DIM, DIM, 0, 0, false, HT_ROWS_ALL); // rate 0: a copy
     record_linear(c, l, TO, l->seen, l->x1, true);
     SERVE(rmsnorm, l->x1, l->n2, l->norm[1], DIM, DIM, 1, DIM, (float)eps, false, HT_ROWS_ALL);
     record_linear(c, l, TGATE, l->n2, l->gate, false);
     record_linear(c, l, TUP, l->n2, l->up, false);
     SERVE(glu, l->gate, l->up, l->h, FF, FF, FF, FF, c->m->act);
-    TRAIN(dropout, l->x1, y, DIM, DIM, DIM, 0, 0, false);
+    TRAIN(dropout, l->x1, y, DIM, DIM, DIM, 0, 0, false, HT_ROWS_ALL);
     record_linear(c, l, TDOWN, l->h, y, true);
 }
 

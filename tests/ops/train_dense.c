@@ -2,6 +2,7 @@
 // dense: the three products at sizes around every block of the kernels: each path and number of threads the same bits,
 // within γ_m Σ|terms| of the double oracle, m = the length of the chain and what follows it; operands that begin at any
 // column of a wider matrix.
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -53,7 +54,7 @@ static unsigned dense_case(struct check_device *d, const struct shape *s, enum h
     struct train_plan p = train_plan_begin(d, s->rows, 1);
     CHECK_OK(p.ops->dense(p.base.plan,
                           &(struct ht_dense){kind, moved(&a, 1), moved(&b, 2), moved(&y, ASIDE), a.view.stride,
-                                             b.view.stride, y.view.stride, s->n, s->k, 0.75f, add},
+                                             b.view.stride, y.view.stride, s->n, s->k, 0.75f, add, false, HT_ROWS_ALL},
                           &check_err));
     train_plan_end(&p);
     train_plan_run(&p);
@@ -92,6 +93,70 @@ static unsigned test_dense(struct check_device *d)
     return failures;
 }
 
+// y goes on as a chain over the output rows, then over all rows; NT and NN over the output rows leave the others.
+static unsigned chain_case(struct check_device *d, const struct shape *s, unsigned index)
+{
+    uint32_t outs = s->rows / 2 + 1;
+    char what[96];
+    snprintf(what, sizeof what, "chain %s rows %u n %u k %u", d->name, s->rows, s->n, s->k);
+    check_reseed(index);
+    struct train_in a = train_in_make(d, s->rows, s->k, s->k + 1, 1), b = train_in_make(d, s->rows, s->n, s->n, 1);
+    struct train_in y = train_in_make(d, s->k, s->n, s->n + 2, 1), z = train_in_make(d, s->rows, s->k, s->k, 1);
+    float *want = malloc((size_t)s->k * s->n * sizeof *want), *kept = malloc(s->k * sizeof *kept);
+    memcpy(kept, check_view_row(&z.view, s->rows - 1), s->k * sizeof *kept);
+    for (uint32_t i = 0; i < s->k; i++)
+        for (uint32_t j = 0; j < s->n; j++) {
+            float t = check_view_row(&y.view, i)[j];
+            for (uint32_t r = 0; r < outs + s->rows; r++) {
+                uint32_t row = r < outs ? r : r - outs;
+                t = fmaf(check_view_row(&a.view, row)[i], check_view_row(&b.view, row)[j], t);
+            }
+            want[i * s->n + j] = t;
+        }
+    struct train_plan p = train_plan_begin(d, s->rows, outs);
+    struct ht_dense op = {HT_DENSE_TN,   a.view.ref, b.view.ref, y.view.ref, a.view.stride, b.view.stride,
+                          y.view.stride, s->n,       s->k,       1,          false,         true,
+                          HT_ROWS_OUT};
+    CHECK_OK(p.ops->dense(p.base.plan, &op, &check_err));
+    op.rows = HT_ROWS_ALL;
+    CHECK_OK(p.ops->dense(p.base.plan, &op, &check_err));
+    struct ht_dense of_outs = {HT_DENSE_NT,   b.view.ref, y.view.ref, z.view.ref, b.view.stride, y.view.stride,
+                               z.view.stride, s->k,       s->n,       1,          false,         false,
+                               HT_ROWS_OUT};
+    CHECK_OK(p.ops->dense(p.base.plan, &of_outs, &check_err));
+    op.scale = 2;
+    unsigned failures = p.ops->dense(p.base.plan, &op, &check_err) != HEARTH_INVALID;
+    train_plan_end(&p);
+    train_plan_run(&p);
+    for (uint32_t i = 0; i < s->k; i++)
+        failures += memcmp(check_view_row(&y.view, i), want + i * s->n, s->n * sizeof *want) != 0;
+    failures += outs < s->rows && memcmp(kept, check_view_row(&z.view, s->rows - 1), s->k * sizeof *kept) != 0;
+    if (failures)
+        fprintf(stderr, "%s: %u failures\n", what, failures);
+    failures += train_same_bits(what, index, &z.view) + check_view_guards(&y.view, what);
+    train_plan_free(&p);
+    struct train_in *all[] = {&a, &b, &y, &z};
+    for (int i = 0; i < 4; i++)
+        train_in_free(all[i]);
+    free(want);
+    free(kept);
+    return failures;
+}
+
+static unsigned test_chain(struct check_device *d)
+{
+    unsigned failures = 0;
+    for (unsigned i = 0; i < N_SHAPES; i++)
+        failures += chain_case(d, &shapes[i], 200 + i);
+    return failures;
+}
+
+static void chain(void **state)
+{
+    (void)state;
+    assert_int_equal(train_each_path(test_chain), 0);
+}
+
 static void dense(void **state)
 {
     (void)state;
@@ -100,6 +165,6 @@ static void dense(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(dense)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(dense), cmocka_unit_test(chain)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

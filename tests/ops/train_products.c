@@ -211,7 +211,7 @@ static unsigned test_dense(struct check_device *d)
         struct train_plan p = train_plan_begin(d, ROWS, 1);
         CHECK_OK(p.ops->dense(p.base.plan,
                               &(struct ht_dense){kind, a.view.ref, b.view.ref, y.view.ref, a.view.stride, b.view.stride,
-                                                 y.view.stride, n, k, 0.75f, add},
+                                                 y.view.stride, n, k, 0.75f, add, false, HT_ROWS_ALL},
                               &check_err));
         train_plan_end(&p);
         train_plan_run(&p);
@@ -260,7 +260,8 @@ static void refusals(void **state)
     f.first = f.count = 0;
     f.m.part[0].y_stride = 1000;
     assert_int_equal(p.ops->linear(p.base.plan, &f, &check_err), HEARTH_INVALID);
-    struct ht_dense beyond = {HT_DENSE_TN, x.view.ref, x.view.ref, y.view.ref, 32, 32, 16, 16, 32, 1, false};
+    struct ht_dense beyond = {HT_DENSE_TN, x.view.ref, x.view.ref, y.view.ref, 32, 32, 16, 16, 32, 1, false, false,
+                               HT_ROWS_ALL};
     assert_int_equal(p.ops->dense(p.base.plan, &beyond, &check_err), HEARTH_INVALID); // y would be (32, 16)
     struct ht_cross_entropy loss = {y.view.ref, x.view.ref, 16, 16, 0};
     assert_int_equal(p.ops->cross_entropy(p.base.plan, &loss, &check_err), HEARTH_OK);

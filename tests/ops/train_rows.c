@@ -452,9 +452,13 @@ static unsigned test_draws(struct check_device *d)
     double mean = 0, largest = 0;
     check_reseed(4);
     struct train_in x = train_in_make(d, ROWS, DIM, DIM + 1, 1), y = train_in_make(d, ROWS, DIM, DIM, 1),
-                    z = train_in_make(d, ROWS, DIM, DIM + 2, 1);
-    struct train_plan p = train_plan_begin(d, ROWS, 1);
-    struct ht_dropout drop = {x.view.ref, y.view.ref, x.view.stride, y.view.stride, DIM, 5, 0.25f, false};
+                    z = train_in_make(d, ROWS, DIM, DIM + 2, 1), outs = train_in_make(d, ROWS, DIM, DIM, 1);
+    struct train_plan p = train_plan_begin(d, ROWS, 3);
+    struct ht_dropout drop = {x.view.ref, y.view.ref, x.view.stride, y.view.stride, DIM, 5, 0.25f, false,
+                              HT_ROWS_ALL};
+    CHECK_OK(p.ops->dropout(p.base.plan, &drop, &check_err));
+    drop.y = outs.view.ref;
+    drop.rows = HT_ROWS_OUT;
     CHECK_OK(p.ops->dropout(p.base.plan, &drop, &check_err));
     CHECK_OK(p.ops->fill(p.base.plan, &(struct ht_fill){z.view.ref, DIM, 0.0f}, &check_err)); // its first row
     CHECK_OK(p.ops->noise(p.base.plan, &(struct ht_noise){z.view.ref, z.view.stride, DIM, 5, 6.0f}, &check_err));
@@ -463,7 +467,14 @@ static unsigned test_draws(struct check_device *d)
         p.train.seg_from[r] = r < 4 ? 0 : 4;
         p.train.row_id[r] = r == 8 ? 2 : r; // the draws of row 2 again
     }
+    for (uint32_t o = 0; o < 3; o++)
+        p.base.step.out_row[o] = (int32_t)(7 - 2 * o);
     train_plan_run(&p);
+    for (uint32_t o = 0; o < 4; o++) // an output row has the draws of its row; the fourth is none
+        for (uint32_t i = 0; i < DIM; i++) {
+            float got = check_view_row(&outs.view, o)[i];
+            failures += (o < 3 ? check_view_row(&y.view, 7 - 2 * o)[i] != 0 : true) != (got != 0);
+        }
     for (uint32_t r = 0; r < ROWS; r++)
         for (uint32_t i = 0; i < DIM; i++) {
             float got = check_view_row(&y.view, r)[i], from = check_view_row(&x.view, r)[i];
@@ -482,6 +493,7 @@ static unsigned test_draws(struct check_device *d)
     train_in_free(&x);
     train_in_free(&y);
     train_in_free(&z);
+    train_in_free(&outs);
     return failures;
 }
 
