@@ -18,6 +18,7 @@ struct hd_adapter {
     char name[HD_MAX_LEARNT_NAME + 1];
     char base_sha256[HD_SHA256_HEX_BYTES]; // of the model that it is for
     struct hearth_adapter *adapter; // OPEN
+    uint64_t values_bytes;          // OPEN: what it takes
     struct hearth_error error;      // FAILED
 };
 // OPENING, with one reference. NULL when out of memory.

@@ -632,6 +632,7 @@ static const struct {
     {"data.import", hd_admin_data_import},
     {"data.list", hd_admin_data_list},
     {"data.remove", hd_admin_data_remove},
+    {"adapters.export", hd_admin_adapters_export},
     {"adapters.import", hd_admin_adapters_import},
     {"adapters.list", hd_admin_adapters_list},
     {"adapters.use", hd_admin_adapters_use},

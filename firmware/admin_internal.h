@@ -41,6 +41,7 @@ void hd_admin_data_import(struct hd_admin_client *client, json_t *request);
 void hd_admin_data_list(struct hd_admin_client *client, json_t *request);
 void hd_admin_data_remove(struct hd_admin_client *client, json_t *request);
 void hd_admin_adapters_import(struct hd_admin_client *client, json_t *request);
+void hd_admin_adapters_export(struct hd_admin_client *client, json_t *request);
 void hd_admin_adapters_list(struct hd_admin_client *client, json_t *request);
 void hd_admin_adapters_use(struct hd_admin_client *client, json_t *request);
 void hd_admin_adapters_remove(struct hd_admin_client *client, json_t *request);

@@ -123,7 +123,10 @@ void hd_admin_data_import(struct hd_admin_client *client, json_t *request)
         hd_admin_fail(client, &error);
 }
 
-void hd_admin_adapters_import(struct hd_admin_client *client, json_t *request)
+// import and export: both have a name and a descriptor.
+static void move_adapter(struct hd_admin_client *client, json_t *request,
+                         enum hearth_status (*move)(struct hd_learn *learn, const char *name, int fd,
+                                                    struct hd_learn_waiter waiter, struct hearth_error *err))
 {
     json_error_t unpack_error;
     const char *cmd, *name;
@@ -132,11 +135,21 @@ void hd_admin_adapters_import(struct hd_admin_client *client, json_t *request)
         return;
     if (client->n_fds != 1)
         hd_admin_error(client, "invalid", "the adapter's file comes as a descriptor");
-    else if (hd_learn_import_adapter(client->server->learn, name, take_fd(client),
-                                     (struct hd_learn_waiter){told, client}, &error) == HEARTH_OK)
+    else if (move(client->server->learn, name, take_fd(client), (struct hd_learn_waiter){told, client}, &error) ==
+             HEARTH_OK)
         client->waits_for_learn = true;
     else
         hd_admin_fail(client, &error);
+}
+
+void hd_admin_adapters_import(struct hd_admin_client *client, json_t *request)
+{
+    move_adapter(client, request, hd_learn_import_adapter);
+}
+
+void hd_admin_adapters_export(struct hd_admin_client *client, json_t *request)
+{
+    move_adapter(client, request, hd_learn_export_adapter);
 }
 
 // ---- data sets

@@ -265,8 +265,10 @@ struct hd_learn *hd_learn_open(struct hd_server *server)
 
 void hd_learn_turn(struct hd_learn *learn)
 {
-    if (learn)
-        hd_keeper_tell(learn->keeper);
+    if (!learn)
+        return;
+    hd_keeper_tell(learn->keeper);
+    hd_learn_drop_idle(learn);
 }
 
 void hd_learn_close(struct hd_learn **out)
@@ -278,7 +280,7 @@ void hd_learn_close(struct hd_learn **out)
     learn->n_followers = 0;
     hd_keeper_stop(&learn->keeper);
     *out = NULL;
-    for (size_t i = 0; i < HD_MAX_LIVE_ADAPTERS; i++)
+    for (size_t i = 0; i < HD_MAX_LEARNT; i++)
         hd_adapter_unref(&learn->live[i]);
     hd_run_files_unref(&learn->files);
     hd_learnt_free(learn->items, learn->n_items);

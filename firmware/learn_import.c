@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Data sets and adapters come into the box, and adapters are opened, all of it on the keeper thread. Loop thread, but
-// for what is marked.
+// Data sets and adapters come into the box, adapters go out of it and are opened, all of it on the keeper thread. Loop
+// thread, but for what is marked.
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -350,6 +350,60 @@ enum hearth_status hd_learn_import_adapter(struct hd_learn *learn, const char *n
     return HEARTH_OK;
 }
 
+// ---- an adapter goes out
+
+struct export_adapter {
+    struct hd_learn_task base;
+    struct hd_id item;
+    int fd;
+};
+
+static void run_export(struct hd_task *task) // keeper thread
+{
+    struct export_adapter *t = (struct export_adapter *)task;
+    struct hearth_error *err = &t->base.error;
+    uint64_t n;
+    err->code = hd_sealed_copy(&t->base.place, "adapter.gguf", HD_MAX_ADAPTER_BYTES, t->fd, &n, err);
+    if (err->code == HEARTH_OK && ftruncate(t->fd, (off_t)n) != 0)
+        err->code = hd_fail(err, HEARTH_IO, "the file cannot be cut to its length: %s", strerror(errno));
+    close(t->fd);
+}
+
+static void done_export(struct hd_task *task)
+{
+    struct export_adapter *t = (struct export_adapter *)task;
+    struct hearth_error *err = &t->base.error;
+    const struct hd_learnt *item = hd_learn_by_id(t->base.learn, &t->item);
+    if (err->code == HEARTH_OK && !item)
+        err->code = hd_fail(err, HEARTH_NOT_FOUND, "the adapter was removed meanwhile");
+    hd_learn_task_end(&t->base, err->code == HEARTH_OK ? item : NULL);
+}
+
+enum hearth_status hd_learn_export_adapter(struct hd_learn *learn, const char *name, int fd,
+                                           struct hd_learn_waiter waiter, struct hearth_error *err)
+{
+    struct hd_sealed_place place = {0};
+    uint64_t ignored;
+    const struct hd_learnt *item = hd_learn_find(learn, HD_LEARNT_ADAPTER, name, NULL);
+    enum hearth_status status =
+        item ? file_size(fd, INT64_MAX, &ignored, err)
+             : hd_fail(err, HEARTH_NOT_FOUND, "there is no adapter of that name");
+    if (status == HEARTH_OK)
+        status = hd_learn_place(learn, &item->id, &place, err);
+    struct export_adapter *task =
+        status == HEARTH_OK ? hd_learn_task_new(learn, sizeof *task, &place, run_export, done_export) : NULL;
+    if (!task) {
+        hd_sealer_unref(&place.sealer);
+        close(fd);
+        return status == HEARTH_OK ? hd_fail(err, HEARTH_NOMEM, "out of memory") : status;
+    }
+    task->item = item->id;
+    task->base.waiter = waiter;
+    task->fd = fd;
+    hd_keeper_add(learn->keeper, &task->base.task);
+    return HEARTH_OK;
+}
+
 // ---- opening an adapter
 
 struct open_adapter {
@@ -361,6 +415,7 @@ static void run_open(struct hd_task *task) // keeper thread
 {
     struct open_adapter *t = (struct open_adapter *)task;
     struct hd_adapter *adapter = t->adapter;
+    struct hearth_adapter_info info;
     char path[32];
     uint64_t n;
     int fd;
@@ -371,6 +426,10 @@ static void run_open(struct hd_task *task) // keeper thread
         status = hearth_adapter_open(&adapter->adapter, path, NULL, &adapter->error);
     if (fd >= 0)
         close(fd);
+    if (status == HEARTH_OK) {
+        hearth_adapter_get_info(adapter->adapter, &info);
+        adapter->values_bytes = info.n_params * sizeof(float);
+    }
     adapter->error.code = status;
     atomic_store(&adapter->state, status == HEARTH_OK ? HD_ADAPTER_OPEN : HD_ADAPTER_FAILED);
 }
@@ -381,7 +440,7 @@ static void done_open(struct hd_task *task)
     struct hd_learn *learn = t->base.learn;
     if (atomic_load(&t->adapter->state) == HD_ADAPTER_FAILED) {
         hd_log(HD_LOG_ERROR, "the adapter %s cannot be read: %s", t->adapter->name, t->adapter->error.text);
-        for (size_t i = 0; i < HD_MAX_LIVE_ADAPTERS; i++) // the next one who wants it tries again
+        for (size_t i = 0; i < HD_MAX_LEARNT; i++) // the next one who wants it tries again
             if (learn->live[i] == t->adapter)
                 hd_adapter_unref(&learn->live[i]);
     }
@@ -390,54 +449,54 @@ static void done_open(struct hd_task *task)
     hd_learn_task_end(&t->base, NULL);
 }
 
-// At the front of those that are live; the one that was wanted longest ago goes.
-static void put_first(struct hd_learn *learn, struct hd_adapter *adapter)
+void hd_learn_drop_idle(struct hd_learn *learn)
+{
+    for (size_t i = 0; i < HD_MAX_LEARNT; i++) // nobody but this thread takes references of it
+        if (learn->live[i] && atomic_load(&learn->live[i]->refs) == 1)
+            hd_adapter_unref(&learn->live[i]);
+}
+
+// False: there are more of them than can be learnt.
+static bool keep(struct hd_learn *learn, struct hd_adapter *adapter)
 {
     size_t at = 0;
-    while (at < HD_MAX_LIVE_ADAPTERS - 1 && learn->live[at] && learn->live[at] != adapter)
+    while (at < HD_MAX_LEARNT && learn->live[at])
         at++;
-    if (learn->live[at] != adapter) {
-        hd_adapter_unref(&learn->live[at]);
-        hd_adapter_ref(adapter);
-    }
-    memmove(learn->live + 1, learn->live, at * sizeof learn->live[0]);
-    learn->live[0] = adapter;
+    if (at < HD_MAX_LEARNT)
+        learn->live[at] = hd_adapter_ref(adapter);
+    return at < HD_MAX_LEARNT;
 }
 
 struct hd_adapter *hd_learn_open_adapter(struct hd_learn *learn, const struct hd_learnt *item,
                                          struct hearth_error *err)
 {
-    for (size_t i = 0; i < HD_MAX_LIVE_ADAPTERS; i++) {
-        struct hd_adapter *adapter = learn->live[i];
-        if (!adapter || !hd_id_equal(&adapter->id, &item->id))
-            continue;
-        put_first(learn, adapter);
-        return hd_adapter_ref(adapter);
-    }
+    for (size_t i = 0; i < HD_MAX_LEARNT; i++)
+        if (learn->live[i] && hd_id_equal(&learn->live[i]->id, &item->id))
+            return hd_adapter_ref(learn->live[i]);
     struct hd_sealed_place place = {0};
     json_t *meta = json_loads(item->meta, 0, NULL);
     const char *base = json_string_value(json_object_get(meta, "base"));
     enum hearth_status status = hd_learn_place(learn, &item->id, &place, err);
     struct hd_adapter *adapter = status == HEARTH_OK ? hd_adapter_new(&item->id, item->name, base ? base : "") : NULL;
     struct open_adapter *task =
-        adapter ? hd_learn_task_new(learn, sizeof *task, &place, run_open, done_open) : NULL;
+        adapter && keep(learn, adapter) ? hd_learn_task_new(learn, sizeof *task, &place, run_open, done_open) : NULL;
     json_decref(meta);
     if (!task) {
         hd_sealer_unref(&place.sealer);
+        hd_learn_adapter_gone(learn, &item->id);
         hd_adapter_unref(&adapter);
         if (status == HEARTH_OK)
             hd_fail(err, HEARTH_NOMEM, "out of memory");
         return NULL;
     }
     task->adapter = hd_adapter_ref(adapter);
-    put_first(learn, adapter);
     hd_keeper_add(learn->keeper, &task->base.task);
     return adapter;
 }
 
 void hd_learn_adapter_gone(struct hd_learn *learn, const struct hd_id *id)
 {
-    for (size_t i = 0; i < HD_MAX_LIVE_ADAPTERS; i++) {
+    for (size_t i = 0; i < HD_MAX_LEARNT; i++) {
         struct hd_adapter *adapter = learn->live[i];
         if (!adapter || !hd_id_equal(&adapter->id, id))
             continue;

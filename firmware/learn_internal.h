@@ -10,8 +10,6 @@
 #include "firmware/learn.h"
 #include "firmware/sealed_file.h"
 
-enum { HD_MAX_LIVE_ADAPTERS = 16 };
-
 // A piece of work for the keeper thread; the first member of the tasks in learn*.c.
 struct hd_learn_task {
     struct hd_task task;
@@ -36,7 +34,7 @@ struct hd_learn {
     size_t n_items;
     struct hd_adapter_choice *choices;
     size_t n_choices;
-    struct hd_adapter *live[HD_MAX_LIVE_ADAPTERS]; // opened lately, newest first
+    struct hd_adapter *live[HD_MAX_LEARNT]; // that somebody answers or trains with, or will
     struct hd_learn_task *tasks;                   // that the keeper has
 
     // the training
@@ -70,6 +68,7 @@ void hd_learn_task_end(struct hd_learn_task *task, const struct hd_learnt *item)
 // With a reference for the caller. NULL: err tells.
 struct hd_adapter *hd_learn_open_adapter(struct hd_learn *learn, const struct hd_learnt *item,
                                          struct hearth_error *err);
+void hd_learn_drop_idle(struct hd_learn *learn); // lets go of adapters that nobody else holds any more
 void hd_learn_adapter_gone(struct hd_learn *learn, const struct hd_id *id);
 
 // learn_train.c

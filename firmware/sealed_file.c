@@ -240,8 +240,9 @@ static enum hearth_status read_content(struct transfer *t, uint8_t *to, int fd, 
             status = damaged(t, err);
         if (status == HEARTH_OK && to)
             memcpy(to + at, part, n);
-        else if (status == HEARTH_OK && pwrite(fd, part, n, (off_t)at) != (ssize_t)n)
-            status = hd_fail(err, HEARTH_NOMEM, "no memory for a stored %s", t->name);
+        ssize_t written = status == HEARTH_OK && !to ? pwrite(fd, part, n, (off_t)at) : (ssize_t)n;
+        if (written != (ssize_t)n)
+            status = hd_fail_errno(err, written < 0 ? errno : ENOSPC, "cannot write a copy of the stored", t->name);
         hd_wipe_free(part, n);
         at += n;
     }
@@ -273,20 +274,28 @@ enum hearth_status hd_sealed_read(const struct hd_sealed_place *place, const cha
     return HEARTH_OK;
 }
 
+enum hearth_status hd_sealed_copy(const struct hd_sealed_place *place, const char *name, uint64_t max_bytes, int fd,
+                                  uint64_t *len_bytes, struct hearth_error *err)
+{
+    struct transfer t = {.place = place, .name = name, .fd = -1};
+    *len_bytes = 0;
+    enum hearth_status status = begin(&t, max_bytes, len_bytes, err);
+    if (status == HEARTH_OK)
+        status = read_content(&t, NULL, fd, *len_bytes, err);
+    if (t.fd >= 0)
+        (void)hd_io()->close(hd_io()->user, t.fd);
+    return status;
+}
+
 enum hearth_status hd_sealed_read_fd(const struct hd_sealed_place *place, const char *name, uint64_t max_bytes, int *fd,
                                      uint64_t *len_bytes, struct hearth_error *err)
 {
-    struct transfer t = {.place = place, .name = name, .fd = -1};
-    *fd = -1;
     *len_bytes = 0;
-    enum hearth_status status = begin(&t, max_bytes, len_bytes, err);
-    if (status == HEARTH_OK && (*fd = memfd_create("hearth", MFD_CLOEXEC)) < 0)
-        status = hd_fail_errno(err, errno, "cannot make room for a stored", name);
-    if (status == HEARTH_OK)
-        status = read_content(&t, NULL, *fd, *len_bytes, err);
-    if (t.fd >= 0)
-        (void)hd_io()->close(hd_io()->user, t.fd);
-    if (status != HEARTH_OK && *fd >= 0) {
+    *fd = memfd_create("hearth", MFD_CLOEXEC);
+    if (*fd < 0)
+        return hd_fail_errno(err, errno, "cannot make room for a stored", name);
+    enum hearth_status status = hd_sealed_copy(place, name, max_bytes, *fd, len_bytes, err);
+    if (status != HEARTH_OK) {
         close(*fd);
         *fd = -1;
     }

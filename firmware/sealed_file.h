@@ -27,6 +27,9 @@ enum hearth_status hd_sealed_read(const struct hd_sealed_place *place, const cha
 // Into memory that has a path, /proc/self/fd/<fd>, but no name on any disk. *fd is the caller's to close.
 enum hearth_status hd_sealed_read_fd(const struct hd_sealed_place *place, const char *name, uint64_t max_bytes, int *fd,
                                      uint64_t *len_bytes, struct hearth_error *err);
+// The same into an open file, from its beginning on, a part at a time; when it fails some of them stand there.
+enum hearth_status hd_sealed_copy(const struct hd_sealed_place *place, const char *name, uint64_t max_bytes, int fd,
+                                  uint64_t *len_bytes, struct hearth_error *err);
 // Removes the file `name` of an item, or with NULL all of its files.
 void hd_sealed_remove(const char *dir, const struct hd_id *item, const char *name);
 // Removes every file of the folder whose item is not `kept`, and what a crash left half-written.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which adapters the loaded models have: taken when the first answer wants one, least recently used ones go when there
 // are too many, those that were removed go as soon as nobody answers with them. Engine thread only.
+#include <stdio.h>
 #include <string.h>
 
 #include "firmware/worker_internal.h"
@@ -14,6 +15,16 @@ const char *hd_model_sha256(struct hd_loaded *model)
     return model->sha256;
 }
 
+// What the model's adapters take: as they were read, and in the engine.
+static void measure(struct hd_loaded *model)
+{
+    struct hearth_engine_info info;
+    hearth_engine_get_info(model->engine, &info);
+    model->adapter_bytes = info.adapter_bytes;
+    for (unsigned i = 0; i < HEARTH_MAX_ADAPTERS; i++)
+        model->adapter_bytes += model->adapters[i].adapter ? model->adapters[i].adapter->values_bytes : 0;
+}
+
 static void let_go(struct hd_loaded *model, struct hd_engine_adapter *place)
 {
     struct hearth_error ignored;
@@ -22,6 +33,7 @@ static void let_go(struct hd_loaded *model, struct hd_engine_adapter *place)
     hd_worker_leave(model->worker);
     hd_adapter_unref(&place->adapter);
     memset(place, 0, sizeof *place);
+    measure(model);
 }
 
 // A free place; with `make` that of the one that was used longest ago. NULL: all are in use.
@@ -40,15 +52,50 @@ static struct hd_engine_adapter *free_place(struct hd_loaded *model, bool make)
     return oldest;
 }
 
+bool hd_adapters_shed(struct hd_worker *worker)
+{
+    struct hd_loaded *of = NULL;
+    struct hd_engine_adapter *oldest = NULL;
+    for (unsigned m = 0; m < HD_MAX_LOADED; m++) {
+        for (unsigned i = 0; worker->models[m].engine && i < HEARTH_MAX_ADAPTERS; i++) {
+            struct hd_engine_adapter *place = &worker->models[m].adapters[i];
+            if (!place->adapter || place->running || (oldest && oldest->used <= place->used))
+                continue;
+            oldest = place;
+            of = &worker->models[m];
+        }
+    }
+    if (oldest)
+        let_go(of, oldest);
+    return oldest != NULL;
+}
+
+// BUSY: when an answer of this model has ended there may be room.
+static enum hearth_status make_room(struct hd_loaded *model, const struct hd_adapter *adapter,
+                                    struct hearth_error *err)
+{
+    char what[HD_MAX_LEARNT_NAME + 16];
+    snprintf(what, sizeof what, "the adapter %s", adapter->name);
+    if (hd_models_make_room(model->worker, 2 * adapter->values_bytes, model, what, err))
+        return HEARTH_OK;
+    bool held = false;
+    for (unsigned i = 0; i < HEARTH_MAX_ADAPTERS; i++)
+        held = held || model->adapters[i].running;
+    return held ? HEARTH_BUSY : err->code;
+}
+
 static enum hearth_status load(struct hd_loaded *model, struct hd_adapter *adapter, float scale,
                                struct hd_engine_adapter **out, struct hearth_error *err)
 {
     const struct hearth_adapter_use use = {adapter->adapter, scale};
     const char *sha256 = hd_model_sha256(model);
     unsigned id = 0;
-    struct hd_engine_adapter *place = free_place(model, false);
-    enum hearth_status status = HEARTH_LIMIT;
     *out = NULL;
+    enum hearth_status status = make_room(model, adapter, err);
+    if (status != HEARTH_OK)
+        return status;
+    struct hd_engine_adapter *place = free_place(model, false);
+    status = HEARTH_LIMIT;
     while (status == HEARTH_LIMIT) {
         if (!place && !(place = free_place(model, true)))
             return hd_fail(err, HEARTH_BUSY, "all places for adapters are in use");
@@ -60,6 +107,7 @@ static enum hearth_status load(struct hd_loaded *model, struct hd_adapter *adapt
         return status;
     *place = (struct hd_engine_adapter){.adapter = hd_adapter_ref(adapter), .scale = scale, .id = id};
     *out = place;
+    measure(model);
     return HEARTH_OK;
 }
 

@@ -94,6 +94,7 @@ struct hd_loaded {
     struct hd_file_identity identity;
     char path[HD_PATH_BYTES], name[HD_MAX_MODEL_BYTES + 1], tag[HD_MODEL_TAG_BYTES];
     uint64_t needed_bytes, used;
+    uint64_t adapter_bytes; // of its adapters' values, as read and as the engine has them
     int64_t since_ms, steady_ms; // Unix time; for waiting
     bool training;               // it stays loaded
     bool leaving;                // no answers begin any more: its memory is wanted
@@ -220,9 +221,10 @@ void hd_models_close(struct hd_loaded *model);
 void hd_models_lost(struct hd_loaded *model, const struct hearth_error *error);
 void hd_models_publish(struct hd_worker *worker);
 void hd_models_publish_pages(struct hd_worker *worker); // how full the KV pools are
-// Unloads idle models, least recently used first, until `more_bytes` fit into the budget beside the rest. False: they
-// do not.
-bool hd_models_make_room(struct hd_worker *worker, uint64_t more_bytes);
+// Lets go of idle adapters and unloads idle models but for `keep`, least recently used first, until `more_bytes` fit into
+// the budget beside the rest. False: they do not; err tells the figures. `what` wants them, for the log.
+bool hd_models_make_room(struct hd_worker *worker, uint64_t more_bytes, const struct hd_loaded *keep, const char *what,
+                         struct hearth_error *err);
 
 // worker_run.c (engine thread)
 void *hd_worker_thread(void *worker);
@@ -241,6 +243,7 @@ enum hearth_status hd_adapters_take(struct hd_slot_session *slot, struct hd_job 
                                     struct hearth_error *err);
 void hd_adapters_end(struct hd_slot_session *slot); // its job has ended
 void hd_adapters_round(struct hd_worker *worker);    // those that are gone leave the engines
+bool hd_adapters_shed(struct hd_worker *worker); // the idle one that was used longest ago goes; false: none is idle
 void hd_adapters_close(struct hd_loaded *model);     // before its engine is closed
 const char *hd_model_sha256(struct hd_loaded *model); // "" = not known
 

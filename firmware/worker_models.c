@@ -73,11 +73,16 @@ struct hd_loaded *hd_models_loaded_at(struct hd_worker *worker, const char *path
     return NULL;
 }
 
+static uint64_t bytes_of(const struct hd_loaded *model)
+{
+    return model->engine ? model->needed_bytes + model->adapter_bytes : 0;
+}
+
 static uint64_t held_bytes(const struct hd_worker *worker)
 {
     uint64_t held = 0;
     for (unsigned i = 0; i < HD_MAX_LOADED; i++)
-        held += worker->models[i].engine ? worker->models[i].needed_bytes : 0;
+        held += bytes_of(&worker->models[i]);
     return held;
 }
 
@@ -91,7 +96,7 @@ static void publish_models(struct hd_worker *worker, struct hd_worker_state *sta
         struct hd_model_state *to = &state->models[state->n_models++];
         *to = (struct hd_model_state){.loaded = true,
                                       .info = model->info,
-                                      .needed_bytes = model->needed_bytes,
+                                      .needed_bytes = bytes_of(model),
                                       .since_ms = model->since_ms,
                                       .active = hd_model_running(model)};
         memcpy(to->name, model->name, sizeof to->name);
@@ -338,7 +343,7 @@ static unsigned choose_victims(struct hd_worker *worker, uint64_t need, struct h
             break;
         }
         same = NULL;
-        held -= oldest->needed_bytes;
+        held -= bytes_of(oldest);
         victims[n++] = oldest;
     }
     return n;
@@ -354,22 +359,29 @@ static void refuse_for_training(struct hd_worker *worker)
     end_load(worker, &error);
 }
 
-bool hd_models_make_room(struct hd_worker *worker, uint64_t more_bytes)
+bool hd_models_make_room(struct hd_worker *worker, uint64_t more_bytes, const struct hd_loaded *keep, const char *what,
+                         struct hearth_error *err)
 {
     uint64_t budget = hd_memory_budget(worker->params.config->memory_budget_mib);
     while (held_bytes(worker) + more_bytes > budget) {
+        if (hd_adapters_shed(worker))
+            continue;
         struct hd_loaded *oldest = NULL;
         for (unsigned i = 0; i < HD_MAX_LOADED; i++) {
             struct hd_loaded *model = &worker->models[i];
-            bool stays = !model->engine || model->training || hd_model_running(model) > 0 ||
+            bool stays = !model->engine || model == keep || model->training || hd_model_running(model) > 0 ||
                          strcmp(model->path, worker->chosen_path) == 0;
             if (!stays && (!oldest || model->used < oldest->used))
                 oldest = model;
         }
-        if (!oldest)
+        if (!oldest) {
+            hd_fail(err, HEARTH_UNSUPPORTED,
+                    "%s needs %.1f MiB, and of the memory budget of %.1f MiB %.1f are held by what is in use", what,
+                    (double)more_bytes / 1048576, (double)budget / 1048576, (double)held_bytes(worker) / 1048576);
             return false;
+        }
         hd_prefix_export_model(oldest);
-        hd_log(HD_LOG_INFO, "model %s is unloaded for a training", oldest->name);
+        hd_log(HD_LOG_INFO, "model %s is unloaded: %s needs its memory", oldest->name, what);
         hd_models_close(oldest);
     }
     hd_models_publish(worker);
@@ -383,6 +395,8 @@ static bool try_room(struct hd_worker *worker)
     const struct hd_config *config = worker->params.config;
     const struct hd_model_facts *facts = &load->file.facts;
     struct hd_loaded *victims[HD_MAX_LOADED];
+    while (held_bytes(worker) + needed(facts, least_ctx(config, facts)) > load->budget_bytes && hd_adapters_shed(worker))
+        ; // rather than a model
     uint64_t held = held_bytes(worker), left = load->budget_bytes > held ? load->budget_bytes - held : 0;
     unsigned n_ctx = best_ctx(config, facts, load->budget_bytes);
     if (needed(facts, n_ctx) > left && needed(facts, least_ctx(config, facts)) <= left)

@@ -214,10 +214,8 @@ static void begin(struct hd_worker *worker, struct hd_loaded *model)
         error.code = open_trainer(worker, model, &error);
     if (error.code == HEARTH_OK) {
         hearth_trainer_get_info(t->trainer, &info);
-        if (!hd_models_make_room(worker, info.memory_bytes))
-            hd_fail(&error, HEARTH_NOMEM,
-                    "training needs %.1f MiB more than the model, and the memory budget has no room for them",
-                    (double)info.memory_bytes / 1048576);
+        if (!hd_models_make_room(worker, info.memory_bytes, model, "the training", &error))
+            error.code = HEARTH_NOMEM;
     }
     if (error.code != HEARTH_OK) {
         fail(worker, &error);

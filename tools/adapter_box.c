@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// hearth adapter list, use, off, rm, import --name. See adapter_box.h. Main thread.
+// hearth adapter list, use, off, rm, import --name, export NAME FILE. See adapter_box.h. Main thread.
 #include "tools/adapter_box.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "tools/admin.h"
+#include "tools/paths.h"
 
 bool adapter_box_is_verb(const char *verb)
 {
@@ -107,5 +109,43 @@ int adapter_box_import(const struct cli *cli, const struct adapter_box_words *wo
         print_item(json_object_get(answer, "item"));
     json_decref(answer);
     admin_close(&admin);
+    return code ? code : cli_finish(CLI_OK);
+}
+
+// The daemon writes into a file of ours beside the one that is wanted.
+static int fetch(const struct cli *cli, const char *name, int fd)
+{
+    int code = CLI_OK;
+    struct admin *admin = admin_open(&code);
+    if (!admin)
+        return code;
+    json_t *answer =
+        admin_call_fds(admin, json_pack("{s:s, s:s}", "cmd", "adapters.export", "name", name), &fd, 1, &code);
+    if (answer && fsync(fd))
+        code = cli_fail(CLI_CANTCREAT, "cannot write the adapter: %s", strerror(errno));
+    else if (answer && cli->json)
+        code = admin_print_json(answer);
+    else if (answer)
+        print_item(json_object_get(answer, "item"));
+    json_decref(answer);
+    admin_close(&admin);
+    return code;
+}
+
+int adapter_box_export(const struct cli *cli, const char *name, const char *path)
+{
+    char part[PATHS_MAX];
+    if (snprintf(part, sizeof part, "%s.XXXXXX", path) >= PATHS_MAX)
+        return cli_fail(CLI_CANTCREAT, "%s: the path is too long", path);
+    int fd = mkostemp(part, O_CLOEXEC);
+    if (fd < 0)
+        return cli_fail(CLI_CANTCREAT, "%s: %s", path, strerror(errno));
+    int code = fetch(cli, name, fd);
+    if (close(fd) && !code)
+        code = cli_fail(CLI_CANTCREAT, "%s: %s", path, strerror(errno));
+    if (!code && rename(part, path))
+        code = cli_fail(CLI_CANTCREAT, "%s: %s", path, strerror(errno));
+    if (code)
+        unlink(part);
     return code ? code : cli_finish(CLI_OK);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// hearth adapter list, use, off, rm and import --name: the adapters of the running box. Main thread.
+// hearth adapter list, use, off, rm, import --name and export NAME FILE: the adapters of the running box. Main thread.
 #ifndef HEARTH_TOOLS_ADAPTER_BOX_H
 #define HEARTH_TOOLS_ADAPTER_BOX_H
 #include "tools/cli.h"
@@ -13,5 +13,7 @@ bool adapter_box_is_verb(const char *verb);
 int adapter_box(const struct cli *cli, const struct adapter_box_words *words);
 // Gives a GGUF-LoRA file to the box.
 int adapter_box_import(const struct cli *cli, const struct adapter_box_words *words, const char *path);
+// Writes an adapter of the box as a GGUF-LoRA file, readable by this user alone; what stood there is replaced whole.
+int adapter_box_export(const struct cli *cli, const char *name, const char *path);
 
 #endif

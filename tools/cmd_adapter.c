@@ -299,12 +299,14 @@ int cmd_adapter(int argc, char **argv)
         .name = "adapter",
         .usage = "inspect PATH | import PATH --out FILE | export PATH --to FORMAT --out PATH | diff A B |\n"
                  "       merge A[:SCALE]... -m MODEL --out FILE [--type TYPE] |\n"
-                 "       list | import PATH --name NAME | use NAME [--person P] | off [--person P] | rm NAME",
+                 "       list | import PATH --name NAME | export NAME FILE | use NAME [--person P] |\n"
+                 "       off [--person P] | rm NAME",
         .about = "Looks at LoRA adapters and converts them. PATH is a GGUF file or a folder as PEFT writes it.\n"
                  "import makes a GGUF file of either; an adapter that does not tell its model needs --base.\n"
                  "diff compares what two adapters add to each weight. merge writes the model with adapters added\n"
-                 "to its weights as a whole GGUF file. list, import --name, use, off and rm are about the running\n"
-                 "box: what it has, what answers are made with, what it forgets.",
+                 "to its weights as a whole GGUF file. list, import --name, export NAME FILE, use, off and rm are\n"
+                 "about the running box: what it has, what comes in and goes out as a GGUF file, what answers are\n"
+                 "made with, what it forgets.",
         .example = "hearth adapter import my-lora --base default --out my-lora.gguf",
         .options = options,
         .n_options = sizeof options / sizeof options[0],
@@ -317,12 +319,15 @@ int cmd_adapter(int argc, char **argv)
     const char *verb = cli.args[0];
     if (adapter_box_is_verb(verb))
         return adapter_box(&cli, &words.box);
+    if (!strcmp(verb, "export") && cli.n_args == 3 && !words.to && !words.out)
+        return adapter_box_export(&cli, cli.args[1], cli.args[2]);
     if (!strcmp(verb, "merge") && cli.n_args > 1)
         return merge(&cli, &words);
     int want = strcmp(verb, "diff") ? 2 : 3;
     bool known = want == 3 || !strcmp(verb, "inspect") || !strcmp(verb, "export") || !strcmp(verb, "import");
     if (!known || cli.n_args != want)
-        return cli_wrong(&cli, "inspect, import and export take one PATH, diff takes two, merge some");
+        return cli_wrong(&cli, "inspect, import and export take one PATH (export of the box NAME FILE), diff takes two, "
+                               "merge some");
     if (want == 3)
         return diff(&cli, &words);
     return !strcmp(verb, "inspect") ? inspect(&cli, &words)

@@ -17,6 +17,8 @@ static atomic_uint fake_slice_us = 2000;
 static atomic_uint fake_train_bytes = 1 << 20;
 static atomic_bool fake_train_nan; // the next step's loss is no number
 static atomic_uint fake_loaded;    // adapters in engines
+static atomic_uint fake_adapter_bytes; // what the next one takes of an engine
+static unsigned fake_taken[4096];      // by id
 
 void hearth_train_default(struct hearth_train_params *params)
 {
@@ -53,7 +55,8 @@ static enum hearth_status fake_save(struct hearth_trainer *t, struct hearth_erro
     t->info.saving = false;
     t->info.saved_step = step;
     fake_note('k', t->engine->name, step);
-    return t->params.files.save(t->params.files.user, "checkpoint.bin", &step, sizeof step, err);
+    const struct hearth_train_part part = {"checkpoint.bin", sizeof step, 0, &step, sizeof step};
+    return t->params.files.save(t->params.files.user, &part, err);
 }
 
 enum hearth_status hearth_trainer_run(struct hearth_trainer *t, double budget_ms, struct hearth_error *err)
@@ -112,6 +115,8 @@ enum hearth_status hearth_engine_adapter_load(struct hearth_engine *engine, cons
         return fake_fail(err, HEARTH_LIMIT, "too many");
     atomic_fetch_add(&fake_loaded, 1);
     *id = atomic_fetch_add(&last, 1) + 1;
+    fake_taken[*id % 4096] = atomic_load(&fake_adapter_bytes);
+    engine->info.adapter_bytes += fake_taken[*id % 4096];
     fake_note('L', engine->name, *id);
     return HEARTH_OK;
 }
@@ -120,6 +125,7 @@ enum hearth_status hearth_engine_adapter_drop(struct hearth_engine *engine, unsi
 {
     (void)err;
     atomic_fetch_sub(&fake_loaded, 1);
+    engine->info.adapter_bytes -= fake_taken[id % 4096];
     fake_note('D', engine->name, id);
     return HEARTH_OK;
 }

@@ -131,6 +131,7 @@ static int setup(void **state)
     atomic_store(&fake_slice_us, 2000);
     atomic_store(&fake_train_bytes, 1 << 20);
     atomic_store(&fake_loaded, 0);
+    atomic_store(&fake_adapter_bytes, 0);
     write_model("one", "ok llama Q4_1 4096 41943040 1024 1048576"); // 40 + 4 + 1 MiB
     write_model("two", "ok llama Q4_1 4096 83886080 1024 1048576"); // has no room beside it
     struct hd_id id = {{7}};
@@ -440,6 +441,67 @@ static void the_least_recently_used_gives_way(void **state)
     assert_int_equal(fake_log[fake_find('D', NULL, 0)].owner, fake_log[fake_find('L', NULL, 0)].owner);
 }
 
+// With values of so many MiB; the engine holds as many again.
+static void ask_with(unsigned char id, unsigned mib, const char *model)
+{
+    struct hd_adapter *a = adapter_of(id, sha256_of("one"), HD_ADAPTER_OPEN);
+    a->values_bytes = (uint64_t)mib << 20;
+    atomic_store(&fake_adapter_bytes, mib << 20);
+    assert_int_equal(ask(model, 2, a, false), HEARTH_OK);
+    unsigned n = seen.n_done + seen.n_failed;
+    WAIT_FOR(seen.n_done + seen.n_failed > n);
+    hd_adapter_unref(&a);
+}
+
+static uint64_t held_mib(void)
+{
+    struct hd_worker_state now;
+    hd_worker_state(worker, &now);
+    return now.held_bytes >> 20;
+}
+
+static void adapters_count_in_the_budget(void **state)
+{
+    (void)state;
+    use("one");
+    assert_int_equal(held_mib(), 45);
+    ask_with(1, 12, "");
+    WAIT_FOR(held_mib() == 45 + 24);
+    ask_with(2, 12, "");
+    assert_int_equal(count_of('D', 0, fake_n), 0);
+    WAIT_FOR(held_mib() == 45 + 48);
+    ask_with(3, 12, ""); // the first one makes room
+    assert_int_equal(count_of('D', 0, fake_n), 1);
+    WAIT_FOR(held_mib() == 45 + 48);
+    ask_with(4, 40, "");
+    assert_int_equal(seen.n_done, 3);
+    assert_int_equal(seen.n_failed, 1);
+    assert_int_equal(seen.last_error.code, HEARTH_UNSUPPORTED);
+    assert_non_null(strstr(seen.last_error.text, "the adapter a4 needs 80.0 MiB"));
+    assert_non_null(strstr(seen.last_error.text, "memory budget of 100.0 MiB"));
+    assert_int_equal(fake_find('c', "one", 0), -1); // the model that answers stays
+    ask_with(5, 12, "");
+    assert_int_equal(seen.n_done, 4);
+}
+
+static void an_idle_model_or_adapter_makes_room(void **state)
+{
+    (void)state;
+    write_model("small", "ok llama Q4_1 4096 20971520 1024 1048576"); // 20 + 4 + 1 MiB
+    use("one");
+    assert_int_equal(ask("small", 2, NULL, false), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 1);
+    assert_int_equal(held_mib(), 45 + 25);
+    ask_with(1, 20, "");
+    assert_int_equal(seen.n_done, 2);
+    assert_true(fake_find('c', "small", 0) >= 0);
+    WAIT_FOR(held_mib() == 45 + 40);
+    assert_int_equal(ask("small", 2, NULL, false), HEARTH_OK); // and an idle adapter for a model
+    WAIT_FOR(seen.n_done == 3);
+    assert_int_equal(count_of('D', 0, fake_n), 1);
+    assert_int_equal(fake_find('c', "one", 0), -1);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 2 && strcmp(argv[1], "--check-model") == 0) // as the worker calls its own program
@@ -455,6 +517,8 @@ int main(int argc, char **argv)
         TEST(a_question_gets_its_adapter),
         TEST(one_for_another_model_is_refused_or_left_out),
         TEST(the_least_recently_used_gives_way),
+        TEST(adapters_count_in_the_budget),
+        TEST(an_idle_model_or_adapter_makes_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
