@@ -348,6 +348,10 @@ enum hearth_train_precision {
     HEARTH_TRAIN_F32,
     HEARTH_TRAIN_BF16,
 };
+enum hearth_train_moments { // of AdamW
+    HEARTH_TRAIN_MOMENTS_F32 = 0,
+    HEARTH_TRAIN_MOMENTS_8BIT, // two bytes for a value, not eight; other bytes come out
+};
 enum hearth_train_state {
     HEARTH_TRAIN_READING = 0, // the data set
     HEARTH_TRAIN_STEPPING,
@@ -355,13 +359,19 @@ enum hearth_train_state {
     HEARTH_TRAIN_DONE,
 };
 
-// Where a run's files go: "checkpoint.bin", and at the end "manifest.json". Each is replaced as a whole or not at all,
-// and stays after a power cut. NULL functions: files in `folder`, which exists; then "adapter.gguf" too, and
-// "log.jsonl" with a line per step. With functions on_step tells the steps; hearth_trainer_adapter gives the adapter.
+struct hearth_train_part { // of a file that is saved: they come in order, the last one ends at size_bytes
+    const char *name;
+    size_t size_bytes, offset; // of the whole file; of this part in it
+    const void *data;
+    size_t len_bytes;
+};
+// Where a run's files go: "checkpoint.bin", and at the end "manifest.json". Each is replaced as a whole, when its last
+// part was saved, or not at all, and stays after a power cut. NULL functions: files in `folder`, which exists; then
+// "adapter.gguf" too, and "log.jsonl" with a line per step. With functions on_step tells the steps;
+// hearth_trainer_adapter gives the adapter.
 struct hearth_train_files {
     const char *folder;
-    enum hearth_status (*save)(void *user, const char *name, const void *data, size_t len_bytes,
-                               struct hearth_error *err);
+    enum hearth_status (*save)(void *user, const struct hearth_train_part *part, struct hearth_error *err);
     // *data is malloc's and the trainer's; NOT_FOUND: no such file.
     enum hearth_status (*load)(void *user, const char *name, void **data, size_t *len_bytes, struct hearth_error *err);
     void *user;
@@ -390,6 +400,7 @@ struct hearth_train_params { // zero-initialise, then hearth_train_default
     const struct hearth_adapter *init; // goes on from this one (its targets, ranks and scales); NULL = a new one
     enum hearth_train_precision precision;
     enum hearth_train_schedule schedule;
+    enum hearth_train_moments moments;
     bool checkpointing;
     unsigned n_batch;      // sequences of n_seq tokens per optimizer step
     unsigned n_micro_rows; // rows computed together; 0 = chosen. Part of the run's identity

@@ -18,6 +18,8 @@ struct hd_run_files {
     atomic_bool abandoned;
     pthread_mutex_t lock;
     struct waiting waiting[HD_MAX_RUN_FILES]; // {lock}
+    uint8_t *coming; // a file whose parts come, by the trainer's thread alone; NULL = none
+    size_t coming_bytes;
     struct hd_keeper *keeper;
     char dir[HD_PATH_BYTES];
     struct hd_sealer *sealer;
@@ -63,6 +65,7 @@ void hd_run_files_unref(struct hd_run_files **out)
         return;
     for (size_t i = 0; i < HD_MAX_RUN_FILES; i++)
         hd_wipe_free(files->waiting[i].data, files->waiting[i].len_bytes);
+    hd_wipe_free(files->coming, files->coming_bytes);
     hd_sealer_unref(&files->sealer);
     pthread_mutex_destroy(&files->lock);
     free(files);
@@ -116,39 +119,67 @@ static struct waiting *place_of(struct hd_run_files *files, const char *name) //
     return free_place;
 }
 
-enum hearth_status hd_run_files_save(void *user, const char *name, const void *data, size_t len_bytes,
-                                     struct hearth_error *err)
+// A file is whole: it waits to be written. Takes data.
+static enum hearth_status hand_over(struct hd_run_files *files, struct waiting *w, uint8_t *data, size_t len_bytes,
+                                    struct hearth_error *err)
 {
-    struct hd_run_files *files = user;
-    if (!hd_sealed_name_ok(name) || len_bytes > HD_MAX_RUN_FILE_BYTES)
-        return hd_fail(err, HEARTH_LIMIT, "a file of a training has that name or size: it is not kept");
     struct write_task *write = calloc(1, sizeof *write);
-    uint8_t *copy = malloc(len_bytes + 1);
-    if (!write || !copy) {
-        free(write);
-        free(copy);
-        return hd_fail(err, HEARTH_NOMEM, "no memory to save %s", name);
+    if (!write) {
+        hd_wipe_free(data, len_bytes);
+        return hd_fail(err, HEARTH_NOMEM, "no memory to save %s", w->name);
     }
-    memcpy(copy, data, len_bytes);
     pthread_mutex_lock(&files->lock);
-    struct waiting *w = place_of(files, name), old = w ? *w : (struct waiting){0};
-    if (w) {
-        w->data = copy;
-        w->len_bytes = len_bytes;
-    }
+    struct waiting old = *w;
+    w->data = data;
+    w->len_bytes = len_bytes;
     pthread_mutex_unlock(&files->lock);
-    if (!w)
-        hd_wipe_free(copy, len_bytes);
-    if (!w || old.data) { // one more than it should have; or its turn comes as it is
+    if (old.data) { // its turn comes as it is
         free(write);
         hd_wipe_free(old.data, old.len_bytes);
-        return w ? HEARTH_OK : hd_fail(err, HEARTH_LIMIT, "a training has more than %d files", HD_MAX_RUN_FILES);
+        return HEARTH_OK;
     }
     *write = (struct write_task){.task = {.run = run, .done = done},
                                  .files = hd_run_files_ref(files),
                                  .at = (unsigned)(w - files->waiting)};
     hd_keeper_add(files->keeper, &write->task);
     return HEARTH_OK;
+}
+
+// Room for a file whose first part comes.
+static enum hearth_status make_room(struct hd_run_files *files, const struct hearth_train_part *part,
+                                    struct hearth_error *err)
+{
+    hd_wipe_free(files->coming, files->coming_bytes); // one that did not come to its end
+    files->coming = malloc(part->size_bytes + 1);
+    files->coming_bytes = files->coming ? part->size_bytes : 0;
+    return files->coming ? HEARTH_OK : hd_fail(err, HEARTH_NOMEM, "no memory to save %s", part->name);
+}
+
+enum hearth_status hd_run_files_save(void *user, const struct hearth_train_part *part, struct hearth_error *err)
+{
+    struct hd_run_files *files = user;
+    if (!hd_sealed_name_ok(part->name) || part->size_bytes > HD_MAX_RUN_FILE_BYTES)
+        return hd_fail(err, HEARTH_LIMIT, "a file of a training has that name or size: it is not kept");
+    enum hearth_status status = part->offset ? HEARTH_OK : make_room(files, part, err);
+    if (status != HEARTH_OK)
+        return status;
+    if (!files->coming || part->size_bytes != files->coming_bytes || part->offset > part->size_bytes ||
+        part->len_bytes > part->size_bytes - part->offset)
+        return hd_fail(err, HEARTH_INVALID, "%s is saved in parts that do not fit", part->name);
+    if (part->len_bytes)
+        memcpy(files->coming + part->offset, part->data, part->len_bytes);
+    if (part->offset + part->len_bytes < part->size_bytes)
+        return HEARTH_OK;
+    uint8_t *whole = files->coming;
+    files->coming = NULL;
+    files->coming_bytes = 0;
+    pthread_mutex_lock(&files->lock);
+    struct waiting *w = place_of(files, part->name);
+    pthread_mutex_unlock(&files->lock);
+    if (w)
+        return hand_over(files, w, whole, part->size_bytes, err);
+    hd_wipe_free(whole, part->size_bytes);
+    return hd_fail(err, HEARTH_LIMIT, "a training has more than %d files", HD_MAX_RUN_FILES);
 }
 
 enum hearth_status hd_run_files_load(void *user, const char *name, void **data, size_t *len_bytes,

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The files of a training, sealed: what the trainer saves is copied and written by the keeper thread, so that no slice
-// waits for a disk. A file that is saved again before it was written replaces what waits. Any thread.
+// The files of a training, sealed: what the trainer saves is copied, part by part, and written by the keeper thread, so
+// that no slice waits for a disk. A file that is saved again before it was written replaces what waits. Any thread, but
+// the parts of files come from one.
 #ifndef HD_RUN_FILES_H
 #define HD_RUN_FILES_H
+#include "engine/learn.h"
 #include "firmware/keeper.h"
 #include "firmware/sealed_file.h"
 
@@ -18,8 +20,7 @@ void hd_run_files_unref(struct hd_run_files **files); // NULL allowed
 void hd_run_files_abandon(struct hd_run_files *files);
 
 // hearth_train_files: `user` is the struct hd_run_files.
-enum hearth_status hd_run_files_save(void *user, const char *name, const void *data, size_t len_bytes,
-                                     struct hearth_error *err);
+enum hearth_status hd_run_files_save(void *user, const struct hearth_train_part *part, struct hearth_error *err);
 enum hearth_status hd_run_files_load(void *user, const char *name, void **data, size_t *len_bytes,
                                      struct hearth_error *err);
 

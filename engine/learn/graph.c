@@ -8,106 +8,18 @@
 
 #include "engine/base/mem.h"
 
-enum { PIECE_US = 10000, LOGITS_BYTES = 64 << 20, FLAT_STEP = 1 << 22, MAX_VALUES = 1 << 30 };
+enum { PIECE_US = 10000, LOGITS_BYTES = 64 << 20, MAX_VALUES = 1 << 30 };
 
-// ---------------------------------------------------------------- recording of what is not the model
-
-// Values [at, at + n) of a flat vector.
-static struct ht_ref part_of(struct ht_ref vector, size_t at)
-{
-    vector.offset += at;
-    return vector;
-}
-
-static enum hearth_status record_sum(struct ht_recorder *rec)
-{
-    struct ht_graph *g = rec->g;
-    const struct ht_sumsq op = {.x = g->vector[HT_GRAPH_GRADIENTS], .sum = g->sum, .n = (uint32_t)g->n_values};
-    HT_TRY(ht_record_op(rec, ht_cost_values((double)g->n_values)));
-    return rec->train->sumsq(rec->plan, &op, rec->err);
-}
-
-static enum hearth_status record_clip(struct ht_recorder *rec, size_t at, uint32_t n)
-{
-    struct ht_graph *g = rec->g;
-    const struct ht_scale op = {
-        .x = part_of(g->vector[HT_GRAPH_GRADIENTS], at), .sum = g->sum, .n = n, .max_norm = g->p.clip};
-    HT_TRY(ht_record_op(rec, ht_cost_values(n)));
-    return rec->train->scale(rec->plan, &op, rec->err);
-}
-
-static enum hearth_status record_adamw(struct ht_recorder *rec, size_t at, uint32_t n, float lr_factor)
-{
-    struct ht_graph *g = rec->g;
-    const struct ht_adamw op = {
-        .p = part_of(g->vector[HT_GRAPH_VALUES], at),
-        .g = part_of(g->vector[HT_GRAPH_GRADIENTS], at),
-        .m = part_of(g->vector[HT_GRAPH_MOMENT1], at),
-        .v = part_of(g->vector[HT_GRAPH_MOMENT2], at),
-        .n = n,
-        .lr_factor = lr_factor,
-        .beta1 = g->p.beta1,
-        .beta2 = g->p.beta2,
-        .eps = g->p.eps,
-        .decay = g->p.decay,
-    };
-    HT_TRY(ht_record_op(rec, 3 * ht_cost_values(n)));
-    return rec->train->adamw(rec->plan, &op, rec->err);
-}
-
-static enum hearth_status record_fill(struct ht_recorder *rec, struct ht_ref x, uint32_t n)
-{
-    const struct ht_fill op = {.x = x, .n = n};
-    HT_TRY(ht_record_op(rec, ht_cost_values(n)));
-    return rec->train->fill(rec->plan, &op, rec->err);
-}
-
-static uint32_t step_of(size_t left)
-{
-    return left < FLAT_STEP ? (uint32_t)left : FLAT_STEP;
-}
-
-// A and B of each target on their own, since they learn at different rates.
-static enum hearth_status record_lora_plus(struct ht_recorder *rec, const struct hearth_adapter *adapter)
-{
-    for (size_t i = 0; i < adapter->n_targets; i++) {
-        const struct ht_adapter_target *t = &adapter->targets[i];
-        HT_TRY(record_adamw(rec, t->b_at, t->n * t->rank, rec->g->p.lora_plus));
-        if (i && ht_adapter_same_input(t - 1, t))
-            continue; // among the A's before
-        size_t n = 0;
-        for (size_t j = i; j < adapter->n_targets && ht_adapter_same_input(t, &adapter->targets[j]); j++)
-            n += (size_t)adapter->targets[j].rank * t->k;
-        HT_TRY(record_adamw(rec, t->a_at, (uint32_t)n, 1));
-    }
-    return HEARTH_OK;
-}
-
-static enum hearth_status record_update(struct ht_graph *g, const struct hearth_adapter *adapter,
-                                        struct hearth_error *err)
-{
-    struct ht_recorder rec = ht_record_to(g, &g->update, err);
-    if (g->p.clip > 0) {
-        HT_TRY(record_sum(&rec));
-        for (size_t at = 0; at < g->n_values; at += FLAT_STEP)
-            HT_TRY(record_clip(&rec, at, step_of(g->n_values - at)));
-    }
-    if (g->p.lora_plus == 1)
-        for (size_t at = 0; at < g->n_values; at += FLAT_STEP)
-            HT_TRY(record_adamw(&rec, at, step_of(g->n_values - at), 1));
-    else
-        HT_TRY(record_lora_plus(&rec, adapter));
-    for (size_t at = 0; at < g->n_values; at += FLAT_STEP)
-        HT_TRY(record_fill(&rec, part_of(g->vector[HT_GRAPH_GRADIENTS], at), step_of(g->n_values - at)));
-    HT_TRY(ht_record_end(&rec));
-    rec = ht_record_to(g, &g->norm, err);
-    HT_TRY(record_sum(&rec));
-    return ht_record_end(&rec);
-}
+// ---------------------------------------------------------------- recording
 
 static bool draws(const struct ht_graph *g)
 {
     return g->p.dropout > 0 || g->p.neftune > 0;
+}
+
+static bool head_draws(const struct ht_graph *g)
+{
+    return g->head_group.n_targets && g->p.dropout > 0;
 }
 
 // dx begins as zeros: the head's way back writes the rows that have a loss.
@@ -116,12 +28,15 @@ static enum hearth_status record_model(struct ht_graph *g, struct hearth_error *
     for (int drawn = 0; drawn <= draws(g); drawn++) {
         struct ht_recorder rec = ht_record_to(g, drawn ? &g->forward_drawn : &g->forward, err);
         rec.draws = drawn;
-        HT_TRY(record_fill(&rec, g->dx, g->p.rows * g->model->hp.n_embd));
-        HT_TRY(record_fill(&rec, g->loss, g->p.rows));
+        HT_TRY(ht_record_fill(&rec, g->dx, g->p.rows * g->model->hp.n_embd));
+        HT_TRY(ht_record_fill(&rec, g->loss, g->p.rows));
         HT_TRY(ht_record_forward(&rec));
     }
-    struct ht_recorder head = ht_record_to(g, &g->head, err);
-    HT_TRY(ht_record_head(&head));
+    for (int drawn = 0; drawn <= head_draws(g); drawn++) {
+        struct ht_recorder head = ht_record_to(g, drawn ? &g->head_drawn : &g->head, err);
+        head.draws = drawn;
+        HT_TRY(ht_record_head(&head));
+    }
     struct ht_recorder back = ht_record_to(g, &g->backward, err);
     back.draws = draws(g);
     return ht_record_backward(&back);
@@ -140,6 +55,8 @@ static enum hearth_status check(const struct ht_model *m, const struct hearth_ad
     if (!(p->dropout >= 0 && p->dropout < 1 && p->neftune >= 0 && p->lora_plus > 0 && p->clip >= 0 &&
           isfinite(p->neftune) && isfinite(p->lora_plus) && isfinite(p->clip)))
         return ht_fail(err, HEARTH_INVALID, "dropout, NEFTune, LoRA+ or clipping out of range");
+    if ((unsigned)p->moments > HT_GRAPH_MOMENTS_8BIT)
+        return ht_fail(err, HEARTH_INVALID, "moments are f32 or bytes");
     if (adapter->peft_rows)
         return ht_fail(err, HEARTH_INVALID, "%s does not tell which model it is for: name the base", adapter->shown);
     if (adapter->n_values > MAX_VALUES)
@@ -184,14 +101,26 @@ static enum hearth_status make_blocks(struct ht_graph *g, struct hearth_error *e
     return HEARTH_OK;
 }
 
+// What goes on with (values, moments) lies in one stretch, then gradients and a sum.
 static enum hearth_status make_flat(struct ht_graph *g, struct hearth_error *err)
 {
     const struct ht_model *m = g->model;
-    size_t each = (g->n_values + 15) / 16 * 16, bytes = (4 * each + 16) * sizeof(float);
+    bool bytes8 = g->p.moments == HT_GRAPH_MOMENTS_8BIT;
+    size_t each = (g->n_values + 15) / 16 * 16, codes = g->n_codes / sizeof(float);
+    g->state_floats = each + (bytes8 ? 2 * codes + g->n_scales : 2 * each);
+    size_t bytes = (g->state_floats + each + 16) * sizeof(float);
     HT_TRY(m->dev->buf_create(m->device, bytes, &g->flat, err));
-    for (size_t i = 0; i < 4; i++)
-        g->vector[i] = (struct ht_ref){g->flat, i * each};
-    g->sum = (struct ht_ref){g->flat, 4 * each};
+    g->vector[HT_GRAPH_VALUES] = (struct ht_ref){g->flat, 0};
+    if (bytes8) {
+        g->codes[0] = (struct ht_ref){g->flat, each};
+        g->codes[1] = (struct ht_ref){g->flat, each + codes};
+        g->scales = (struct ht_ref){g->flat, each + 2 * codes};
+    } else {
+        g->vector[HT_GRAPH_MOMENT1] = (struct ht_ref){g->flat, each};
+        g->vector[HT_GRAPH_MOMENT2] = (struct ht_ref){g->flat, 2 * each};
+    }
+    g->vector[HT_GRAPH_GRADIENTS] = (struct ht_ref){g->flat, g->state_floats};
+    g->sum = (struct ht_ref){g->flat, g->state_floats + each};
     g->bytes += bytes;
     return HEARTH_OK;
 }
@@ -216,11 +145,12 @@ static enum hearth_status make(struct ht_graph *g, const struct hearth_adapter *
         return ht_fail(err, HEARTH_NOMEM, "out of memory for training %u layers", g->model->hp.n_layers);
     choose(g);
     HT_TRY(make_blocks(g, err));
+    HT_TRY(ht_graph_ranges(g, adapter, err));
     HT_TRY(make_flat(g, err));
     HT_TRY(ht_graph_bind(g, adapter, err));
     HT_TRY(make_work(g, err));
     HT_TRY(record_model(g, err));
-    return record_update(g, adapter, err);
+    return ht_record_update(g, err);
 }
 
 static enum hearth_status create(struct ht_graph **graph, const struct ht_model *model,
@@ -275,7 +205,8 @@ void ht_graph_destroy(struct ht_graph **graph)
     if (!g)
         return;
     const struct ht_device_ops *dev = g->model->dev;
-    struct ht_pieces *all[] = {&g->forward, &g->forward_drawn, &g->head, &g->backward, &g->update, &g->norm};
+    struct ht_pieces *all[] = {&g->forward,    &g->forward_drawn, &g->head, &g->head_drawn,
+                               &g->backward, &g->update,        &g->norm};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         for (uint32_t j = 0; j < all[i]->n; j++)
             dev->plan_destroy(&all[i]->list[j].plan);
@@ -288,6 +219,7 @@ void ht_graph_destroy(struct ht_graph **graph)
     ht_free(g->out_rows);
     ht_free(g->losses);
     ht_free(g->layers);
+    ht_free(g->ranges);
     ht_free(g);
 }
 
@@ -320,9 +252,14 @@ static const struct ht_pieces *forward_of(const struct ht_graph *g)
     return g->pass == HT_GRAPH_TRAIN && draws(g) ? &g->forward_drawn : &g->forward;
 }
 
+static const struct ht_pieces *head_of(const struct ht_graph *g)
+{
+    return g->pass == HT_GRAPH_TRAIN && head_draws(g) ? &g->head_drawn : &g->head;
+}
+
 static uint32_t head_pieces(const struct ht_graph *g)
 {
-    return g->pass == HT_GRAPH_TRAIN ? g->head.n : g->n_head_loss;
+    return g->pass == HT_GRAPH_TRAIN ? head_of(g)->n : g->n_head_loss;
 }
 
 static enum hearth_status run_pass(struct ht_graph *g, struct hearth_error *err)
@@ -333,7 +270,7 @@ static enum hearth_status run_pass(struct ht_graph *g, struct hearth_error *err)
         return run_piece(g, &forward->list[at], err);
     at -= forward->n;
     if (at < tiles * n_head)
-        return run_head(g, at / n_head, &g->head.list[at % n_head], err);
+        return run_head(g, at / n_head, &head_of(g)->list[at % n_head], err);
     return run_piece(g, &g->backward.list[at - tiles * n_head], err);
 }
 
@@ -342,11 +279,12 @@ static enum hearth_status check_batch(const struct ht_graph *g, const struct ht_
     if (!b->n_rows || b->n_rows > g->p.rows)
         return ht_fail(err, HEARTH_INVALID, "%u rows of a micro-batch, 1 to %u are allowed", b->n_rows, g->p.rows);
     for (uint32_t r = 0; r < b->n_rows; r++) {
-        if (b->ids[r] < 0 || (uint32_t)b->ids[r] >= g->model->hp.n_vocab ||
+        if (b->ids[r] < 0 || (uint32_t)b->ids[r] >= g->model->hp.n_vocab || b->target[r] < -1 ||
             b->target[r] >= (int64_t)g->model->hp.n_vocab)
             return ht_fail(err, HEARTH_INVALID, "row %u has id %d and target %d, the vocabulary has %u", r, b->ids[r],
                            b->target[r], g->model->hp.n_vocab);
-        if (b->pos[r] >= g->p.rows || b->seg_from[r] > r)
+        bool run = b->seg_from[r] == r || (r && b->seg_from[r] == b->seg_from[r - 1]); // segments are runs of rows
+        if (b->pos[r] >= g->p.rows || !run)
             return ht_fail(err, HEARTH_INVALID, "row %u has position %u in a segment from %u", r, b->pos[r],
                            b->seg_from[r]);
     }
@@ -465,11 +403,18 @@ size_t ht_graph_n_values(const struct ht_graph *graph)
     return graph->n_values;
 }
 
+static enum hearth_status check_vector(const struct ht_graph *g, enum ht_graph_vector which, struct hearth_error *err)
+{
+    return g->vector[which].buf ? HEARTH_OK
+                                : ht_fail(err, HEARTH_INVALID, "training: the moments are bytes, not a vector");
+}
+
 enum hearth_status ht_graph_read(struct ht_graph *graph, enum ht_graph_vector which, float *values,
                                  struct hearth_error *err)
 {
     const struct ht_ref *from = &graph->vector[which];
     const struct ht_model *m = graph->model;
+    HT_TRY(check_vector(graph, which, err));
     return m->dev->buf_read(m->device, from->buf, from->offset * sizeof *values, values,
                             graph->n_values * sizeof *values, err);
 }
@@ -479,6 +424,37 @@ enum hearth_status ht_graph_write(struct ht_graph *graph, enum ht_graph_vector w
 {
     const struct ht_ref *to = &graph->vector[which];
     const struct ht_model *m = graph->model;
+    HT_TRY(check_vector(graph, which, err));
     return m->dev->buf_write(m->device, to->buf, to->offset * sizeof *values, values,
                              graph->n_values * sizeof *values, err);
+}
+
+size_t ht_graph_state_bytes(const struct ht_graph *graph)
+{
+    return graph->state_floats * sizeof(float);
+}
+
+static enum hearth_status check_part(const struct ht_graph *g, size_t offset, size_t len_bytes,
+                                     struct hearth_error *err)
+{
+    size_t all = ht_graph_state_bytes(g);
+    if (offset > all || len_bytes > all - offset)
+        return ht_fail(err, HEARTH_INVALID, "training: %zu bytes at %zu of a state of %zu", len_bytes, offset, all);
+    return HEARTH_OK;
+}
+
+enum hearth_status ht_graph_state_read(struct ht_graph *graph, size_t offset, void *bytes, size_t len_bytes,
+                                       struct hearth_error *err)
+{
+    const struct ht_model *m = graph->model;
+    HT_TRY(check_part(graph, offset, len_bytes, err));
+    return m->dev->buf_read(m->device, graph->flat, offset, bytes, len_bytes, err);
+}
+
+enum hearth_status ht_graph_state_write(struct ht_graph *graph, size_t offset, const void *bytes, size_t len_bytes,
+                                        struct hearth_error *err)
+{
+    const struct ht_model *m = graph->model;
+    HT_TRY(check_part(graph, offset, len_bytes, err));
+    return m->dev->buf_write(m->device, graph->flat, offset, bytes, len_bytes, err);
 }

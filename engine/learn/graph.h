@@ -9,6 +9,11 @@
 #define HT_GRAPH_H
 #include "engine/learn/adapter.h"
 
+enum ht_graph_moments {
+    HT_GRAPH_MOMENTS_F32 = 0,
+    HT_GRAPH_MOMENTS_8BIT, // a byte each, rounded by chance (struct ht_adamw8): a quarter of the memory
+};
+
 struct ht_graph_params {
     uint32_t rows;      // of a micro-batch, at most
     bool checkpointing; // keep each layer's input only and compute the rest again on the way back
@@ -17,6 +22,7 @@ struct ht_graph_params {
     float neftune;      // alpha; 0 = off
     float lora_plus;    // B learns this many times faster than A; 1 = as fast
     float beta1, beta2, eps, decay, clip; // AdamW; clip 0 = off
+    enum ht_graph_moments moments;
     uint32_t piece_us;     // that a piece is thought to take at most, on two cores of a server; 0 = 10,000
     uint32_t logits_bytes; // of a tile of output rows, at most; 0 = 64 MiB
 };
@@ -47,7 +53,8 @@ HT_MUST_USE enum hearth_status ht_graph_memory(const struct ht_model *model, con
                                                const struct ht_graph_params *params, uint64_t *bytes,
                                                struct hearth_error *err);
 
-// Begins a pass over a batch. seed and step (of the optimizer) decide dropout and noise.
+// Begins a pass over a batch. seed and step (of the optimizer) decide dropout, noise and the rounding of moments of
+// bytes in the update that follows.
 HT_MUST_USE enum hearth_status ht_graph_begin(struct ht_graph *graph, enum ht_graph_pass pass,
                                               const struct ht_batch *batch, uint64_t seed, uint64_t step,
                                               struct hearth_error *err);
@@ -62,12 +69,19 @@ HT_MUST_USE enum hearth_status ht_graph_update(struct ht_graph *graph, uint64_t 
 // Norm of all gradients before clipping; runs on its own. NaN or infinite where a gradient is.
 HT_MUST_USE enum hearth_status ht_graph_norm(struct ht_graph *graph, float *norm, struct hearth_error *err);
 
-// The flat vectors, n values each (hearth_adapter.n_values, its layout). Between passes only.
+// The flat vectors, n values each (hearth_adapter.n_values, its layout). Between passes only. INVALID: moments that are
+// bytes.
 enum ht_graph_vector { HT_GRAPH_VALUES, HT_GRAPH_GRADIENTS, HT_GRAPH_MOMENT1, HT_GRAPH_MOMENT2 };
 size_t ht_graph_n_values(const struct ht_graph *graph);
 HT_MUST_USE enum hearth_status ht_graph_read(struct ht_graph *graph, enum ht_graph_vector which, float *values,
                                              struct hearth_error *err);
 HT_MUST_USE enum hearth_status ht_graph_write(struct ht_graph *graph, enum ht_graph_vector which, const float *values,
                                               struct hearth_error *err);
+// What goes on with: values, then both moments as they are kept, as bytes; in parts of any length. Between passes only.
+size_t ht_graph_state_bytes(const struct ht_graph *graph);
+HT_MUST_USE enum hearth_status ht_graph_state_read(struct ht_graph *graph, size_t offset, void *bytes,
+                                                   size_t len_bytes, struct hearth_error *err);
+HT_MUST_USE enum hearth_status ht_graph_state_write(struct ht_graph *graph, size_t offset, const void *bytes,
+                                                    size_t len_bytes, struct hearth_error *err);
 
 #endif

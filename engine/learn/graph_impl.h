@@ -44,6 +44,12 @@ struct ht_graph_layer {
     struct ht_ref x; // its input
 };
 
+struct ht_graph_range { // values [at, at + n), which learn at one rate
+    size_t at, code, scale; // code, scale: the first ones of moments of bytes
+    uint32_t n;
+    float lr_factor;
+};
+
 struct ht_piece { // one submit
     struct ht_plan *plan;
     uint32_t out_from, n_outs; // rows of the tile it works on; n_outs 0: all of them
@@ -58,25 +64,31 @@ struct ht_graph {
     const struct ht_train_ops *train;
     struct ht_graph_params p;
     uint32_t outs;       // rows of a tile of the head
-    uint32_t lowest;     // layer that has a target and none below has
+    uint32_t lowest;     // layer that has a target and none below has; UINT32_MAX: the head alone has one
     struct ht_graph_layer *layers;
+    struct ht_graph_group head_group; // at most one target
     size_t n_values;
     uint32_t attend_kv;  // kv heads of one attention op
     uint32_t lse_floats; // log-sum-exps of a kv head's queries
     uint32_t logits_stride;
 
-    struct ht_buf *flat;                  // values, gradients, both moments, a sum
-    struct ht_ref vector[4], sum;
+    struct ht_graph_range *ranges;
+    size_t n_ranges, n_codes, n_scales;   // the last two: moments of bytes
+    struct ht_buf *flat;                  // values, both moments, gradients, a sum
+    struct ht_ref vector[4], sum;         // of moments of bytes no vector, but
+    struct ht_ref codes[2], scales;       // these (struct ht_adamw8)
+    size_t state_floats;                  // of values and moments
     struct ht_buf *work;
     struct ht_ref last;                   // the residual stream behind the last layer
     struct ht_ref n, dx, dn, d, t, xd;    // normed; gradients; of what a post-norm gives; of u; a dropped x
     struct ht_ref h, dh;                  // FFN: lie where attention has the following
     struct ht_ref q, k, da, dq, dk, dv;
-    struct ht_ref chosen, final, logits, loss; // head
+    struct ht_ref chosen, final, logits, loss, head_u; // head; head_u: (outs, rank), scaled
 
     struct ht_pieces forward, forward_drawn; // the second with dropout and noise, if there are any
-    struct ht_pieces head, backward, update, norm;
-    uint32_t n_head_loss; // pieces of the head up to the loss
+    struct ht_pieces head, head_drawn; // the second where the head's own LoRA has dropout
+    struct ht_pieces backward, update, norm;
+    uint32_t n_head_loss; // pieces of `head` up to the loss
 
     struct ht_step step;
     struct ht_train_step block;
@@ -152,6 +164,17 @@ HT_MUST_USE enum hearth_status ht_record_lora_outer(struct ht_recorder *rec, con
 HT_MUST_USE enum hearth_status ht_record_lora_back(struct ht_recorder *rec, const struct ht_graph_group *group,
                                                    struct ht_ref x, struct ht_ref u,
                                                    const struct ht_graph_part *parts, const struct ht_ref *dx);
+
+// Of the head, for a tile: behind the frozen product's logits; from their gradient, dA and dB; behind its dx.
+HT_MUST_USE enum hearth_status ht_record_head_lora(struct ht_recorder *rec);
+HT_MUST_USE enum hearth_status ht_record_head_lora_back(struct ht_recorder *rec);
+HT_MUST_USE enum hearth_status ht_record_head_lora_dx(struct ht_recorder *rec, struct ht_ref dx);
+
+// graph_update.c. Ranges come before what is carved of them.
+HT_MUST_USE enum hearth_status ht_graph_ranges(struct ht_graph *g, const struct hearth_adapter *adapter,
+                                               struct hearth_error *err);
+HT_MUST_USE enum hearth_status ht_record_update(struct ht_graph *g, struct hearth_error *err);
+HT_MUST_USE enum hearth_status ht_record_fill(struct ht_recorder *rec, struct ht_ref x, uint32_t n); // with 0
 
 // graph_layer.c, graph_head.c
 HT_MUST_USE enum hearth_status ht_record_forward(struct ht_recorder *rec);

@@ -12,6 +12,7 @@
 
 // Changes with every change of what a run computes that the device's own numerics do not tell.
 #define TRAIN_VERSION "train/1"
+enum { SAVE_BYTES = 2 << 20 }; // of a checkpoint in one piece
 
 void hearth_train_default(struct hearth_train_params *params)
 {
@@ -63,6 +64,8 @@ static enum hearth_status check_ranges(const struct hearth_train_params *p, stru
                        "LoRA+'s ratio above 0");
     if (!p->init && (p->rank < 1 || p->rank > HT_MAX_ADAPTER_RANK || !(p->alpha > 0 && p->alpha < 1e9f)))
         return ht_fail(err, HEARTH_INVALID, "a rank is 1 to %d, alpha above 0", HT_MAX_ADAPTER_RANK);
+    if ((unsigned)p->moments > HEARTH_TRAIN_MOMENTS_8BIT)
+        return ht_fail(err, HEARTH_INVALID, "moments are kept in f32 or in 8 bits");
     if (!p->epochs && !p->max_steps)
         return ht_fail(err, HEARTH_INVALID, "neither epochs nor steps are asked for");
     return HEARTH_OK;
@@ -162,8 +165,8 @@ static enum ht_train_precision choose_precision(struct hearth_trainer *t)
     unsigned char sum[HT_HASH_BYTES];
     t->engine->dev->caps(t->engine->device, &caps);
     ht_hash_init(&hash);
-    const char *const parts[] = {TRAIN_VERSION, t->engine->dev->name, caps.numerics, known[i].name};
-    for (size_t k = 0; k < sizeof parts / sizeof parts[0]; k++)
+    const char *const parts[] = {TRAIN_VERSION, t->engine->dev->name, caps.numerics, known[i].name, "moments/8bit"};
+    for (size_t k = 0; k < (t->params.moments == HEARTH_TRAIN_MOMENTS_8BIT ? 5 : 4); k++)
         ht_hash_add(&hash, parts[k], strlen(parts[k]) + 1);
     ht_hash_end(&hash, sum);
     for (size_t k = 0; k < HT_HASH_BYTES; k++)
@@ -184,6 +187,7 @@ static enum hearth_status make_graph(struct hearth_trainer *t, struct hearth_err
                                            .beta2 = (float)p->beta2,
                                            .eps = (float)p->eps,
                                            .decay = (float)p->decay,
+                                           .moments = (enum ht_graph_moments)p->moments,
                                            .clip = (float)p->clip};
     uint64_t need, have = hearth_memory_free();
     HT_TRY(ht_graph_memory(&t->engine->model, t->adapter, &params, &need, err));
@@ -242,6 +246,7 @@ enum hearth_status hearth_trainer_open(struct hearth_trainer **trainer, struct h
     if (!t)
         return ht_fail(err, HEARTH_NOMEM, "out of memory for a trainer");
     t->engine = engine;
+    t->save_bytes = SAVE_BYTES;
     t->best = INFINITY;
     t->last_loss = t->last_held_out = t->first_held_out = NAN;
     t->info.last.held_out = t->info.last.loss = NAN;
@@ -259,6 +264,7 @@ void hearth_trainer_close(struct hearth_trainer **trainer)
     *trainer = NULL;
     if (!t)
         return;
+    ht_train_save_drop(t);
     hearth_data_set_close(&t->set);
     ht_graph_destroy(&t->graph);
     hearth_adapter_close(&t->adapter);

@@ -111,6 +111,13 @@ struct ht_batch ht_train_batch_part(struct ht_train_batch *batch, uint32_t first
 enum ht_train_phase { HT_TRAIN_READ, HT_TRAIN_COUNT, HT_TRAIN_BORDER, HT_TRAIN_PASS, HT_TRAIN_NORM, HT_TRAIN_UPDATE,
                       HT_TRAIN_EVAL, HT_TRAIN_SAVE, HT_TRAIN_FINISH, HT_TRAIN_ENDED };
 
+struct ht_train_saver { // a checkpoint that is being written; buffer NULL: none is
+    struct ht_file *file;  // NULL: through files.save
+    unsigned char *buffer; // save_bytes
+    size_t at, vectors_at, size;
+    struct ht_hash hash;
+};
+
 struct ht_train_licenses { // that a file's records tell, joined by ", "
     char text[160];
 };
@@ -158,6 +165,9 @@ struct hearth_trainer {
     unsigned char data_checksum[HT_HASH_BYTES];
 
     bool resumed, saved, saved_evaluated; // saved: there is a checkpoint of this step
+    struct ht_train_saver saver;
+    size_t save_bytes;  // that a piece writes of a checkpoint
+    unsigned finishing; // pieces of the end that are done
 
     // ---- the step or evaluation at hand
     uint32_t at, n_at; // the micro-batch's first sequence, and its sequences
@@ -181,7 +191,9 @@ HT_MUST_USE enum hearth_status ht_train_manifest(const struct hearth_trainer *t,
                                                  struct hearth_error *err);
 
 // ---- the checkpoint (trainer_state.c)
-HT_MUST_USE enum hearth_status ht_train_save(struct hearth_trainer *t, struct hearth_error *err);
+// A piece of one; the state must not change before it is done.
+HT_MUST_USE enum hearth_status ht_train_save(struct hearth_trainer *t, bool *done, struct hearth_error *err);
+void ht_train_save_drop(struct hearth_trainer *t); // one that is not done
 // Fills graph and trainer. NOT_FOUND: there is none.
 HT_MUST_USE enum hearth_status ht_train_load(struct hearth_trainer *t, struct hearth_error *err);
 
@@ -190,7 +202,8 @@ HT_MUST_USE enum hearth_status ht_train_report(struct hearth_trainer *t, const s
                                                struct hearth_error *err);
 // The log ends where the checkpoint was made.
 HT_MUST_USE enum hearth_status ht_train_log_cut(struct hearth_trainer *t, struct hearth_error *err);
-HT_MUST_USE enum hearth_status ht_train_finish(struct hearth_trainer *t, struct hearth_error *err);
+// A piece of the end.
+HT_MUST_USE enum hearth_status ht_train_finish(struct hearth_trainer *t, bool *done, struct hearth_error *err);
 // t->adapter becomes what has been learnt so far, lineage included.
 HT_MUST_USE enum hearth_status ht_train_values(struct hearth_trainer *t, struct hearth_error *err);
 // folder/name, freed with ht_free; NULL when memory is short.

@@ -143,7 +143,8 @@ static enum hearth_status write_manifest(struct hearth_trainer *t, struct hearth
     HT_TRY(ht_train_manifest(t, &text, err));
     enum hearth_status status = HEARTH_NOMEM;
     if (t->params.files.save) {
-        status = t->params.files.save(t->params.files.user, "manifest.json", text, strlen(text), err);
+        const struct hearth_train_part part = {"manifest.json", strlen(text), 0, text, strlen(text)};
+        status = t->params.files.save(t->params.files.user, &part, err);
     } else {
         char *path = ht_train_path(t, "manifest.json");
         status = path ? ht_file_replace(path, text, strlen(text), err)
@@ -165,10 +166,12 @@ enum hearth_status ht_train_values(struct hearth_trainer *t, struct hearth_error
 }
 
 // The manifest comes last: where it is, the run is finished.
-enum hearth_status ht_train_finish(struct hearth_trainer *t, struct hearth_error *err)
+enum hearth_status ht_train_finish(struct hearth_trainer *t, bool *done, struct hearth_error *err)
 {
-    HT_TRY(ht_train_values(t, err));
-    if (!t->params.files.save)
-        HT_TRY(write_adapter(t, err));
-    return write_manifest(t, err);
+    *done = t->finishing == 2;
+    switch (t->finishing++) {
+    case 0: return ht_train_values(t, err);
+    case 1: return t->params.files.save ? HEARTH_OK : write_adapter(t, err);
+    default: return write_manifest(t, err);
+    }
 }

@@ -64,16 +64,16 @@ static json_t *describe_targets(const struct hearth_adapter *a)
 
 enum hearth_status ht_train_identity(struct hearth_trainer *t, struct hearth_error *err)
 {
-    static const char *const schedules[] = {"cosine", "linear", "constant"};
+    static const char *const schedules[] = {"cosine", "linear", "constant"}, *const moments[] = {"f32", "8bit"};
     const struct hearth_train_params *p = &t->params;
     const struct ht_adapter_target *first = &t->adapter->targets[0];
-    json_t *run = json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:I, s:f, s:b, s:b, s:o, s:f, s:f, s:f}", "base",
-                            p->base_sha256, "numerics", t->info.numerics_id, "precision", t->info.precision,
-                            "architecture", t->adapter->architecture, "template", t->engine->info.chat_template,
-                            "targets", describe_targets(t->adapter), "rank", (json_int_t)first->rank, "alpha",
-                            (double)first->alpha, "rslora", (int)t->adapter->rslora, "gaussian", (int)p->gaussian,
-                            "init", describe_init(p->init), "dropout", (double)p->dropout, "lora plus",
-                            (double)p->lora_plus, "neftune", (double)p->neftune);
+    json_t *run = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:I, s:f, s:b, s:b, s:o, s:f, s:f, s:f}", "base",
+                            p->base_sha256, "moments", moments[p->moments], "numerics", t->info.numerics_id,
+                            "precision", t->info.precision, "architecture", t->adapter->architecture,
+                            "template", t->engine->info.chat_template, "targets", describe_targets(t->adapter), "rank",
+                            (json_int_t)first->rank, "alpha", (double)first->alpha, "rslora", (int)t->adapter->rslora,
+                            "gaussian", (int)p->gaussian, "init", describe_init(p->init), "dropout",
+                            (double)p->dropout, "lora plus", (double)p->lora_plus, "neftune", (double)p->neftune);
     json_t *how = json_pack("{s:s, s:I, s:I, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I}", "schedule",
                             schedules[p->schedule], "batch", (json_int_t)p->n_batch, "micro rows",
                             (json_int_t)p->n_micro_rows, "epochs", p->epochs, "steps", (json_int_t)p->max_steps, "lr",
@@ -141,6 +141,8 @@ enum hearth_status ht_train_same(const struct hearth_trainer *t, const char *tex
     enum hearth_status status = HEARTH_OK;
     if (!json_is_object(there))
         status = ht_fail(err, HEARTH_FORMAT, "the checkpoint does not tell its parameters");
+    else if (!json_object_get(there, "moments") && json_object_set_new(there, "moments", json_string("f32")))
+        status = ht_fail(err, HEARTH_NOMEM, "out of memory for the run's parameters"); // older ones had f32 alone
     else if (differs(there, t->identity, "", err))
         status = HEARTH_INVALID;
     json_decref(there);

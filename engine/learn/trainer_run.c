@@ -378,12 +378,26 @@ static enum hearth_status border(struct hearth_trainer *t, struct hearth_error *
 
 static enum hearth_status save(struct hearth_trainer *t, struct hearth_error *err)
 {
-    HT_TRY(ht_train_save(t, err));
+    bool done;
+    HT_TRY(ht_train_save(t, &done, err));
+    if (!done)
+        return HEARTH_OK;
     t->saved = true;
     t->saved_evaluated = t->evaluated;
     t->info.saved_step = t->step;
     t->info.saving = false;
     t->phase = HT_TRAIN_BORDER;
+    return HEARTH_OK;
+}
+
+static enum hearth_status finish(struct hearth_trainer *t, struct hearth_error *err)
+{
+    bool done;
+    HT_TRY(ht_train_finish(t, &done, err));
+    if (!done)
+        return HEARTH_OK;
+    t->phase = HT_TRAIN_ENDED;
+    t->info.saving = false; // it is all there
     return HEARTH_OK;
 }
 
@@ -398,11 +412,7 @@ enum hearth_status ht_train_piece(struct hearth_trainer *t, struct hearth_error 
     case HT_TRAIN_UPDATE: return update_some(t, err);
     case HT_TRAIN_EVAL: return eval_some(t, err);
     case HT_TRAIN_SAVE: return save(t, err);
-    case HT_TRAIN_FINISH:
-        HT_TRY(ht_train_finish(t, err));
-        t->phase = HT_TRAIN_ENDED;
-        t->info.saving = false; // it is all there
-        return HEARTH_OK;
+    case HT_TRAIN_FINISH: return finish(t, err);
     case HT_TRAIN_ENDED: break;
     }
     return HEARTH_OK;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A run's checkpoint: one file, little-endian, written beside the old one and put in its place as a whole.
 //   "HTRAIN01", u32 bytes of the identity, u32 bytes of the state, identity (JSON), state (the numbers below),
-//   values, first moments, second moments and, with patience, the best values: n f32 each; checksum of all before it
+//   values, first and second moments (n f32 each, or what ht_graph_state_bytes has of moments of bytes) and, with
+//   patience, the best values (n f32); checksum of all before it
 #include <math.h>
 #include <string.h>
 
@@ -65,85 +66,103 @@ static void take_state(struct hearth_trainer *t, const struct state *s)
     memcpy(t->data_checksum, s->data_checksum, sizeof s->data_checksum);
 }
 
-// ---------------------------------------------------------------- writing
+// ---------------------------------------------------------------- writing, a part in each piece
 
-struct sink { // a file, or memory for files.save
-    struct ht_file *file;
-    unsigned char *bytes;
-    size_t at, capacity;
-    struct ht_hash hash;
-};
-
-static enum hearth_status put(struct sink *sink, const void *data, size_t len_bytes, struct hearth_error *err)
+static size_t vectors_bytes(const struct hearth_trainer *t)
 {
-    ht_hash_add(&sink->hash, data, len_bytes);
-    if (sink->file)
-        return ht_file_write(sink->file, data, len_bytes, err);
-    memcpy(sink->bytes + sink->at, data, len_bytes);
-    sink->at += len_bytes;
-    return HEARTH_OK;
+    return ht_graph_state_bytes(t->graph) + (t->best_values ? t->adapter->n_values * sizeof(float) : 0);
 }
 
-static enum hearth_status put_all(struct hearth_trainer *t, struct sink *sink, const char *identity,
-                                  struct hearth_error *err)
+// Appends to the file, or hands it to files.save.
+static enum hearth_status put(struct hearth_trainer *t, const void *data, size_t len_bytes, struct hearth_error *err)
 {
-    const struct state state = state_of(t);
-    const uint32_t sizes[2] = {(uint32_t)strlen(identity), sizeof state};
-    const size_t vector = t->adapter->n_values * sizeof(float);
-    unsigned char sum[HT_HASH_BYTES];
-    ht_hash_init(&sink->hash);
-    HT_TRY(put(sink, magic, sizeof magic, err));
-    HT_TRY(put(sink, sizes, sizeof sizes, err));
-    HT_TRY(put(sink, identity, sizes[0], err));
-    HT_TRY(put(sink, &state, sizeof state, err));
-    static const enum ht_graph_vector vectors[] = {HT_GRAPH_VALUES, HT_GRAPH_MOMENT1, HT_GRAPH_MOMENT2};
-    for (int i = 0; i < 3; i++) {
-        HT_TRY(ht_graph_read(t->graph, vectors[i], t->adapter->values, err));
-        HT_TRY(put(sink, t->adapter->values, vector, err));
-    }
-    if (t->best_values)
-        HT_TRY(put(sink, t->best_values, vector, err));
-    ht_hash_end(&sink->hash, sum);
-    return put(sink, sum, sizeof sum, err);
+    struct ht_train_saver *s = &t->saver;
+    const struct hearth_train_part part = {NAME, s->size, s->at, data, len_bytes};
+    ht_hash_add(&s->hash, data, len_bytes);
+    s->at += len_bytes;
+    return s->file ? ht_file_write(s->file, data, len_bytes, err)
+                   : t->params.files.save(t->params.files.user, &part, err);
 }
 
-static enum hearth_status save_file(struct hearth_trainer *t, const char *identity, struct hearth_error *err)
+static enum hearth_status open_file(struct hearth_trainer *t, struct hearth_error *err)
 {
-    struct sink sink = {0};
     char *path = ht_train_path(t, NAME);
     if (!path)
         return ht_fail(err, HEARTH_NOMEM, "out of memory for a path");
-    enum hearth_status status = ht_file_create(&sink.file, path, err);
+    enum hearth_status status = ht_file_create(&t->saver.file, path, err);
     ht_free(path);
-    if (status == HEARTH_OK)
-        status = put_all(t, &sink, identity, err);
-    if (status == HEARTH_OK)
-        return ht_file_commit(&sink.file, err);
-    ht_file_close(&sink.file);
     return status;
 }
 
-static enum hearth_status save_memory(struct hearth_trainer *t, const char *identity, struct hearth_error *err)
+static enum hearth_status begin(struct hearth_trainer *t, const char *identity, struct hearth_error *err)
 {
-    struct sink sink = {.capacity = HEAD_BYTES + strlen(identity) + sizeof(struct state) + HT_HASH_BYTES +
-                                    (t->best_values ? 4 : 3) * t->adapter->n_values * sizeof(float)};
-    sink.bytes = ht_alloc_big(sink.capacity);
-    if (!sink.bytes)
-        return ht_fail(err, HEARTH_NOMEM, "out of memory for a checkpoint of %zu bytes", sink.capacity);
-    enum hearth_status status = put_all(t, &sink, identity, err);
-    if (status == HEARTH_OK)
-        status = t->params.files.save(t->params.files.user, NAME, sink.bytes, sink.at, err);
-    ht_free_big(sink.bytes, sink.capacity);
-    return status;
+    struct ht_train_saver *s = &t->saver;
+    const struct state state = state_of(t);
+    const uint32_t sizes[2] = {(uint32_t)strlen(identity), sizeof state};
+    s->buffer = ht_calloc(1, t->save_bytes);
+    if (!s->buffer)
+        return ht_fail(err, HEARTH_NOMEM, "out of memory for a checkpoint");
+    if (!t->params.files.save)
+        HT_TRY(open_file(t, err));
+    s->vectors_at = HEAD_BYTES + sizes[0] + sizes[1];
+    s->size = s->vectors_at + vectors_bytes(t) + HT_HASH_BYTES;
+    ht_hash_init(&s->hash);
+    HT_TRY(put(t, magic, sizeof magic, err));
+    HT_TRY(put(t, sizes, sizeof sizes, err));
+    HT_TRY(put(t, identity, sizes[0], err));
+    return put(t, &state, sizeof state, err);
 }
 
-enum hearth_status ht_train_save(struct hearth_trainer *t, struct hearth_error *err)
+// The next values, moments or best values.
+static enum hearth_status put_some(struct hearth_trainer *t, struct hearth_error *err)
 {
-    char *identity = ht_train_json(t->identity, JSON_COMPACT);
-    if (!identity)
-        return ht_fail(err, HEARTH_NOMEM, "out of memory for the run's parameters");
-    enum hearth_status status = t->params.files.save ? save_memory(t, identity, err) : save_file(t, identity, err);
-    ht_free(identity);
+    struct ht_train_saver *s = &t->saver;
+    size_t at = s->at - s->vectors_at, states = ht_graph_state_bytes(t->graph);
+    size_t left = (at < states ? states : vectors_bytes(t)) - at, n = left < t->save_bytes ? left : t->save_bytes;
+    if (at < states)
+        HT_TRY(ht_graph_state_read(t->graph, at, s->buffer, n, err));
+    return put(t, at < states ? s->buffer : (unsigned char *)t->best_values + (at - states), n, err);
+}
+
+static enum hearth_status end(struct hearth_trainer *t, struct hearth_error *err)
+{
+    struct ht_train_saver *s = &t->saver;
+    unsigned char sum[HT_HASH_BYTES];
+    ht_hash_end(&s->hash, sum);
+    HT_TRY(put(t, sum, sizeof sum, err));
+    return s->file ? ht_file_commit(&s->file, err) : HEARTH_OK;
+}
+
+static enum hearth_status save_some(struct hearth_trainer *t, bool *done, struct hearth_error *err)
+{
+    struct ht_train_saver *s = &t->saver;
+    if (!s->buffer) {
+        char *identity = ht_train_json(t->identity, JSON_COMPACT);
+        if (!identity)
+            return ht_fail(err, HEARTH_NOMEM, "out of memory for the run's parameters");
+        enum hearth_status status = begin(t, identity, err);
+        ht_free(identity);
+        return status;
+    }
+    if (s->at + HT_HASH_BYTES < s->size)
+        return put_some(t, err);
+    *done = true;
+    return end(t, err);
+}
+
+void ht_train_save_drop(struct hearth_trainer *t)
+{
+    ht_file_close(&t->saver.file);
+    ht_free(t->saver.buffer);
+    t->saver = (struct ht_train_saver){0};
+}
+
+enum hearth_status ht_train_save(struct hearth_trainer *t, bool *done, struct hearth_error *err)
+{
+    *done = false;
+    enum hearth_status status = save_some(t, done, err);
+    if (status != HEARTH_OK || *done)
+        ht_train_save_drop(t);
     return status;
 }
 
@@ -189,13 +208,19 @@ static enum hearth_status get_identity(struct hearth_trainer *t, struct source *
 
 static enum hearth_status get_vectors(struct hearth_trainer *t, struct source *source, struct hearth_error *err)
 {
-    static const enum ht_graph_vector vectors[] = {HT_GRAPH_VALUES, HT_GRAPH_MOMENT1, HT_GRAPH_MOMENT2};
-    const size_t vector = t->adapter->n_values * sizeof(float);
-    for (int i = 0; i < 3; i++) {
-        HT_TRY(get(source, t->adapter->values, vector, err));
-        HT_TRY(ht_graph_write(t->graph, vectors[i], t->adapter->values, err));
+    size_t states = ht_graph_state_bytes(t->graph), n;
+    unsigned char *buffer = ht_calloc(1, t->save_bytes);
+    enum hearth_status status = buffer ? HEARTH_OK : ht_fail(err, HEARTH_NOMEM, "out of memory for a checkpoint");
+    for (size_t at = 0; status == HEARTH_OK && at < states; at += n) {
+        n = states - at < t->save_bytes ? states - at : t->save_bytes;
+        status = get(source, buffer, n, err);
+        if (status == HEARTH_OK)
+            status = ht_graph_state_write(t->graph, at, buffer, n, err);
     }
-    return t->best_values ? get(source, t->best_values, vector, err) : HEARTH_OK;
+    ht_free(buffer);
+    if (status == HEARTH_OK && t->best_values)
+        status = get(source, t->best_values, t->adapter->n_values * sizeof(float), err);
+    return status;
 }
 
 static enum hearth_status get_all(struct hearth_trainer *t, struct source *source, struct hearth_error *err)
@@ -211,7 +236,7 @@ static enum hearth_status get_all(struct hearth_trainer *t, struct source *sourc
         return broken(err);
     HT_TRY(get_identity(t, source, sizes[0], err));
     HT_TRY(get(source, &state, sizeof state, err));
-    size_t rest = (t->best_values ? 4 : 3) * t->adapter->n_values * sizeof(float) + HT_HASH_BYTES;
+    size_t rest = vectors_bytes(t) + HT_HASH_BYTES;
     if (state.n_values != t->adapter->n_values || source->size - source->at != rest)
         return broken(err);
     HT_TRY(get_vectors(t, source, err));

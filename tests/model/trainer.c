@@ -5,8 +5,6 @@
 
 #include <math.h>
 
-#include "engine/learn/trainer.h"
-
 // ---------------------------------------------------------------- learning
 
 struct told {
@@ -597,24 +595,34 @@ static void it_goes_on_from_an_adapter(void **state)
 // ---------------------------------------------------------------- without a folder
 
 static struct kept {
-    struct blob files[4];
+    struct blob files[4], coming;
     char names[4][32];
     unsigned n, saves;
 } kept;
 
-static enum hearth_status save(void *user, const char *name, const void *data, size_t n, struct hearth_error *err)
+static enum hearth_status save(void *user, const struct hearth_train_part *part, struct hearth_error *err)
 {
     struct kept *k = user;
     (void)err;
     unsigned i = 0;
-    while (i < k->n && strcmp(k->names[i], name))
+    if (!part->offset) {
+        free(k->coming.data);
+        k->coming = (struct blob){malloc(part->size_bytes), 0};
+    }
+    assert_int_equal(part->offset, k->coming.n); // in order
+    memcpy(k->coming.data + part->offset, part->data, part->len_bytes);
+    k->coming.n += part->len_bytes;
+    assert_true(k->coming.n <= part->size_bytes);
+    if (k->coming.n < part->size_bytes)
+        return HEARTH_OK;
+    while (i < k->n && strcmp(k->names[i], part->name))
         i++;
     k->n += i == k->n;
     assert_true(k->n <= 4);
-    snprintf(k->names[i], sizeof k->names[i], "%s", name);
+    snprintf(k->names[i], sizeof k->names[i], "%s", part->name);
     free(k->files[i].data);
-    k->files[i] = (struct blob){malloc(n), n};
-    memcpy(k->files[i].data, data, n);
+    k->files[i] = k->coming;
+    k->coming = (struct blob){0};
     k->saves++;
     return HEARTH_OK;
 }

@@ -18,6 +18,7 @@ static int set_up(void **state)
     bed.params.max_steps = 4;
     bed.params.checkpoint_every = 1;
     bed.params.eval_every = 2;
+    bed.save_bytes = 1500; // values and moments in some parts
     must_train(&bed, &info);
     want = blob_read(bed.runs, "adapter.gguf");
     return 0;
@@ -90,7 +91,7 @@ static void power_cut_at_every_operation(void **state)
     (void)state;
     unsigned runs = 0;
     assert_int_equal(sweep(true, NULL, &runs), 0);
-    assert_true(runs > 300);
+    assert_true(runs > 350);
     print_message("%u power cuts\n", runs);
 }
 

@@ -4,7 +4,7 @@
 #define TRAINER_TEST_H
 #include "tests/model/model_test.h"
 
-#include "engine/learn.h"
+#include "engine/learn/trainer.h"
 #include "tests/check/fault.h"
 
 #define TRAIN_MODEL "tests/golden/tiny-llama.gguf"
@@ -16,6 +16,7 @@ struct bed {
     struct hearth_engine *engine;
     struct hearth_data_file files[2];
     struct hearth_train_params params;
+    size_t save_bytes; // of a part of a checkpoint; 0 = as it is
 };
 
 // Conversations 0 … n - 1 without `without`; each is what it is whatever the others are.
@@ -132,6 +133,8 @@ static inline enum hearth_status train_through(struct bed *bed, double budget_ms
     struct hearth_trainer *t;
     enum hearth_status status = hearth_trainer_open(&t, bed->engine, &bed->params, err);
     *info = (struct hearth_train_info){0};
+    if (status == HEARTH_OK && bed->save_bytes)
+        t->save_bytes = bed->save_bytes;
     while (status == HEARTH_OK && info->state != HEARTH_TRAIN_DONE) {
         status = hearth_trainer_run(t, budget_ms, err);
         hearth_trainer_get_info(t, info);

@@ -417,6 +417,35 @@ static void done_gate(struct hd_task *task)
     (void)task;
 }
 
+static enum hearth_status save_part(struct hd_run_files *files, const char *name, const char *text, size_t offset,
+                                    size_t n)
+{
+    const struct hearth_train_part part = {name, strlen(text), offset, text + offset, n};
+    return hd_run_files_save(files, &part, &err);
+}
+
+static enum hearth_status save_whole(struct hd_run_files *files, const char *name, const char *text)
+{
+    return save_part(files, name, text, 0, strlen(text));
+}
+
+// What did not come whole is not there, and neither are parts that do not fit.
+static void save_in_parts(struct hd_run_files *files)
+{
+    void *data;
+    size_t n;
+    assert_int_equal(save_part(files, "checkpoint.bin", "four", 0, 2), HEARTH_OK);
+    assert_int_equal(save_part(files, "checkpoint.bin", "three", 2, 2), HEARTH_INVALID);
+    assert_int_equal(save_part(files, "checkpoint.bin", "four", 3, 2), HEARTH_INVALID);
+    assert_int_equal(hd_run_files_load(files, "checkpoint.bin", &data, &n, &err), HEARTH_OK);
+    assert_true(n == 3 && memcmp(data, "one", 3) == 0);
+    free(data);
+    assert_int_equal(save_part(files, "checkpoint.bin", "three", 0, 1), HEARTH_OK);
+    assert_int_equal(save_part(files, "checkpoint.bin", "three", 1, 3), HEARTH_OK);
+    assert_int_equal(save_part(files, "checkpoint.bin", "three", 4, 1), HEARTH_OK);
+    assert_int_equal(save_part(files, "checkpoint.bin", "three", 4, 1), HEARTH_INVALID); // it was whole
+}
+
 static void test_what_a_training_saves(void **state)
 {
     (void)state;
@@ -434,18 +463,19 @@ static void test_what_a_training_saves(void **state)
     pthread_mutex_lock(&gate);
     hd_keeper_add(keeper, &block); // nothing is written yet
     assert_int_equal(hd_run_files_load(files, "checkpoint.bin", &data, &n, &err), HEARTH_NOT_FOUND);
-    assert_int_equal(hd_run_files_save(files, "checkpoint.bin", "one", 3, &err), HEARTH_OK);
-    assert_int_equal(hd_run_files_save(files, "checkpoint.bin", "three", 5, &err), HEARTH_OK);
+    assert_int_equal(save_whole(files, "checkpoint.bin", "one"), HEARTH_OK);
+    save_in_parts(files);
     assert_int_equal(hd_run_files_load(files, "checkpoint.bin", &data, &n, &err), HEARTH_OK);
     assert_true(n == 5 && memcmp(data, "three", 5) == 0); // what was saved last
     free(data);
-    assert_int_equal(hd_run_files_save(files, "../x", "x", 1, &err), HEARTH_LIMIT);
+    assert_int_equal(save_whole(files, "../x", "x"), HEARTH_LIMIT);
     char name[16];
     for (int i = 0; i < HD_MAX_RUN_FILES - 1; i++) {
         snprintf(name, sizeof name, "more-%d", i);
-        assert_int_equal(hd_run_files_save(files, name, "x", 1, &err), HEARTH_OK);
+        assert_int_equal(save_whole(files, name, "x"), HEARTH_OK);
     }
-    assert_int_equal(hd_run_files_save(files, "too-many", "x", 1, &err), HEARTH_LIMIT);
+    assert_int_equal(save_whole(files, "too-many", "x"), HEARTH_LIMIT);
+    assert_int_equal(save_part(files, "checkpoint.bin", "half", 0, 2), HEARTH_OK); // and no more of it
     pthread_mutex_unlock(&gate);
     hd_keeper_stop(&keeper); // writes what is left
     assert_int_equal(n_failed, 0);
@@ -455,7 +485,7 @@ static void test_what_a_training_saves(void **state)
     assert_int_equal(hd_keeper_start(&keeper, wake, NULL, &err), HEARTH_OK);
     files = hd_run_files_new(keeper, &place, on_failed, NULL);
     simdisk_set_capacity(disk, 1); // a full disk is told, and the file of before is there
-    assert_int_equal(hd_run_files_save(files, "checkpoint.bin", "four!", 5, &err), HEARTH_OK);
+    assert_int_equal(save_whole(files, "checkpoint.bin", "four!"), HEARTH_OK);
     hd_keeper_stop(&keeper);
     assert_int_equal(n_failed, 1);
     assert_int_equal(err.code, HEARTH_IO);
