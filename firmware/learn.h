@@ -55,8 +55,8 @@ enum hearth_status hd_learn_import_set(struct hd_learn *learn, const char *name,
 enum hearth_status hd_learn_import_adapter(struct hd_learn *learn, const char *name, int fd,
                                            struct hd_learn_waiter waiter, struct hearth_error *err);
 
-// Writes an adapter's file, in plain, into `fd`: a plain file that was opened for writing. Takes over the descriptor. Of
-// an adapter that is removed meanwhile NOT_FOUND is told, and the file may hold some of it.
+// Writes an adapter's file, in plain, into `fd`: a plain file that was opened for writing. Takes over the descriptor.
+// Of an adapter that is removed meanwhile NOT_FOUND is told, and the file may hold some of it.
 enum hearth_status hd_learn_export_adapter(struct hd_learn *learn, const char *name, int fd,
                                            struct hd_learn_waiter waiter, struct hearth_error *err);
 

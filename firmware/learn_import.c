@@ -201,6 +201,7 @@ struct import_adapter {
     int fd;
     struct known_model *models;
     size_t n_models;
+    bool all_known; // there is no model whose hash is not known yet
     json_t *meta;
 };
 
@@ -249,6 +250,8 @@ static enum hearth_status check_adapter(struct import_adapter *t, const char *pa
             model = &t->models[i];
     if (!info.base_sha256[0])
         status = hd_fail(err, HEARTH_INVALID, "the adapter does not tell which model it is for: name it with --base");
+    else if (!model && !t->all_known)
+        status = hd_fail(err, HEARTH_UNSUPPORTED, "the models' files are being looked at: try again in a moment");
     else if (!model)
         status = hd_fail(err, HEARTH_NOT_FOUND, "the model that it is for (SHA-256 %.12s...) is not on this box",
                          info.base_sha256);
@@ -293,18 +296,20 @@ static void done_import_adapter(struct hd_task *task)
     add_item(&t->base, &t->item);
 }
 
-static enum hearth_status known_models(struct hd_learn *learn, struct known_model **models, size_t *n,
+static enum hearth_status known_models(struct hd_learn *learn, struct known_model **models, size_t *n, bool *all,
                                        struct hearth_error *err)
 {
     struct hd_model_file *files;
     size_t n_files;
     *n = 0;
+    *all = true;
     *models = NULL;
     enum hearth_status status = hd_models_list(learn->server, &files, &n_files, err);
     if (status != HEARTH_OK)
         return status;
     *models = calloc(n_files + 1, sizeof **models);
     for (size_t i = 0; *models && i < n_files; i++) {
+        *all = *all && (files[i].sha256[0] || files[i].problem[0]);
         if (!files[i].sha256[0])
             continue;
         memcpy((*models)[*n].path, files[i].path, sizeof files[i].path);
@@ -322,12 +327,13 @@ enum hearth_status hd_learn_import_adapter(struct hd_learn *learn, const char *n
     struct known_model *models = NULL;
     struct hd_sealed_place place = {0};
     size_t n_models = 0;
+    bool all_known = true;
     enum hearth_status status =
         learn ? check_name(learn, false, name, err) : hd_fail(err, HEARTH_UNSUPPORTED, "this box cannot learn");
     if (status == HEARTH_OK)
         status = file_size(fd, HD_MAX_ADAPTER_BYTES, &item.size_bytes, err);
     if (status == HEARTH_OK)
-        status = known_models(learn, &models, &n_models, err);
+        status = known_models(learn, &models, &n_models, &all_known, err);
     if (status == HEARTH_OK)
         status = new_item(learn, &nobody, &item.id, &place, err);
     struct import_adapter *task =
@@ -346,6 +352,7 @@ enum hearth_status hd_learn_import_adapter(struct hd_learn *learn, const char *n
     task->fd = fd;
     task->models = models;
     task->n_models = n_models;
+    task->all_known = all_known;
     hd_keeper_add(learn->keeper, &task->base.task);
     return HEARTH_OK;
 }

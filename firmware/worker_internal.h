@@ -221,8 +221,8 @@ void hd_models_close(struct hd_loaded *model);
 void hd_models_lost(struct hd_loaded *model, const struct hearth_error *error);
 void hd_models_publish(struct hd_worker *worker);
 void hd_models_publish_pages(struct hd_worker *worker); // how full the KV pools are
-// Lets go of idle adapters and unloads idle models but for `keep`, least recently used first, until `more_bytes` fit into
-// the budget beside the rest. False: they do not; err tells the figures. `what` wants them, for the log.
+// Lets go of idle adapters and unloads idle models but for `keep`, least recently used first, until `more_bytes` fit
+// into the budget beside the rest. False: they do not; err tells the figures. `what` wants them, for the log.
 bool hd_models_make_room(struct hd_worker *worker, uint64_t more_bytes, const struct hd_loaded *keep, const char *what,
                          struct hearth_error *err);
 

@@ -395,11 +395,12 @@ static bool try_room(struct hd_worker *worker)
     const struct hd_config *config = worker->params.config;
     const struct hd_model_facts *facts = &load->file.facts;
     struct hd_loaded *victims[HD_MAX_LOADED];
-    while (held_bytes(worker) + needed(facts, least_ctx(config, facts)) > load->budget_bytes && hd_adapters_shed(worker))
+    uint64_t least = needed(facts, least_ctx(config, facts));
+    while (held_bytes(worker) + least > load->budget_bytes && hd_adapters_shed(worker))
         ; // rather than a model
     uint64_t held = held_bytes(worker), left = load->budget_bytes > held ? load->budget_bytes - held : 0;
     unsigned n_ctx = best_ctx(config, facts, load->budget_bytes);
-    if (needed(facts, n_ctx) > left && needed(facts, least_ctx(config, facts)) <= left)
+    if (needed(facts, n_ctx) > left && least <= left)
         n_ctx = ctx_within(config, facts, left); // beside the others, with fewer positions
     bool idle = true, enough;
     unsigned n = choose_victims(worker, needed(facts, n_ctx), victims, &enough);

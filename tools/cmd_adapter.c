@@ -326,7 +326,7 @@ int cmd_adapter(int argc, char **argv)
     int want = strcmp(verb, "diff") ? 2 : 3;
     bool known = want == 3 || !strcmp(verb, "inspect") || !strcmp(verb, "export") || !strcmp(verb, "import");
     if (!known || cli.n_args != want)
-        return cli_wrong(&cli, "inspect, import and export take one PATH (export of the box NAME FILE), diff takes two, "
+        return cli_wrong(&cli, "inspect, import and export take one PATH, export of the box NAME FILE, diff two, "
                                "merge some");
     if (want == 3)
         return diff(&cli, &words);

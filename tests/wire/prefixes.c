@@ -99,7 +99,8 @@ static size_t n_keys(void)
 static int setup(void **state)
 {
     setup_sim(state);
-    snprintf(dir, sizeof dir, "/tmp/hearth-pfx");
+    snprintf(dir, sizeof dir, "/tmp/hpfx-XXXXXX");
+    assert_non_null(mkdtemp(dir));
     memset(&config, 0, sizeof config);
     snprintf(config.state_dir, sizeof config.state_dir, "%s", dir);
     config.prefix_cache_mib = 16;
@@ -112,8 +113,10 @@ static int teardown(void **state)
 {
     hd_prefixes_close(&prefixes);
     teardown_sim(state);
-    rmdir("/tmp/hearth-pfx/prefixes"); // the disk in memory has the files; these are only the folders
-    rmdir("/tmp/hearth-pfx");
+    char folder[HD_PATH_BYTES];
+    snprintf(folder, sizeof folder, "%s/prefixes", dir);
+    rmdir(folder); // the disk in memory has the files; these are only the folders
+    rmdir(dir);
     return 0;
 }
 
