@@ -12,7 +12,7 @@
 
 static const struct {
     const char *gguf, *peft;
-} linears[HT_ADAPTER_LINEARS] = {
+} linears[HT_ADAPTER_NAMES] = {
     [HT_ATTN_Q] = {"attn_q", "self_attn.q_proj"},
     [HT_ATTN_K] = {"attn_k", "self_attn.k_proj"},
     [HT_ATTN_V] = {"attn_v", "self_attn.v_proj"},
@@ -21,6 +21,8 @@ static const struct {
     [HT_FFN_UP] = {"ffn_up", "mlp.up_proj"},
     [HT_FFN_DOWN] = {"ffn_down", "mlp.down_proj"},
     [HT_ADAPTER_OUTPUT] = {"output", "lm_head"},
+    [HT_ADAPTER_QKV] = {"attn_qkv", "self_attn.qkv_proj"},
+    [HT_ADAPTER_GATE_UP] = {"ffn_gate_up", "mlp.gate_up_proj"}, // in GGUF it is an ffn_up of twice the rows
 };
 
 const char *ht_adapter_linear_gguf(uint32_t linear)
@@ -99,16 +101,16 @@ struct ht_adapter_target *ht_adapter_find(const struct hearth_adapter *adapter, 
 // q, k and v of a layer read the same x, and so do gate and up.
 bool ht_adapter_same_input(const struct ht_adapter_target *a, const struct ht_adapter_target *b)
 {
-    static const uint8_t input[HT_ADAPTER_LINEARS] = {
-        [HT_ATTN_Q] = 0,      [HT_ATTN_K] = 0, [HT_ATTN_V] = 0,   [HT_ATTN_OUTPUT] = 1,
-        [HT_FFN_GATE] = 2,    [HT_FFN_UP] = 2, [HT_FFN_DOWN] = 3, [HT_ADAPTER_OUTPUT] = 4,
+    static const uint8_t input[HT_ADAPTER_NAMES] = {
+        [HT_ATTN_Q] = 0,   [HT_ATTN_K] = 0,   [HT_ATTN_V] = 0,         [HT_ATTN_OUTPUT] = 1, [HT_FFN_GATE] = 2,
+        [HT_FFN_UP] = 2,   [HT_FFN_DOWN] = 3, [HT_ADAPTER_OUTPUT] = 4, [HT_ADAPTER_QKV] = 5, [HT_ADAPTER_GATE_UP] = 6,
     };
     return a->layer == b->layer && input[a->linear] == input[b->linear] && a->k == b->k;
 }
 
 static void sort_targets(struct ht_adapter_target *targets, size_t n)
 {
-    for (size_t i = 1; i < n; i++) { // at most HT_MAX_LAYERS * 8, most often in order
+    for (size_t i = 1; i < n; i++) { // at most HT_MAX_LAYERS * HT_ADAPTER_NAMES, most often in order
         struct ht_adapter_target one = targets[i];
         size_t at = i;
         for (; at > 0 && place(&targets[at - 1]) > place(&one); at--)
@@ -184,7 +186,7 @@ enum hearth_status ht_adapter_create(struct hearth_adapter **adapter, const stru
     a->n_kv_heads = hp->n_kv_heads;
     a->rslora = spec->rslora;
     a->dropout = spec->dropout;
-    a->targets = ht_calloc((size_t)hp->n_layers * HT_N_MATRICES, sizeof *a->targets);
+    a->targets = ht_calloc((size_t)hp->n_layers * HT_N_MATRICES + 1, sizeof *a->targets);
     for (uint32_t layer = 0; a->targets && layer < hp->n_layers; layer++)
         for (unsigned i = 0; i < ht_n_layer_tensors; i++) {
             const struct ht_tensor_spec *tensor = &ht_layer_tensors[i];
@@ -196,6 +198,12 @@ enum hearth_status ht_adapter_create(struct hearth_adapter **adapter, const stru
                                                                         .rank = spec->rank,
                                                                         .alpha = spec->alpha};
         }
+    if (a->targets && spec->linears >> HT_ADAPTER_OUTPUT & 1)
+        a->targets[a->n_targets++] = (struct ht_adapter_target){.linear = HT_ADAPTER_OUTPUT,
+                                                                .n = hp->n_vocab,
+                                                                .k = hp->n_embd,
+                                                                .rank = spec->rank,
+                                                                .alpha = spec->alpha};
     if (a->targets)
         status = ht_adapter_lay_out(a, err);
     else
@@ -319,6 +327,9 @@ enum hearth_status ht_adapter_writable(const struct hearth_adapter *adapter, str
     if (!adapter->base_sha256[0] || !adapter->architecture[0] || adapter->peft_rows || !adapter->n_layers ||
         !adapter->n_heads || !adapter->n_kv_heads)
         return ht_fail(err, HEARTH_INVALID, "%s does not tell which model it is for: name the base", adapter->shown);
+    if (ht_adapter_fused(adapter))
+        return ht_fail(err, HEARTH_INVALID, "%s has fused linears: name the base, which tells their sizes",
+                       adapter->shown);
     return HEARTH_OK;
 }
 

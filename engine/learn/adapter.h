@@ -12,15 +12,18 @@
 #include "engine/model/model.h"
 
 enum {
-    HT_ADAPTER_OUTPUT = HT_N_MATRICES, // the head, where the base has its own
+    HT_ADAPTER_OUTPUT = HT_N_MATRICES, // the head; tied to the embeddings it is of the logits alone
     HT_ADAPTER_LINEARS,
+    HT_ADAPTER_QKV = HT_ADAPTER_LINEARS, // fused ones, in files that are not bound yet: B's rows of q, k, v behind each
+    HT_ADAPTER_GATE_UP,                  // other, of gate and up
+    HT_ADAPTER_NAMES,
     HT_ADAPTER_NAME_BYTES = 256,
     HT_ADAPTER_LINEAGE_MAX = 64, // pairs
 };
 
 struct ht_adapter_target {
     uint32_t layer;  // 0 for the head
-    uint32_t linear; // enum ht_matrix or HT_ADAPTER_OUTPUT
+    uint32_t linear; // enum ht_matrix, HT_ADAPTER_OUTPUT, or a fused one
     uint32_t n, k, rank;
     float alpha;
     size_t a_at, b_at; // first value in `values`
@@ -47,6 +50,25 @@ struct hearth_adapter {
     size_t n_lineage;
 };
 
+// The linears of a model that a target stands for, with their rows of B: itself, or those of a fused one. INVALID where
+// the model has no such linear, or one of another shape, or where one of a fused one stands there on its own, too.
+struct ht_adapter_part {
+    uint32_t linear, first, n;
+};
+enum { HT_ADAPTER_MAX_PARTS = 3 };
+HT_MUST_USE enum hearth_status ht_adapter_parts(const struct hearth_adapter *adapter,
+                                                const struct ht_adapter_target *target, const struct ht_hparams *hp,
+                                                struct ht_adapter_part parts[HT_ADAPTER_MAX_PARTS], size_t *n_parts,
+                                                struct hearth_error *err);
+bool ht_adapter_fused(const struct hearth_adapter *adapter);
+// Each fused linear becomes those of the model, with an A of their own.
+HT_MUST_USE enum hearth_status ht_adapter_unfuse(struct hearth_adapter *adapter, const struct ht_hparams *hp,
+                                                 struct hearth_error *err);
+// A target of a plain linear against the model, by name and shape.
+HT_MUST_USE enum hearth_status ht_adapter_fits(const struct hearth_adapter *adapter,
+                                               const struct ht_adapter_target *target, const struct ht_hparams *hp,
+                                               struct hearth_error *err);
+
 bool ht_adapter_same_input(const struct ht_adapter_target *a, const struct ht_adapter_target *b);
 float ht_adapter_scale(const struct hearth_adapter *adapter, const struct ht_adapter_target *target);
 const char *ht_adapter_linear_gguf(uint32_t linear); // "attn_q"
@@ -55,7 +77,8 @@ void ht_adapter_tensor_name(const struct ht_adapter_target *target, char name[64
 // True for q and k of a family whose GGUF rows are turned (llama): `n_heads` of that linear then.
 bool ht_adapter_turned(const struct hearth_adapter *adapter, uint32_t linear, uint32_t *n_heads);
 
-// A new adapter for every layer's linears in `linears` (bit 1 << enum ht_matrix), values zero.
+// A new adapter for every layer's linears in `linears` (bit 1 << enum ht_matrix) and, with 1 << HT_ADAPTER_OUTPUT, the
+// head; values zero.
 struct ht_adapter_spec {
     unsigned linears;
     uint32_t rank;

@@ -50,6 +50,8 @@ static enum hearth_status check_shapes(const struct hearth_adapter *adapter, con
         const struct ht_adapter_target *t = &adapter->targets[i];
         ht_adapter_tensor_name(t, name);
         const struct ht_gguf_tensor *w = ht_gguf_find_tensor(gguf, name);
+        if (!w && t->linear == HT_ADAPTER_OUTPUT) // tied: the embeddings are the head, too
+            w = ht_gguf_find_tensor(gguf, "token_embd.weight");
         if (!w)
             return ht_fail(err, HEARTH_INVALID, "%s: %s has no tensor %s", adapter->shown, ht_gguf_shown(gguf), name);
         if (w->ne[0] != t->k || w->ne[1] != t->n || w->n_values != w->ne[0] * w->ne[1])
@@ -81,6 +83,7 @@ static enum hearth_status bind(struct hearth_adapter *adapter, struct ht_gguf *g
     const char *name = "";
     HT_TRY(ht_hparams_read(&hp, gguf, err));
     HT_TRY(check_known(adapter, &hp, ht_gguf_shown(gguf), err));
+    HT_TRY(ht_adapter_unfuse(adapter, &hp, err));
     HT_TRY(check_shapes(adapter, gguf, err));
     HT_TRY(ht_gguf_optional(ht_gguf_get_str(gguf, "general.name", &name, NULL, err)));
     ht_adapter_text(adapter->architecture, sizeof adapter->architecture, hp.arch->name);
@@ -119,7 +122,7 @@ enum hearth_status hearth_adapter_open(struct hearth_adapter **adapter, const ch
     enum hearth_status status = HEARTH_OK;
     if (base)
         status = ht_adapter_bind(a, base, err);
-    else if (a->base_sha256[0] && a->architecture[0])
+    else if (a->base_sha256[0] && a->architecture[0] && !ht_adapter_fused(a))
         status = ht_adapter_turn(a, err);
     if (status != HEARTH_OK)
         hearth_adapter_close(adapter);

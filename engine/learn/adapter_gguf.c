@@ -10,19 +10,19 @@
 
 enum { PIECE = 4096 };
 
-// "blk.0.attn_q.weight" or "output.weight", then the suffix.
+// "blk.0.attn_q.weight", a fused "blk.0.attn_qkv.weight", or "output.weight", then the suffix.
 static bool parse_name(const char *name, const char *suffix, struct ht_adapter_target *target)
 {
     const char *rest = name;
-    uint32_t layer = 0, first = HT_ADAPTER_OUTPUT, end = HT_ADAPTER_LINEARS;
-    if (!strncmp(name, "blk.", 4)) {
+    uint32_t layer = 0;
+    bool block = !strncmp(name, "blk.", 4);
+    if (block)
         rest = ht_adapter_layer_number(name + 4, ".", &layer);
-        first = 0;
-        end = HT_N_MATRICES;
-    }
-    for (uint32_t linear = first; rest && linear < end; linear++) {
+    for (uint32_t linear = 0; rest && linear < HT_ADAPTER_GATE_UP; linear++) {
         const char *word = ht_adapter_linear_gguf(linear);
         size_t len = strlen(word);
+        if (block == (linear == HT_ADAPTER_OUTPUT))
+            continue;
         if (!strncmp(rest, word, len) && !strncmp(rest + len, ".weight", 7) && !strcmp(rest + len + 7, suffix)) {
             target->layer = layer;
             target->linear = linear;

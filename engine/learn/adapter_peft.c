@@ -157,16 +157,16 @@ bool ht_peft_parse(const char *name, struct ht_adapter_target *which, bool *is_b
     if (strncmp(name, start, sizeof start - 1))
         return false;
     const char *module = name + sizeof start - 1, *rest = module;
-    uint32_t layer = 0, first = HT_ADAPTER_OUTPUT, end = HT_ADAPTER_LINEARS;
+    uint32_t layer = 0;
+    bool within = false;
     for (size_t i = 0; i < sizeof homes / sizeof homes[0]; i++)
         if (!strncmp(module, homes[i], strlen(homes[i]))) {
             rest = ht_adapter_layer_number(module + strlen(homes[i]), ".", &layer);
-            first = 0;
-            end = HT_N_MATRICES;
+            within = true;
         }
-    for (uint32_t linear = first; rest && linear < end; linear++) {
+    for (uint32_t linear = 0; rest && linear < HT_ADAPTER_NAMES; linear++) {
         const char *word = ht_adapter_linear_peft(linear), *after = rest + strlen(word);
-        if (strncmp(rest, word, strlen(word)))
+        if (within == (linear == HT_ADAPTER_OUTPUT) || strncmp(rest, word, strlen(word)))
             continue;
         *is_b = !strcmp(after, ".lora_B.weight");
         if (!*is_b && strcmp(after, ".lora_A.weight"))
@@ -229,18 +229,46 @@ static enum hearth_status add_part(const struct peft *p, const struct ht_safeten
     return set_rank(p, t, module, err);
 }
 
+// Beside an adapter of the head PEFT lays a copy of the head's own weight. The base file has it: not read.
+static bool is_copy(const struct ht_safetensor *s)
+{
+    return !strcmp(s->name, "base_model.model.lm_head.base_layer.weight");
+}
+
+static enum hearth_status check_copy(const struct peft *p, const struct ht_safetensor *s, struct hearth_error *err)
+{
+    const struct ht_adapter_target *t = ht_adapter_find(p->adapter, 0, HT_ADAPTER_OUTPUT);
+    if (!t || s->n_dims != 2 || s->shape[0] != t->n || s->shape[1] != t->k)
+        return ht_fail(err, HEARTH_FORMAT, "%s: tensor %s has not the shape of the adapter's part for it", p->shown,
+                       s->name);
+    return HEARTH_OK;
+}
+
+static enum hearth_status read_values(const struct peft *p, const struct ht_safetensor *s, struct hearth_error *err)
+{
+    struct ht_adapter_target which = {0};
+    bool is_b = false;
+    size_t at, len;
+    if (is_copy(s))
+        return check_copy(p, s, err);
+    ht_peft_parse(s->name, &which, &is_b, &at, &len);
+    const struct ht_adapter_target *t = ht_adapter_find(p->adapter, which.layer, which.linear);
+    return ht_safetensors_read(p->file, s, p->adapter->values + (is_b ? t->b_at : t->a_at), err);
+}
+
 static enum hearth_status read_tensors(const struct peft *p, struct hearth_error *err)
 {
     struct hearth_adapter *adapter = p->adapter;
     size_t n = ht_safetensors_n(p->file);
     char name[64];
-    if (n > 2 * (HT_MAX_LAYERS * HT_N_MATRICES + 1))
+    if (n > 2 * (HT_MAX_LAYERS * HT_ADAPTER_NAMES + 1))
         return ht_fail(err, HEARTH_LIMIT, "%s: %zu tensors are more than the linears of a model", p->shown, n);
     adapter->targets = ht_calloc(n + 1, sizeof *adapter->targets);
     if (!adapter->targets)
         return ht_fail(err, HEARTH_NOMEM, "%s: out of memory", p->shown);
     for (size_t i = 0; i < n; i++)
-        HT_TRY(add_part(p, ht_safetensors_at(p->file, i), err));
+        if (!is_copy(ht_safetensors_at(p->file, i)))
+            HT_TRY(add_part(p, ht_safetensors_at(p->file, i), err));
     for (size_t i = 0; i < adapter->n_targets; i++) {
         const struct ht_adapter_target *t = &adapter->targets[i];
         ht_adapter_tensor_name(t, name);
@@ -248,15 +276,8 @@ static enum hearth_status read_tensors(const struct peft *p, struct hearth_error
             return ht_fail(err, HEARTH_FORMAT, "%s: %s of %s is missing", p->shown, t->k ? "lora_B" : "lora_A", name);
     }
     HT_TRY(ht_adapter_lay_out(adapter, err));
-    for (size_t i = 0; i < n; i++) {
-        const struct ht_safetensor *s = ht_safetensors_at(p->file, i);
-        struct ht_adapter_target which = {0};
-        bool is_b = false;
-        size_t at, len;
-        ht_peft_parse(s->name, &which, &is_b, &at, &len);
-        const struct ht_adapter_target *t = ht_adapter_find(adapter, which.layer, which.linear);
-        HT_TRY(ht_safetensors_read(p->file, s, adapter->values + (is_b ? t->b_at : t->a_at), err));
-    }
+    for (size_t i = 0; i < n; i++)
+        HT_TRY(read_values(p, ht_safetensors_at(p->file, i), err));
     return ht_adapter_check_values(adapter, err);
 }
 

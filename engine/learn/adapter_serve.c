@@ -15,28 +15,13 @@ static enum hearth_status wrong_model(const struct hearth_adapter *a, const stru
                    a->n_kv_heads, e->info.name);
 }
 
-static enum hearth_status check_target(const struct hearth_adapter *a, const struct ht_adapter_target *t,
-                                       const struct hearth_engine *e, struct hearth_error *err)
-{
-    const struct ht_hparams *hp = &e->model.hp;
-    char name[64];
-    ht_adapter_tensor_name(t, name);
-    bool head = t->linear == HT_ADAPTER_OUTPUT;
-    if (head ? !(hp->features & HT_FEATURE_OWN_OUTPUT) : t->layer >= hp->n_layers)
-        return ht_fail(err, HEARTH_INVALID, "%s: %.60s has no tensor %s", a->shown, e->info.name, name);
-    const struct ht_weight_params shape =
-        ht_lora_shape(hp, head ? ht_lora_head(hp) : ht_lora_linear(t->layer, t->linear));
-    if (t->n != shape.n || t->k != shape.k)
-        return ht_fail(err, HEARTH_INVALID, "%s: %s is %u x %u, %u x %u in %.60s", a->shown, name, t->n, t->k, shape.n,
-                       shape.k, e->info.name);
-    return HEARTH_OK;
-}
-
 static enum hearth_status check_use(const struct hearth_adapter_use *use, const struct hearth_engine *e,
                                     const char *base_sha256, struct hearth_error *err)
 {
     const struct hearth_adapter *a = use->adapter;
     const struct ht_hparams *hp = &e->model.hp;
+    struct ht_adapter_part parts[HT_ADAPTER_MAX_PARTS];
+    size_t n_parts;
     if (!a || !isfinite(use->scale))
         return ht_fail(err, HEARTH_INVALID, "an adapter and a finite scale are needed");
     if (base_sha256 && a->base_sha256[0] && strcmp(base_sha256, a->base_sha256))
@@ -47,7 +32,7 @@ static enum hearth_status check_use(const struct hearth_adapter_use *use, const 
         (a->n_kv_heads && a->n_kv_heads != hp->n_kv_heads))
         return wrong_model(a, e, err);
     for (size_t i = 0; i < a->n_targets; i++)
-        HT_TRY(check_target(a, &a->targets[i], e, err));
+        HT_TRY(ht_adapter_parts(a, &a->targets[i], hp, parts, &n_parts, err));
     return ht_adapter_check_values(a, err);
 }
 
@@ -61,28 +46,28 @@ struct pieces {
 };
 
 // Heads of q or k whose rows must be turned: those of a llama folder that does not tell its base. 0 = none.
-static uint32_t turned_heads(const struct hearth_adapter *a, const struct ht_adapter_target *t,
-                             const struct ht_hparams *hp)
+static uint32_t turned_heads(const struct hearth_adapter *a, uint32_t linear, const struct ht_hparams *hp)
 {
     if (!a->peft_rows || strcmp(hp->arch->name, "llama"))
         return 0;
-    return t->linear == HT_ATTN_Q ? hp->n_heads : t->linear == HT_ATTN_K ? hp->n_kv_heads : 0;
+    return linear == HT_ATTN_Q ? hp->n_heads : linear == HT_ATTN_K ? hp->n_kv_heads : 0;
 }
 
 static void add(struct pieces *p, const struct hearth_adapter_use *use, const struct ht_adapter_target *t,
-                const struct ht_hparams *hp)
+                const struct ht_adapter_part *part, const struct ht_hparams *hp)
 {
     const struct hearth_adapter *a = use->adapter;
-    uint32_t heads = turned_heads(a, t, hp);
-    const float *b = a->values + t->b_at;
+    uint32_t heads = turned_heads(a, part->linear, hp);
+    const float *b = a->values + t->b_at + (size_t)part->first * t->rank;
     if (heads) {
         float *to = p->turned + p->n_turned;
-        ht_adapter_turn_rows(b, t->n, t->rank, heads, true, to);
-        p->n_turned += (size_t)t->n * t->rank;
+        ht_adapter_turn_rows(b, part->n, t->rank, heads, true, to);
+        p->n_turned += (size_t)part->n * t->rank;
         b = to;
     }
+    bool head = part->linear == HT_ADAPTER_OUTPUT;
     p->list[p->n++] = (struct ht_bank_piece){
-        .linear = t->linear == HT_ADAPTER_OUTPUT ? ht_lora_head(hp) : ht_lora_linear(t->layer, t->linear),
+        .linear = head ? ht_lora_head(hp) : ht_lora_linear(t->layer, part->linear),
         .rank = t->rank,
         .scale = use->scale * ht_adapter_scale(a, t),
         .a = a->values + t->a_at,
@@ -90,25 +75,40 @@ static void add(struct pieces *p, const struct hearth_adapter_use *use, const st
     };
 }
 
+// The pieces of all adapters; with p->list NULL only how many they are, and values of rows that are turned.
+static enum hearth_status list(struct pieces *p, const struct hearth_adapter_use *uses, size_t n_uses,
+                               const struct ht_hparams *hp, struct hearth_error *err)
+{
+    struct ht_adapter_part parts[HT_ADAPTER_MAX_PARTS];
+    size_t n;
+    for (size_t u = 0; u < n_uses; u++)
+        for (size_t i = 0; i < uses[u].adapter->n_targets; i++) {
+            const struct ht_adapter_target *t = &uses[u].adapter->targets[i];
+            HT_TRY(ht_adapter_parts(uses[u].adapter, t, hp, parts, &n, err));
+            for (size_t j = 0; j < n; j++)
+                if (p->list) {
+                    add(p, &uses[u], t, &parts[j], hp);
+                } else {
+                    p->n++;
+                    p->n_turned += turned_heads(uses[u].adapter, parts[j].linear, hp) ? (size_t)parts[j].n * t->rank : 0;
+                }
+        }
+    return HEARTH_OK;
+}
+
 static enum hearth_status load(struct hearth_engine *e, const struct hearth_adapter_use *uses, size_t n_uses,
                                unsigned *id, struct hearth_error *err)
 {
-    size_t n = 0, n_turned = 0;
-    for (size_t u = 0; u < n_uses; u++) {
-        const struct hearth_adapter *a = uses[u].adapter;
-        n += a->n_targets;
-        for (size_t i = 0; i < a->n_targets; i++)
-            if (turned_heads(a, &a->targets[i], &e->model.hp))
-                n_turned += (size_t)a->targets[i].n * a->targets[i].rank;
-    }
-    struct pieces p = {.list = ht_calloc(n, sizeof *p.list)};
-    p.turned = n_turned ? ht_calloc(n_turned, sizeof *p.turned) : NULL;
-    enum hearth_status status = HEARTH_OK;
-    if (!p.list || (n_turned && !p.turned))
-        status = ht_fail(err, HEARTH_NOMEM, "out of memory for %zu parts of adapters", n);
-    for (size_t u = 0; u < n_uses && status == HEARTH_OK; u++)
-        for (size_t i = 0; i < uses[u].adapter->n_targets; i++)
-            add(&p, &uses[u], &uses[u].adapter->targets[i], &e->model.hp);
+    struct pieces room = {0}, p = {0};
+    const struct ht_hparams *hp = &e->model.hp;
+    HT_TRY(list(&room, uses, n_uses, hp, err));
+    p.list = ht_calloc(room.n, sizeof *p.list);
+    p.turned = room.n_turned ? ht_calloc(room.n_turned, sizeof *p.turned) : NULL;
+    enum hearth_status status;
+    if (!p.list || (room.n_turned && !p.turned))
+        status = ht_fail(err, HEARTH_NOMEM, "out of memory for %zu parts of adapters", room.n);
+    else
+        status = list(&p, uses, n_uses, hp, err);
     if (status == HEARTH_OK)
         status = ht_lora_load(e, p.list, p.n, id, err);
     ht_free(p.list);

@@ -17,7 +17,8 @@ static enum hearth_status logits(struct ht_recorder *rec)
     HT_TRY(ht_record_norm(rec, g->chosen, g->final, m->output_norm, 1, n_embd, false, HT_ROWS_OUT));
     const struct ht_graph_part head = {.w = m->output, .y = g->logits, .bias = none, .n = m->hp.n_vocab,
                                        .stride = g->logits_stride};
-    return ht_record_linear(rec, g->final, n_embd, &head, 1, false, HT_ROWS_OUT);
+    HT_TRY(ht_record_linear(rec, g->final, n_embd, &head, 1, false, HT_ROWS_OUT));
+    return ht_record_head_lora(rec);
 }
 
 static enum hearth_status losses(struct ht_recorder *rec)
@@ -50,7 +51,11 @@ static enum hearth_status back(struct ht_recorder *rec)
     uint32_t n_embd = m->hp.n_embd;
     const struct ht_graph_part head = {.w = m->output, .y = g->logits, .bias = none, .n = m->hp.n_vocab,
                                        .stride = g->logits_stride};
+    HT_TRY(ht_record_head_lora_back(rec));
+    if (g->lowest == UINT32_MAX) // no layer has a target: what is below learns nothing
+        return HEARTH_OK;
     HT_TRY(ht_record_linear_t(rec, g->final, n_embd, &head, 1, false, HT_ROWS_OUT));
+    HT_TRY(ht_record_head_lora_dx(rec, g->final));
     HT_TRY(ht_record_norm_back(rec, g->chosen, m->output_norm, g->final, g->final, 1, n_embd, false, HT_ROWS_OUT));
     const struct ht_scatter scatter = {
         .dy = g->final, .dx = g->dx, .dy_stride = n_embd, .dx_stride = n_embd, .dim = n_embd};
@@ -62,7 +67,8 @@ enum hearth_status ht_record_head(struct ht_recorder *rec)
 {
     HT_TRY(logits(rec));
     HT_TRY(losses(rec));
-    rec->g->n_head_loss = rec->to->n;
+    if (rec->to == &rec->g->head) // with dropout there is another one, for training
+        rec->g->n_head_loss = rec->to->n;
     HT_TRY(back(rec));
     return ht_record_end(rec);
 }

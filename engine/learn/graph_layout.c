@@ -86,6 +86,7 @@ void ht_graph_carve(struct ht_graph *g, struct ht_buf *work, uint64_t *work_floa
     }
     for (int i = 0; i < HT_N_INPUTS; i++)
         rank = widest_group(g, i) > rank ? widest_group(g, i) : rank;
+    rank = g->head_group.rank > rank ? g->head_group.rank : rank;
     g->last = take(&c, rows, hp->n_embd);
     g->n = take(&c, rows, hp->n_embd);
     g->dx = take(&c, rows, hp->n_embd);
@@ -100,6 +101,7 @@ void ht_graph_carve(struct ht_graph *g, struct ht_buf *work, uint64_t *work_floa
     g->final = take(&c, g->outs, hp->n_embd);
     g->logits = take(&c, g->outs, g->logits_stride);
     g->loss = take(&c, 1, rows);
+    g->head_u = take(&c, g->outs, g->head_group.rank);
     *work_floats = c.used;
 }
 
@@ -115,38 +117,24 @@ static enum ht_graph_input input_of(uint32_t linear, uint32_t *place)
     return linear == HT_FFN_DOWN ? HT_INPUT_DOWN : HT_INPUT_GATE_UP;
 }
 
-static enum hearth_status check_target(const struct ht_hparams *hp, const struct ht_adapter_target *t,
-                                       struct hearth_error *err)
-{
-    char name[64];
-    ht_adapter_tensor_name(t, name);
-    if (t->linear == HT_ADAPTER_OUTPUT)
-        return ht_fail(err, HEARTH_UNSUPPORTED, "the adapter has a part for %s, which is not trained here", name);
-    for (unsigned i = 0; i < ht_n_layer_tensors; i++) {
-        const struct ht_tensor_spec *spec = &ht_layer_tensors[i];
-        if (spec->is_matrix && spec->slot == t->linear && t->layer < hp->n_layers &&
-            ht_dim_size(hp, spec->n) == t->n && ht_dim_size(hp, spec->k) == t->k)
-            return HEARTH_OK;
-    }
-    return ht_fail(err, HEARTH_INVALID, "the adapter's %s, %u x %u, is not the model's", name, t->n, t->k);
-}
-
 static struct ht_ref at(struct ht_ref ref, size_t floats)
 {
     ref.offset += floats;
     return ref;
 }
 
-// Fills the groups of all layers; offsets are within the flat vectors, whose buffer need not be there yet.
+// Fills the groups of all layers and the head's; offsets are within the flat vectors, whose buffer need not be there yet.
 enum hearth_status ht_graph_bind(struct ht_graph *g, const struct hearth_adapter *adapter, struct hearth_error *err)
 {
     struct ht_ref values = g->vector[HT_GRAPH_VALUES], grads = g->vector[HT_GRAPH_GRADIENTS];
     g->lowest = UINT32_MAX;
     for (size_t i = 0; i < adapter->n_targets; i++) {
         const struct ht_adapter_target *from = &adapter->targets[i];
-        uint32_t place;
-        HT_TRY(check_target(&g->model->hp, from, err));
-        struct ht_graph_group *group = &g->layers[from->layer].group[input_of(from->linear, &place)];
+        uint32_t place = 0;
+        bool head = from->linear == HT_ADAPTER_OUTPUT;
+        HT_TRY(ht_adapter_fits(adapter, from, &g->model->hp, err));
+        struct ht_graph_group *group =
+            head ? &g->head_group : &g->layers[from->layer].group[input_of(from->linear, &place)];
         if (!group->n_targets) {
             group->k = from->k;
             group->a = at(values, from->a_at);
@@ -165,7 +153,7 @@ enum hearth_status ht_graph_bind(struct ht_graph *g, const struct hearth_adapter
             .db = at(grads, from->b_at),
         };
         group->rank += from->rank;
-        g->lowest = from->layer < g->lowest ? from->layer : g->lowest;
+        g->lowest = !head && from->layer < g->lowest ? from->layer : g->lowest;
     }
     return HEARTH_OK;
 }

@@ -20,12 +20,15 @@ struct part { // of one adapter for one tensor
     double scale;
 };
 
+#define OUTPUT "output.weight"
+
 struct merge {
     const struct hearth_merge_params *params;
     struct ht_gguf *base;
     struct ht_gguf_writer *writer;
     bool keep;
     enum ht_type type;
+    const struct ht_gguf_tensor *head; // tied and changed: the embeddings, which the head's own tensor is made of
     unsigned char *bytes; // PIECE_BYTES, or a row
     float *row, *again;
     double *sum;
@@ -58,12 +61,22 @@ static size_t parts_of(const struct merge *m, const char *name, struct part *par
 
 // ---------------------------------------------------------------- checks
 
-static enum hearth_status check_adapter(const struct merge *m, const struct hearth_adapter *adapter,
+// The tensor that a target is for; a tied head's is the embeddings.
+static const struct ht_gguf_tensor *tensor_of(struct merge *m, const struct ht_adapter_target *t)
+{
+    char name[64];
+    ht_adapter_tensor_name(t, name);
+    const struct ht_gguf_tensor *w = ht_gguf_find_tensor(m->base, name);
+    if (!w && t->linear == HT_ADAPTER_OUTPUT)
+        w = m->head = ht_gguf_find_tensor(m->base, "token_embd.weight");
+    return w;
+}
+
+static enum hearth_status check_adapter(struct merge *m, const struct hearth_adapter *adapter,
                                         struct hearth_error *err)
 {
     char name[64];
-    const char *shown = ht_gguf_shown(m->base);
-    const char *arch = "";
+    const char *shown = ht_gguf_shown(m->base), *arch = "";
     HT_TRY(ht_gguf_get_str(m->base, "general.architecture", &arch, NULL, err));
     if (adapter->peft_rows || strcmp(adapter->base_sha256, m->params->base->sha256) ||
         strcmp(adapter->architecture, arch))
@@ -71,7 +84,7 @@ static enum hearth_status check_adapter(const struct merge *m, const struct hear
     for (size_t i = 0; i < adapter->n_targets; i++) {
         const struct ht_adapter_target *t = &adapter->targets[i];
         ht_adapter_tensor_name(t, name);
-        const struct ht_gguf_tensor *w = ht_gguf_find_tensor(m->base, name);
+        const struct ht_gguf_tensor *w = tensor_of(m, t);
         if (!w || w->ne[0] != t->k || w->ne[1] != t->n || w->n_values != w->ne[0] * w->ne[1])
             return ht_fail(err, HEARTH_INVALID, "%s: %s does not fit %s", adapter->shown, name, shown);
         if (!ht_type_info(w->type))
@@ -109,24 +122,29 @@ static enum ht_type type_in(const struct merge *m, const struct ht_gguf_tensor *
     return m->keep ? t->type : ht_quantize_fits(m->type, t->ne[0]);
 }
 
-// Announces every tensor; counts values, and room for the longest row.
-static void put_table(struct merge *m)
+static void put_tensor(struct merge *m, const char *name, const struct ht_gguf_tensor *t)
 {
     struct part parts[HEARTH_MAX_ADAPTERS];
-    for (size_t i = 0; i < ht_gguf_n_tensors(m->base); i++) {
-        const struct ht_gguf_tensor *t = ht_gguf_tensor_at(m->base, i);
-        enum ht_type type = t->type;
-        m->n_values += t->n_values;
-        if (parts_of(m, t->name, parts)) {
-            type = type_in(m, t);
-            m->report.n_merged++;
-            m->report.n_other_type += !m->keep && type != m->type;
-            m->n_merged_values += t->n_values;
-            m->row_values = t->ne[0] > m->row_values ? (size_t)t->ne[0] : m->row_values;
-            m->row_bytes = t->row_bytes > m->row_bytes ? (size_t)t->row_bytes : m->row_bytes;
-        }
-        ht_gguf_writer_tensor(m->writer, t->name, type, t->n_dims, t->ne);
+    enum ht_type type = t->type;
+    m->n_values += t->n_values;
+    if (parts_of(m, name, parts)) {
+        type = type_in(m, t);
+        m->report.n_merged++;
+        m->report.n_other_type += !m->keep && type != m->type;
+        m->n_merged_values += t->n_values;
+        m->row_values = t->ne[0] > m->row_values ? (size_t)t->ne[0] : m->row_values;
+        m->row_bytes = t->row_bytes > m->row_bytes ? (size_t)t->row_bytes : m->row_bytes;
     }
+    ht_gguf_writer_tensor(m->writer, name, type, t->n_dims, t->ne);
+}
+
+// Announces every tensor; counts values, and room for the longest row. A tied head gets a tensor of its own.
+static void put_table(struct merge *m)
+{
+    for (size_t i = 0; i < ht_gguf_n_tensors(m->base); i++)
+        put_tensor(m, ht_gguf_tensor_at(m->base, i)->name, ht_gguf_tensor_at(m->base, i));
+    if (m->head)
+        put_tensor(m, OUTPUT, m->head);
 }
 
 static bool begins(const char *text, const char *with)
@@ -253,6 +271,8 @@ static enum hearth_status put_data(struct merge *m, struct hearth_error *err)
         size_t n = parts_of(m, t->name, parts);
         HT_TRY(n ? merge_tensor(m, t, parts, n, err) : copy(m, t, err));
     }
+    if (m->head)
+        HT_TRY(merge_tensor(m, m->head, parts, parts_of(m, OUTPUT, parts), err));
     return ht_gguf_check_unchanged(m->base, err);
 }
 

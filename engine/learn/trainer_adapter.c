@@ -40,27 +40,28 @@ failed:
     return status;
 }
 
-// "attn_q,attn_v", or PEFT's last words ("q_proj"), or "all".
+static bool is_word(const char *text, size_t len, const char *word)
+{
+    return strlen(word) == len && !strncmp(text, word, len);
+}
+
+// "attn_q,attn_v", or PEFT's last words ("q_proj"); "all" are those of the layers; "output" (or "lm_head") is the head.
 static enum hearth_status parse_targets(const char *text, unsigned *linears, struct hearth_error *err)
 {
-    *linears = 0;
-    if (!text || !strcmp(text, "all")) {
-        *linears = (1u << HT_N_MATRICES) - 1;
-        return HEARTH_OK;
-    }
-    while (*text) {
+    const unsigned all = (1u << HT_N_MATRICES) - 1;
+    *linears = text ? 0 : all;
+    while (text && *text) {
         size_t len = strcspn(text, ",");
-        unsigned found = HT_N_MATRICES;
-        for (unsigned i = 0; i < HT_N_MATRICES; i++) {
-            const char *gguf = ht_adapter_linear_gguf(i), *peft = strrchr(ht_adapter_linear_peft(i), '.') + 1;
-            if ((strlen(gguf) == len && !strncmp(text, gguf, len)) ||
-                (strlen(peft) == len && !strncmp(text, peft, len)))
-                found = i;
+        unsigned found = is_word(text, len, "all") ? all : 0;
+        for (unsigned i = 0; i < HT_ADAPTER_LINEARS; i++) {
+            const char *peft = ht_adapter_linear_peft(i), *dot = strrchr(peft, '.');
+            if (is_word(text, len, ht_adapter_linear_gguf(i)) || is_word(text, len, dot ? dot + 1 : peft))
+                found = 1u << i;
         }
-        if (found == HT_N_MATRICES)
+        if (!found)
             return ht_fail(err, HEARTH_INVALID, "no linear \"%.*s\": attn_q, attn_k, attn_v, attn_output, ffn_gate, "
-                           "ffn_up, ffn_down, or all", len < 32 ? (int)len : 32, text);
-        *linears |= 1u << found;
+                           "ffn_up, ffn_down, output, or all (those of the layers)", len < 32 ? (int)len : 32, text);
+        *linears |= found;
         text += len + (text[len] == ',');
     }
     return *linears ? HEARTH_OK : ht_fail(err, HEARTH_INVALID, "no linear is named to train");
@@ -71,7 +72,6 @@ static enum hearth_status check_init(const struct hearth_adapter *a, const struc
                                      struct hearth_error *err)
 {
     const struct ht_hparams *hp = &t->engine->model.hp;
-    char name[64];
     if (a->peft_rows)
         return ht_fail(err, HEARTH_INVALID, "%s does not tell which model it is for: open it with its base", a->shown);
     if (a->base_sha256[0] && strcmp(a->base_sha256, t->params.base_sha256))
@@ -80,19 +80,8 @@ static enum hearth_status check_init(const struct hearth_adapter *a, const struc
     if (a->architecture[0] && strcmp(a->architecture, hp->arch->name))
         return ht_fail(err, HEARTH_INVALID, "%s is an adapter for %s, the model is %s", a->shown, a->architecture,
                        hp->arch->name);
-    for (size_t i = 0; i < a->n_targets; i++) {
-        const struct ht_adapter_target *target = &a->targets[i];
-        const struct ht_tensor_spec *spec = NULL;
-        ht_adapter_tensor_name(target, name);
-        for (unsigned k = 0; k < ht_n_layer_tensors; k++)
-            if (ht_layer_tensors[k].is_matrix && ht_layer_tensors[k].slot == target->linear)
-                spec = &ht_layer_tensors[k];
-        if (target->linear >= HT_N_MATRICES || !spec)
-            return ht_fail(err, HEARTH_UNSUPPORTED, "%s: training of %s is not supported", a->shown, name);
-        if (target->layer >= hp->n_layers || target->n != ht_dim_size(hp, spec->n) ||
-            target->k != ht_dim_size(hp, spec->k))
-            return ht_fail(err, HEARTH_INVALID, "%s: %s does not fit the model", a->shown, name);
-    }
+    for (size_t i = 0; i < a->n_targets; i++)
+        HT_TRY(ht_adapter_fits(a, &a->targets[i], hp, err));
     return HEARTH_OK;
 }
 

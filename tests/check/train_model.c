@@ -200,12 +200,17 @@ struct linear {
     uint32_t layer, linear, n, k;
 };
 
+static const double *weight_of(const struct train_model *m, struct linear l)
+{
+    return l.linear == HT_ADAPTER_OUTPUT ? m->head : m->layers[l.layer].matrix[l.linear];
+}
+
 static void linear(struct train_model *m, struct linear l, const double *x, const double *bias, double *y)
 {
     uint32_t rows = m->batch.n_rows;
     const struct ht_adapter_target *t = ht_adapter_find(m->adapter, l.layer, l.linear);
     memset(y, 0, (size_t)rows * l.n * sizeof *y);
-    ht_ref_dense(HT_DENSE_NT, x, m->layers[l.layer].matrix[l.linear], rows, l.n, l.k, 1, y);
+    ht_ref_dense(HT_DENSE_NT, x, weight_of(m, l), rows, l.n, l.k, 1, y);
     for (size_t i = 0; bias && i < (size_t)rows * l.n; i++)
         y[i] += bias[i % l.n];
     if (!t)
@@ -223,7 +228,7 @@ static void linear_back(struct train_model *m, struct linear l, const double *x,
 {
     uint32_t rows = m->batch.n_rows;
     const struct ht_adapter_target *t = ht_adapter_find(m->adapter, l.layer, l.linear);
-    ht_ref_dense(HT_DENSE_NN, dy, m->layers[l.layer].matrix[l.linear], rows, l.k, l.n, 1, dx);
+    ht_ref_dense(HT_DENSE_NN, dy, weight_of(m, l), rows, l.k, l.n, 1, dx);
     if (!t)
         return;
     double scale = (double)ht_adapter_scale(m->adapter, t);
@@ -396,22 +401,21 @@ double train_model_loss(void *user)
     const struct ht_hparams *hp = &m->model->hp;
     const struct ht_batch *b = &m->batch;
     uint32_t n = hp->n_embd;
-    double total = 0, *logits = train_doubles(hp->n_vocab);
+    double total = 0, *logits = train_doubles((size_t)b->n_rows * hp->n_vocab);
     for (size_t i = 0; i < (size_t)b->n_rows * n; i++)
         m->layers[0].x[i] = (double)hp->embd_scale * m->embedding[(size_t)b->ids[i / n] * n + i % n];
     add_noise(m, m->layers[0].x);
     for (uint32_t i = 0; i < hp->n_layers; i++)
         layer(m, i, i + 1 < hp->n_layers ? m->layers[i + 1].x : m->last);
     norm(m, m->last, m->head_norm, b->n_rows, n, m->final);
+    linear(m, (struct linear){0, HT_ADAPTER_OUTPUT, hp->n_vocab, n}, m->final, NULL, logits);
     memset(m->logits_back, 0, (size_t)b->n_rows * hp->n_vocab * sizeof *m->logits_back);
     for (uint32_t r = 0; r < b->n_rows; r++) {
         m->row_loss[r] = 0;
         if (!counts(b, r))
             continue;
-        memset(logits, 0, hp->n_vocab * sizeof *logits);
-        ht_ref_dense(HT_DENSE_NT, m->final + (size_t)r * n, m->head, 1, hp->n_vocab, n, 1, logits);
         m->row_loss[r] =
-            ht_ref_cross_entropy(logits, hp->n_vocab, (double)hp->final_softcap, (uint32_t)b->target[r],
+            ht_ref_cross_entropy(logits + (size_t)r * hp->n_vocab, hp->n_vocab, (double)hp->final_softcap, (uint32_t)b->target[r],
                                  (double)b->weight[r], m->logits_back + (size_t)r * hp->n_vocab);
         total += (double)b->weight[r] * m->row_loss[r];
     }
@@ -425,7 +429,7 @@ void train_model_back(struct train_model *m)
     size_t n = (size_t)m->batch.n_rows * hp->n_embd;
     double *dn = train_doubles(n), *dx = train_doubles(n);
     memset(m->gradient, 0, m->adapter->n_values * sizeof *m->gradient);
-    ht_ref_dense(HT_DENSE_NN, m->logits_back, m->head, m->batch.n_rows, hp->n_embd, hp->n_vocab, 1, dn);
+    linear_back(m, (struct linear){0, HT_ADAPTER_OUTPUT, hp->n_vocab, hp->n_embd}, m->final, m->logits_back, dn);
     norm_back(m, m->last, m->head_norm, dn, m->batch.n_rows, hp->n_embd, dx);
     for (uint32_t i = hp->n_layers; i-- > 0;) {
         ffn_back(m, i, dx);

@@ -22,7 +22,7 @@
 #define MODELS "tests/golden/tiny-"
 static const char *const families[] = {MODELS "llama.gguf", MODELS "qwen2.gguf", MODELS "qwen2-q4_1.gguf",
                                        MODELS "qwen3.gguf", MODELS "gemma3.gguf"};
-enum { N_FAMILIES = sizeof families / sizeof families[0], ROWS = 40, ALL = 0x7F };
+enum { N_FAMILIES = sizeof families / sizeof families[0], ROWS = 40, ALL = 0x7F, HEAD = 1 << HT_ADAPTER_OUTPUT };
 
 // ---------------------------------------------------------------- a model, an adapter, a batch
 
@@ -148,7 +148,7 @@ static const char *name_of(const struct hearth_adapter *a, size_t target, int ha
 static unsigned by_differences(const char *family, float dropout, float neftune)
 {
     struct hearth_engine *engine = engine_open(family, NULL, 1);
-    struct hearth_adapter *a = adapter_make(&engine->model.hp, ALL, true);
+    struct hearth_adapter *a = adapter_make(&engine->model.hp, ALL | HEAD, true);
     struct rows r = {0};
     unsigned failures = 0;
     rows_add(&r, 4, 1, true);
@@ -258,16 +258,17 @@ static void gradients(void **state)
     all.neftune = drawing.neftune = 5;
     for (int i = 0; i < N_FAMILIES; i++) {
         failures += graph_near(families[i], ALL, false, plain);
-        failures += graph_near(families[i], ALL, true, saving);
-        failures += graph_near(families[i], ALL, true, all);
+        failures += graph_near(families[i], ALL | HEAD, true, saving);
+        failures += graph_near(families[i], ALL | HEAD, true, all);
         failures += graph_near(families[i], ALL, false, drawing);
+        failures += graph_near(families[i], HEAD, false, drawing);
     }
     for (int i = 0; i < N_FAMILIES; i++) {
         struct ht_graph_params half = plain;
         half.precision = HT_TRAIN_B_AVX512BF16;
         failures += graph_near(families[i], ALL, false, half);
         half.precision = HT_TRAIN_B_AMX;
-        failures += graph_near(families[i], ALL, true, half);
+        failures += graph_near(families[i], ALL | HEAD, true, half);
     }
     for (unsigned linear = 0; linear < HT_N_MATRICES; linear++) { // every type alone
         failures += graph_near(families[0], 1u << linear, false, plain);
@@ -367,7 +368,7 @@ static struct outcome outcome_of(const char *family, struct way way, const struc
         return o;
     }
     check_reseed(5);
-    struct hearth_adapter *a = adapter_make(&engine->model.hp, ALL, true);
+    struct hearth_adapter *a = adapter_make(&engine->model.hp, ALL | HEAD, true);
     params.checkpointing = way.checkpointing;
     params.rows = way.rows;
     struct ht_graph *g = graph_make(engine, a, params);
@@ -458,7 +459,7 @@ static void packing(void **state)
         outcome_free(&a);
         outcome_free(&b);
         struct hearth_engine *engine = engine_open(families[i], NULL, 2);
-        struct hearth_adapter *adapter = adapter_make(&engine->model.hp, ALL, true);
+        struct hearth_adapter *adapter = adapter_make(&engine->model.hp, ALL | HEAD, true);
         struct ht_graph *g = graph_make(engine, adapter, params);
         float losses[ROWS];
         pass(g, HT_GRAPH_TRAIN, &alone.batch, 3);
@@ -479,7 +480,7 @@ static void cut(void **state)
     struct ht_hparams *hp = &engine->model.hp; // the same weights as heads whose size is a multiple of 16
     hp->n_heads = 6, hp->n_kv_heads = 3;
     hp->k_dim = hp->v_dim = hp->n_rot = 16;
-    struct hearth_adapter *a = adapter_make(&engine->model.hp, ALL, true);
+    struct hearth_adapter *a = adapter_make(&engine->model.hp, ALL | HEAD, true);
     struct rows r = {0};
     rows_add(&r, 14, 1, true);
     rows_add(&r, 23, 2, true);
@@ -488,6 +489,7 @@ static void cut(void **state)
     for (int fine = 0; fine < 2; fine++) {
         struct ht_graph_params params = plain;
         params.checkpointing = fine;
+        params.dropout = 0.25f;
         params.piece_us = fine ? 1 : 0;
         params.logits_bytes = fine ? 7 * engine->info.n_vocab * (uint32_t)sizeof(float) : 0;
         struct ht_graph *g = graph_make(engine, a, params);
@@ -669,8 +671,11 @@ static void refused(void **state)
     p = plain, p.precision = (enum ht_train_precision)9;
     assert_int_equal(tried(engine, a, p), HEARTH_UNSUPPORTED);
     a->targets[3].linear = HT_ADAPTER_OUTPUT;
-    assert_int_equal(tried(engine, a, plain), HEARTH_UNSUPPORTED);
-    assert_non_null(strstr(check_err.text, "output.weight"));
+    assert_int_equal(tried(engine, a, plain), HEARTH_INVALID);
+    assert_non_null(strstr(check_err.text, "output.weight is "));
+    a->targets[3].linear = HT_ADAPTER_QKV;
+    assert_int_equal(tried(engine, a, plain), HEARTH_INVALID);
+    assert_non_null(strstr(check_err.text, "blk.0.attn_qkv.weight is fused"));
     a->targets[3].linear = HT_FFN_DOWN;
     assert_int_equal(tried(engine, a, plain), HEARTH_INVALID);
     assert_non_null(strstr(check_err.text, "blk.0.ffn_down.weight"));
@@ -718,7 +723,7 @@ static void no_memory(void **state)
 {
     (void)state;
     struct hearth_engine *engine = engine_open(families[4], NULL, 1);
-    struct hearth_adapter *a = adapter_make(&engine->model.hp, ALL, false);
+    struct hearth_adapter *a = adapter_make(&engine->model.hp, ALL | HEAD, false);
     struct ht_graph_params params = plain;
     params.dropout = 0.1f;
     unsigned long n = 1;
