@@ -115,17 +115,36 @@ void train_bits_forget(void)
     }
 }
 
-double train_slope(train_objective *f, void *user, double *at)
+// Two five-point stencils, of steps h / 2 and h, and what their h^4 leaves; *apart: by how much they differ.
+static double slope_of_step(train_objective *f, void *user, double *at, double h, double *apart)
 {
-    const double x = *at, h = 1e-3;
-    double v[4];
-    static const int step[4] = {-2, -1, 1, 2};
-    for (int i = 0; i < 4; i++) {
-        *at = x + step[i] * h;
-        v[i] = f(user);
+    const double x = *at;
+    double difference[3]; // f(x + s) - f(x - s) for s = h / 2, h, 2 h
+    for (int i = 0; i < 3; i++) {
+        double s = h / 2 * (1 << i);
+        *at = x + s;
+        difference[i] = f(user);
+        *at = x - s;
+        difference[i] -= f(user);
     }
     *at = x;
-    return (v[0] - v[3] + 8 * (v[2] - v[1])) / (12 * h);
+    double fine = (8 * difference[0] - difference[1]) / (6 * h);
+    double coarse = (8 * difference[1] - difference[2]) / (12 * h);
+    *apart = fabs(fine - coarse);
+    return (16 * fine - coarse) / 15;
+}
+
+double train_slope(train_objective *f, void *user, double *at)
+{
+    double apart, least = INFINITY, slope = NAN;
+    for (double h = 1e-3; h > 1e-5 && least > 1e-9; h /= 4) {
+        double now = slope_of_step(f, user, at, h, &apart);
+        if (apart < least) {
+            least = apart;
+            slope = now;
+        }
+    }
+    return slope;
 }
 
 unsigned train_slope_is(const char *what, double got, double slope, double size)

@@ -32,7 +32,8 @@ unsigned train_compare(const char *what, const struct check_view *v, const doubl
 unsigned train_same_bits(const char *what, unsigned index, const struct check_view *v);
 void train_bits_forget(void);
 
-// d objective / d *at, five-point stencil: error about 1e-12 of the objective, plus h^4.
+// d objective / d *at by finite differences; the step shrinks from 1e-3 to 1.6e-5 where the objective is strongly
+// curved. Error about 1e-12 of the objective over the step, plus what its sixth power leaves.
 typedef double train_objective(void *user);
 double train_slope(train_objective *f, void *user, double *at);
 // |got - slope| <= 1e-8 (|slope| + size)?
