@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,13 +15,14 @@ struct queue {
 };
 
 struct hd_keeper {
+    atomic_uint refs;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t work;
     void (*wake)(void *user);
     void *user;
     struct queue todo, done; // {lock}
-    bool stop;               // {lock}
+    bool stop, ended;        // {lock}; ended: nothing is taken any more
 };
 
 static void put(struct queue *queue, struct hd_task *task)
@@ -66,6 +68,7 @@ static void *run(void *user)
             keeper->wake(keeper->user);
         pthread_mutex_lock(&keeper->lock);
     }
+    keeper->ended = true;
     pthread_mutex_unlock(&keeper->lock);
     return NULL;
 }
@@ -77,6 +80,7 @@ enum hearth_status hd_keeper_start(struct hd_keeper **out, void (*wake)(void *us
     *out = NULL;
     if (!keeper)
         return hd_fail(err, HEARTH_NOMEM, "no memory for the keeper thread");
+    atomic_init(&keeper->refs, 1);
     keeper->wake = wake;
     keeper->user = user;
     pthread_mutex_init(&keeper->lock, NULL);
@@ -94,12 +98,32 @@ enum hearth_status hd_keeper_start(struct hd_keeper **out, void (*wake)(void *us
     return HEARTH_OK;
 }
 
-void hd_keeper_add(struct hd_keeper *keeper, struct hd_task *task)
+bool hd_keeper_add(struct hd_keeper *keeper, struct hd_task *task)
 {
     pthread_mutex_lock(&keeper->lock);
-    put(&keeper->todo, task);
+    bool taken = !keeper->ended;
+    if (taken)
+        put(&keeper->todo, task);
     pthread_cond_signal(&keeper->work);
     pthread_mutex_unlock(&keeper->lock);
+    return taken;
+}
+
+struct hd_keeper *hd_keeper_ref(struct hd_keeper *keeper)
+{
+    atomic_fetch_add(&keeper->refs, 1);
+    return keeper;
+}
+
+void hd_keeper_unref(struct hd_keeper **out)
+{
+    struct hd_keeper *keeper = *out;
+    *out = NULL;
+    if (!keeper || atomic_fetch_sub(&keeper->refs, 1) != 1)
+        return;
+    pthread_mutex_destroy(&keeper->lock);
+    pthread_cond_destroy(&keeper->work);
+    free(keeper);
 }
 
 void hd_keeper_tell(struct hd_keeper *keeper)
@@ -126,7 +150,5 @@ void hd_keeper_stop(struct hd_keeper **out)
     pthread_mutex_unlock(&keeper->lock);
     pthread_join(keeper->thread, NULL);
     hd_keeper_tell(keeper);
-    pthread_mutex_destroy(&keeper->lock);
-    pthread_cond_destroy(&keeper->work);
-    free(keeper);
+    hd_keeper_unref(&keeper);
 }

@@ -43,7 +43,7 @@ struct hd_run_files *hd_run_files_new(struct hd_keeper *keeper, const struct hd_
     atomic_init(&files->refs, 1);
     atomic_init(&files->abandoned, false);
     pthread_mutex_init(&files->lock, NULL);
-    files->keeper = keeper;
+    files->keeper = hd_keeper_ref(keeper);
     files->sealer = hd_sealer_ref(place->sealer);
     snprintf(files->dir, sizeof files->dir, "%s", place->dir);
     files->failed = failed;
@@ -67,6 +67,7 @@ void hd_run_files_unref(struct hd_run_files **out)
         hd_wipe_free(files->waiting[i].data, files->waiting[i].len_bytes);
     hd_wipe_free(files->coming, files->coming_bytes);
     hd_sealer_unref(&files->sealer);
+    hd_keeper_unref(&files->keeper);
     pthread_mutex_destroy(&files->lock);
     free(files);
 }
@@ -141,8 +142,11 @@ static enum hearth_status hand_over(struct hd_run_files *files, struct waiting *
     *write = (struct write_task){.task = {.run = run, .done = done},
                                  .files = hd_run_files_ref(files),
                                  .at = (unsigned)(w - files->waiting)};
-    hd_keeper_add(files->keeper, &write->task);
-    return HEARTH_OK;
+    if (hd_keeper_add(files->keeper, &write->task))
+        return HEARTH_OK;
+    hd_run_files_unref(&write->files);
+    free(write);
+    return hd_fail(err, HEARTH_IO, "%s is not saved: the box is stopping", w->name);
 }
 
 // Room for a file whose first part comes.

@@ -495,6 +495,45 @@ static void test_what_a_training_saves(void **state)
     hd_sealer_unref(&place.sealer);
 }
 
+// An engine thread that hangs when the box stops is left alone: what it saves when it wakes up goes nowhere.
+static void *save_late(void *user)
+{
+    pthread_mutex_lock(&gate);
+    pthread_mutex_unlock(&gate);
+    struct hd_run_files *files = user;
+    const struct hearth_train_part part = {"checkpoint.bin", 4, 0, "late", 4};
+    static struct hearth_error own;
+    enum hearth_status status = hd_run_files_save(files, &part, &own);
+    hd_run_files_unref(&files);
+    return status == HEARTH_IO ? user : NULL;
+}
+
+static void test_who_saves_when_all_has_ended(void **state)
+{
+    (void)state;
+    struct hd_keeper *keeper;
+    struct hd_id id;
+    pthread_t thread;
+    void *good;
+    reopen();
+    n_failed = 0;
+    assert_int_equal(add(HD_LEARNT_RUN, &nobody, "run", "x", &id), HEARTH_OK);
+    assert_int_equal(hd_keeper_start(&keeper, wake, NULL, &err), HEARTH_OK);
+    struct hd_sealed_place place = place_of(&id);
+    struct hd_run_files *files = hd_run_files_new(keeper, &place, on_failed, NULL);
+    hd_sealer_unref(&place.sealer);
+    pthread_mutex_lock(&gate);
+    assert_int_equal(pthread_create(&thread, NULL, save_late, hd_run_files_ref(files)), 0);
+    assert_int_equal(save_whole(files, "checkpoint.bin", "one"), HEARTH_OK);
+    hd_keeper_stop(&keeper);
+    hd_run_files_unref(&files);
+    pthread_mutex_unlock(&gate);
+    pthread_join(thread, &good);
+    assert_non_null(good);
+    assert_int_equal(n_failed, 0);
+    assert_true(reads(&id, "checkpoint.bin", "one"));
+}
+
 int main(void)
 {
 #define SIM(test) cmocka_unit_test_setup_teardown(test, setup_sim, teardown_sim)
@@ -508,6 +547,7 @@ int main(void)
         SIM(test_error_at_every_operation),
         SIM(test_each_fsync_is_needed),
         SIM(test_what_a_training_saves),
+        SIM(test_who_saves_when_all_has_ended),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
