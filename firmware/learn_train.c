@@ -496,7 +496,7 @@ static enum hearth_status model_of(struct hd_learn *learn, const char *name, cha
     static const struct hd_id nobody;
     enum hearth_status status = hd_worker_may_submit(learn->server->worker, &nobody, name, path, err);
     if (status == HEARTH_OK && !hd_learn_model_sha256(learn, path, sha256)) {
-        hd_models_look(learn->server);
+        hd_models_show(learn->server, path);
         status = hd_fail(err, HEARTH_UNSUPPORTED, "the model's file is being looked at: try again in a moment");
     }
     return status;
@@ -605,6 +605,38 @@ enum hearth_status hd_learn_stop(struct hd_learn *learn, const char *name, bool 
     return HEARTH_OK;
 }
 
+// The file of a row's model: in the models folder, or the one that the box was started with, wherever it lies.
+static enum hearth_status model_of_row(struct hd_learn *learn, const char *name, char path[HD_PATH_BYTES],
+                                       struct hearth_error *err)
+{
+    struct hd_server *server = learn->server;
+    struct hd_model_file file;
+    struct hearth_error ignored;
+    char first[HD_MAX_MODEL_BYTES + 1];
+    enum hearth_status status = hd_model_file_find(server->config, name, &file, err);
+    if (status == HEARTH_OK) {
+        memcpy(path, file.path, HD_PATH_BYTES);
+    } else if (hd_models_first(server->config, server->store, path, &ignored) == HEARTH_OK) {
+        hd_model_file_name(path, first);
+        status = strcmp(first, name) == 0 ? HEARTH_OK : status;
+    }
+    if (status != HEARTH_OK)
+        return hd_fail(err, status, "its model %s is not here: it goes on when the box has it again", name);
+    hd_models_show(server, path); // its hash is compared before it begins
+    return HEARTH_OK;
+}
+
+// Its row stays as it is: the next start tries again, and so does who asks for it.
+static void cannot_go_on(struct hd_learn *learn, const struct hd_learnt *item, const json_t *meta,
+                         const struct hearth_error *why)
+{
+    hd_log(HD_LOG_WARN, "the training of %s does not go on: %s", item->name, why->text);
+    show_run(learn, item, meta);
+    learn->view.state = HD_TRAIN_FAILED;
+    learn->view.error = *why;
+    learn->view.seq++;
+}
+
 // One that ran when the daemon ended.
 void hd_learn_resume(struct hd_learn *learn)
 {
@@ -612,14 +644,13 @@ void hd_learn_resume(struct hd_learn *learn)
     for (size_t i = 0; learn && i < learn->n_items && !learn->training; i++) {
         struct hd_id id = learn->items[i].id;
         json_t *meta = learn->items[i].kind == HD_LEARNT_RUN ? json_loads(learn->items[i].meta, 0, NULL) : NULL;
-        struct hd_model_file file;
+        char path[HD_PATH_BYTES];
         if (meta && strcmp(text_of(meta, "state"), "running") == 0) {
-            enum hearth_status status =
-                hd_model_file_find(learn->server->config, text_of(meta, "model"), &file, &error);
+            enum hearth_status status = model_of_row(learn, text_of(meta, "model"), path, &error);
             if (status == HEARTH_OK)
-                status = begin_run(learn, &id, file.path, &error);
+                status = begin_run(learn, &id, path, &error);
             if (status != HEARTH_OK)
-                hd_log(HD_LOG_WARN, "the training of %s does not go on: %s", learn->items[i].name, error.text);
+                cannot_go_on(learn, &learn->items[i], meta, &error);
             else
                 hd_log(HD_LOG_INFO, "the training of %s goes on", text_of(meta, "adapter"));
         }

@@ -15,8 +15,7 @@ void hd_model_name(const struct hd_worker_state *state, char name[HD_MAX_MODEL_B
 
 // ---- the list
 
-// Asks the loader to look at the file, with the SHA-256 that was stored for it.
-static void show_file(struct hd_server *server, const char *path)
+void hd_models_show(struct hd_server *server, const char *path)
 {
     struct hd_loader *loader = hd_worker_loader(server->worker);
     struct hd_file_identity identity;
@@ -43,7 +42,7 @@ static void add_facts(struct hd_server *server, const struct hd_worker_state *st
                       struct hd_model_file *file)
 {
     struct hd_file_facts facts;
-    show_file(server, file->path);
+    hd_models_show(server, file->path);
     if (hd_loader_facts(hd_worker_loader(server->worker), file->path, &facts)) {
         snprintf(file->sha256, sizeof file->sha256, "%s", facts.sha256);
         snprintf(file->problem, sizeof file->problem, "%s", facts.problem);
@@ -98,7 +97,7 @@ void hd_models_look(struct hd_server *server)
     if (hd_model_files_list(server->config, &files, &n, &ignored) != HEARTH_OK)
         return;
     for (size_t i = 0; i < n; i++)
-        show_file(server, files[i].path);
+        hd_models_show(server, files[i].path);
     free(files);
 }
 
@@ -214,6 +213,7 @@ void hd_models_loaded(struct hd_server *server, const struct hd_note *note)
     hd_worker_state(server->worker, &state);
     log_load(&state, note);
     if (note->error.code == HEARTH_OK && note->text) {
+        hd_models_show(server, note->text); // wherever it lies: adapters go by its hash
         hd_prefixes_loaded(server->prefixes, note->text);
         hd_server_work_prefixes(server);
     }

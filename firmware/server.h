@@ -181,7 +181,9 @@ size_t hd_openai_count(const struct hd_server *server); // answers that run or w
 // The models folder with what is known of each file, and the model in use wherever it lies. *files is malloc'ed.
 enum hearth_status hd_models_list(struct hd_server *server, struct hd_model_file **files, size_t *n,
                                   struct hearth_error *err);
-// Has the loader look at files that it does not know.
+// Has the loader look at a file, with the SHA-256 that was stored for it.
+void hd_models_show(struct hd_server *server, const char *path);
+// The same for files of the models folder that it does not know.
 void hd_models_look(struct hd_server *server);
 void hd_models_hashed(struct hd_server *server, const struct hd_note *note);
 // The model to load at start: the setting, the remembered one, the default one, or the only one there is.
