@@ -52,7 +52,7 @@ EMULATED_AGAIN = ("ops/*", "model/logits_bits")
 # What drives a whole daemon. Left out: test_daemon, whose limits on memory and system calls no sanitizer bears.
 BOX_PYTEST = tuple(
     f"tests/e2e/test_{x}.py"
-    for x in ("wire", "wire_limits", "openai", "http_limits", "training_box", "adapters_box")
+    for x in ("wire", "wire_limits", "openai", "http_limits", "training_box", "training_resume", "adapters_box")
 )
 EMULATED_PYTEST = [f"tests/e2e/test_{x}.py" for x in ("run", "daemon", "wire")] + [
     f"tests/e2e/test_cli.py::test_{x}"
