@@ -35,7 +35,7 @@ static enum hearth_status cpu_open(struct ht_device **out, const struct ht_devic
     if (!device)
         return ht_fail(err, HEARTH_NOMEM, "out of memory for the CPU device");
     enum hearth_status status = ht_pool_create(&device->pool, params->n_threads, err);
-    if (status == HEARTH_OK && !(device->deals = ht_calloc(ht_pool_size(device->pool), sizeof *device->deals)))
+    if (status == HEARTH_OK && !(device->deals = ht_calloc(2 * ht_pool_size(device->pool), sizeof *device->deals)))
         status = ht_fail(err, HEARTH_NOMEM, "out of memory for the CPU device");
     if (status != HEARTH_OK) {
         ht_pool_destroy(&device->pool);

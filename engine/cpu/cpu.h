@@ -27,7 +27,7 @@ struct ht_device {
     enum ht_precision precision;
     unsigned n_threads;
     struct ht_ops table;
-    struct ht_deal *deals;           // [n_threads]
+    struct ht_deal *deals;           // [2][n_threads]
     struct ht_weight_block *filling; // takes the next weight; NULL at first
     unsigned char *staging;          // a part per thread: rows as they come from the file; NULL at first
     size_t staging_bytes;            // of one part

@@ -22,7 +22,9 @@ struct ht_job {
     unsigned char *xmany;   // ... or in the form that a path of many rows reads; NULL: not yet
     // With a GLU that follows: its numbers, and where it leaves its y, in the form that the next product reads.
     const struct ht_glu *glu;
+    const struct ht_matmul *after_glu;
     unsigned char *ymany;
+    unsigned deal;       // which of the team's two deals its units are in
     bool lora, keep_glu; // adapters add to the outputs; one of the next product wants to see the GLU's y
 };
 
@@ -38,7 +40,7 @@ size_t ht_many_shared_bytes(const struct ht_device *device, uint32_t k, uint32_t
 size_t ht_many_thread_bytes(uint32_t k, uint32_t rows);
 // This thread's share of x.
 void ht_many_quantise(const struct ht_job *job, enum ht_path path, unsigned char *form);
-void ht_many_deal(const struct ht_job *job);                   // this thread's units, before the team's barrier
+void ht_many_deal(const struct ht_job *job); // this thread's units, before a barrier of the team
 void ht_many_run(const struct ht_job *job, enum ht_path path); // all quantised parts, after it
 
 #endif

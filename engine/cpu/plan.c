@@ -103,6 +103,14 @@ static void fill_ropes(const struct ht_run *run, unsigned thread)
     }
 }
 
+// A GLU that the product before it has done needs no waiting: the product after it waits.
+static bool waits(const struct ht_call *call, const struct ht_run *run)
+{
+    if (call->barrier != HT_BARRIER_MANY || run->n_rows <= HT_FEW)
+        return call->barrier == HT_BARRIER_ALWAYS;
+    return !(call->run == ht_run_glu && call->deferred && ht_matmul_takes_glu(call - 1, run));
+}
+
 static void walk(void *arg, unsigned thread, unsigned n_threads)
 {
     const struct ht_run *run = arg;
@@ -115,7 +123,7 @@ static void walk(void *arg, unsigned thread, unsigned n_threads)
     }
     for (uint32_t i = 0; i < plan->n_calls; i++) {
         const struct ht_call *call = &plan->calls[i];
-        if (call->barrier == HT_BARRIER_ALWAYS || (call->barrier == HT_BARRIER_MANY && run->n_rows > HT_FEW))
+        if (waits(call, run))
             ht_pool_barrier(pool, thread);
         call->run(call, run, thread);
     }

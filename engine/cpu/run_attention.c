@@ -126,24 +126,36 @@ static uint32_t rows_together(const struct ht_step *step, uint32_t r, uint32_t n
     return n;
 }
 
-// Few units: the heads are shared out one by one, so that all threads have work. Many: blocks of rows, dealt
-// in turn (a block's work grows with its position).
+// Few rows: heads are shared out one by one, in the order of their kv heads, so that all threads have as much work and
+// a kv head's pages stay with the thread that wrote them.
+static void run_few(const struct ht_call *call, const struct ht_run *run, unsigned thread, float *scratch)
+{
+    const struct ht_attention *p = &call->p.attention;
+    uint32_t group = p->heads / p->kv->head.params.kv_heads, of_kv_head = run->n_rows * group;
+    struct ht_range items = ht_share(run->n_rows * p->heads, thread, run->n_threads);
+    while (items.from < items.to) {
+        uint32_t kv_head = items.from / of_kv_head, row = items.from % of_kv_head / group, head = items.from % group;
+        uint32_t left = items.to - items.from, n_heads = group - head < left ? group - head : left, n_rows = 1;
+        if (n_heads > HT_MAX_QUERIES)
+            n_heads = HT_MAX_QUERIES;
+        else if (n_heads == group) {
+            uint32_t most = HT_MAX_QUERIES / group < left / group ? HT_MAX_QUERIES / group : left / group;
+            n_rows = rows_together(run->step, row, run->n_rows, most);
+        }
+        run_unit(call, run, &(struct unit){row, n_rows, kv_head * group + head, n_heads}, scratch);
+        items.from += n_rows * n_heads;
+    }
+}
+
+// Many: blocks of rows, dealt in turn (a block's work grows with its position).
 void ht_run_attention(const struct ht_call *call, const struct ht_run *run, unsigned thread)
 {
     const struct ht_attention *p = &call->p.attention;
     uint32_t kv_heads = p->kv->head.params.kv_heads, group = p->heads / kv_heads;
     float *scratch = ht_run_scratch(run, thread);
     uint32_t n_heads = group < HT_MAX_QUERIES ? group : HT_MAX_QUERIES, per_unit = HT_MAX_QUERIES / n_heads;
-    if (run->n_rows < 2 * run->n_threads) {
-        struct ht_range items = ht_share(run->n_rows * p->heads, thread, run->n_threads);
-        while (items.from < items.to) {
-            uint32_t row = items.from / p->heads, head = items.from % p->heads, n = items.to - items.from;
-            uint32_t left = group - head % group; // heads of this kv head
-            n = n < left ? n : left;
-            n = n < HT_MAX_QUERIES ? n : HT_MAX_QUERIES;
-            run_unit(call, run, &(struct unit){row, 1, head, n}, scratch);
-            items.from += n;
-        }
+    if (run->n_rows <= HT_MAX_FEW || run->n_rows < 2 * run->n_threads) {
+        run_few(call, run, thread, scratch);
         return;
     }
     uint32_t turn = 0;

@@ -69,7 +69,9 @@ static void put_in_few(const struct ht_xrow *x, uint32_t n, struct ht_xfew *few,
 static void put_row(const struct ht_job *job, enum ht_path path, unsigned char *form, uint32_t k, uint32_t row,
                     uint32_t first, uint32_t n, const struct ht_xrow *x)
 {
-    uint32_t in_set = rows_of_set(path, job->rows), set = row / in_set, c = row % in_set;
+    uint32_t in_set = rows_of_set(path, job->rows);
+    uint32_t set = path == HT_PATH_TALL ? row / HT_TALL : path == HT_PATH_PANELS ? row / HT_COLS : row >= in_set;
+    uint32_t c = row - set * in_set;
     size_t at = (size_t)set * (k / 32) + first;
     uint32_t columns = path == HT_PATH_FEW ? (c + 2) / 2 * 2 : in_set, end = row + 1 == job->rows ? columns : c + 1;
     for (; c < end; c++)
@@ -124,13 +126,18 @@ static uint32_t units_of(const struct ht_job *job, const struct ht_matmul_part *
     return ht_part_is_float(job->run->device, part->w) ? 0 : (part->w->head.params.n + UNIT - 1) / UNIT;
 }
 
+static struct ht_deal *deal_of(const struct ht_job *job, unsigned thread)
+{
+    return &job->run->device->deals[job->deal * job->run->n_threads + thread];
+}
+
 void ht_many_deal(const struct ht_job *job)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < (job->glu ? 1 : job->p->n_parts); i++)
         n += units_of(job, &job->p->part[i]);
     struct ht_range own = ht_share(n, job->thread, job->run->n_threads);
-    atomic_store_explicit(&job->run->device->deals[job->thread].left, (uint64_t)own.from << 32 | own.to,
+    atomic_store_explicit(&deal_of(job, job->thread)->left, (uint64_t)own.from << 32 | own.to,
                           memory_order_relaxed);
 }
 
@@ -138,7 +145,7 @@ void ht_many_deal(const struct ht_job *job)
 static bool take_unit(const struct ht_job *job, uint32_t *unit)
 {
     for (unsigned i = 0; i < job->run->n_threads; i++) {
-        _Atomic uint64_t *left = &job->run->device->deals[(job->thread + i) % job->run->n_threads].left;
+        _Atomic uint64_t *left = &deal_of(job, (job->thread + i) % job->run->n_threads)->left;
         uint64_t have = atomic_load_explicit(left, memory_order_relaxed), rest;
         do {
             uint32_t from = (uint32_t)(have >> 32), to = (uint32_t)have;

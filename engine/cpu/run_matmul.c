@@ -210,9 +210,20 @@ static void quantise_rows(const struct ht_job *job, struct ht_range rows)
     }
 }
 
-// With few rows each thread quantises for itself; else the rows are shared out and all wait: true.
+// Units of this product, and of the one after the GLU that it takes: the team waits once for both.
+static void deal(const struct ht_job *job)
+{
+    ht_many_deal(job);
+    if (job->glu)
+        ht_many_deal(&(struct ht_job){.run = job->run, .p = job->after_glu, .thread = job->thread, .deal = 1});
+}
+
+// With few rows each thread quantises for itself; else the rows are shared out and all wait: true. After a GLU all is
+// there but A x.
 static bool prepare(struct ht_job *job, enum ht_path path, unsigned char *own)
 {
+    if (job->xmany && !job->lora)
+        return false;
     struct ht_range all = {0, job->rows};
     bool many = ht_path_is_many(path), alone = !many && job->rows <= HT_FEW;
     job->xrows = alone ? own : job->run->plan->shared;
@@ -220,8 +231,8 @@ static bool prepare(struct ht_job *job, enum ht_path path, unsigned char *own)
         quantise_rows(job, alone ? all : ht_share(job->rows, job->thread, job->run->n_threads));
     else if (!job->xmany)
         ht_many_quantise(job, path, job->xmany = job->run->plan->shared);
-    if (many)
-        ht_many_deal(job);
+    if (many && !job->deal)
+        deal(job);
     if (!alone)
         ht_pool_barrier(job->run->device->pool, job->thread);
     return !alone;
@@ -299,10 +310,12 @@ void ht_run_matmul(const struct ht_call *call, const struct ht_run *run, unsigne
     unsigned char *glu_at = run->plan->shared + call->glu_offset;
     if (ht_matmul_takes_glu(call, run)) {
         job.glu = &call[1].p.glu;
+        job.after_glu = &call[2].p.matmul;
         job.ymany = glu_at;
         job.keep_glu = ht_lora_live(&call[2].p.matmul, run);
     } else if (call->after_glu && ht_matmul_takes_glu(call - 2, run)) {
         job.xmany = glu_at;
+        job.deal = 1;
     }
     if (path != HT_PATH_FLOAT)
         waited = prepare(&job, path, scratch + norm_bytes);

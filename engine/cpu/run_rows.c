@@ -5,7 +5,8 @@
 
 #include "engine/cpu/cpu.h"
 
-// Items (row, part) of a call, shared out in order: the split that record.c calls ITEMS.
+// Items (part, row) of a call, shared out in order: the split that record.c calls ITEMS. Rows of one head go together,
+// since their k lie in the same cache lines of a page.
 static struct ht_range item_share(const struct ht_run *run, uint32_t rows, uint32_t items, unsigned thread)
 {
     return ht_share(rows * items, thread, run->n_threads);
@@ -40,9 +41,10 @@ void ht_run_rmsnorm(const struct ht_call *call, const struct ht_run *run, unsign
         return;
     const float *x = ht_ref_floats(&p->x), *w = ht_ref_floats(&p->w);
     float *y = ht_ref_floats(&p->y);
-    struct ht_range items = item_share(run, ht_run_rows(run, p->rows), p->groups, thread);
+    uint32_t rows = ht_run_rows(run, p->rows);
+    struct ht_range items = item_share(run, rows, p->groups, thread);
     for (uint32_t i = items.from; i < items.to; i++) {
-        size_t row = i / p->groups, at = (size_t)(i % p->groups) * p->dim;
+        size_t row = i % rows, at = (size_t)(i / rows) * p->dim;
         run->device->kernels.rmsnorm(x + row * p->x_stride + at, w, p->dim, p->eps, p->add,
                                      y + row * p->y_stride + at);
     }
@@ -55,8 +57,8 @@ void ht_run_rope(const struct ht_call *call, const struct ht_run *run, unsigned 
     float *x = ht_ref_floats(&p->x);
     struct ht_range items = item_share(run, run->n_rows, p->heads, thread);
     for (uint32_t i = items.from; i < items.to; i++) {
-        size_t row = i / p->heads, angles = row * table->pairs;
-        run->device->kernels.rope(x + row * p->stride + (size_t)(i % p->heads) * p->dim,
+        size_t row = i % run->n_rows, angles = row * table->pairs;
+        run->device->kernels.rope(x + row * p->stride + (size_t)(i / run->n_rows) * p->dim,
                                   table->cosine + angles, table->sine + angles, p->n_rot, p->kind);
     }
 }
@@ -69,7 +71,7 @@ void ht_run_kv_store(const struct ht_call *call, const struct ht_run *run, unsig
     const float *k = ht_ref_floats(&p->k), *v = ht_ref_floats(&p->v);
     struct ht_range items = item_share(run, run->n_rows, kv->kv_heads, thread);
     for (uint32_t i = items.from; i < items.to; i++) {
-        uint32_t row = i / kv->kv_heads, h = i % kv->kv_heads, pos = (uint32_t)step->pos[row];
+        uint32_t row = i % run->n_rows, h = i / run->n_rows, pos = (uint32_t)step->pos[row];
         uint32_t page = step->page[(size_t)step->seq[row] * step->shape.pages + pos / HT_KV_PAGE];
         ht_kv_put(&p->kv->geometry, &run->device->kernels, ht_kv_head_at(p->kv, page, p->layer, h),
                   pos % HT_KV_PAGE, k + (size_t)row * p->k_stride + (size_t)h * kv->k_dim,
