@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Holds an adapter's parts against a model's linears: names, shapes, and fused linears of files (q, k and v as one, gate
-// and up as one), which become those of the model: the rows of B divided, A repeated. One thread.
+// Holds an adapter's parts against a model's linears: names, shapes, and fused linears of files (q, k and v as one,
+// gate and up as one), which become those of the model: the rows of B divided, A repeated. One thread.
 #include <string.h>
 
 #include "engine/base/mem.h"

@@ -90,7 +90,8 @@ static enum hearth_status list(struct pieces *p, const struct hearth_adapter_use
                     add(p, &uses[u], t, &parts[j], hp);
                 } else {
                     p->n++;
-                    p->n_turned += turned_heads(uses[u].adapter, parts[j].linear, hp) ? (size_t)parts[j].n * t->rank : 0;
+                    if (turned_heads(uses[u].adapter, parts[j].linear, hp))
+                        p->n_turned += (size_t)parts[j].n * t->rank;
                 }
         }
     return HEARTH_OK;

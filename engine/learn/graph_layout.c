@@ -123,7 +123,8 @@ static struct ht_ref at(struct ht_ref ref, size_t floats)
     return ref;
 }
 
-// Fills the groups of all layers and the head's; offsets are within the flat vectors, whose buffer need not be there yet.
+// Fills the groups of all layers and the head's; offsets are within the flat vectors, whose buffer need not be there
+// yet.
 enum hearth_status ht_graph_bind(struct ht_graph *g, const struct hearth_adapter *adapter, struct hearth_error *err)
 {
     struct ht_ref values = g->vector[HT_GRAPH_VALUES], grads = g->vector[HT_GRAPH_GRADIENTS];

@@ -78,9 +78,9 @@ enum hearth_status ht_check_dense(const struct ht_plan *plan, const struct ht_de
 {
     uint32_t rows = rows_of(plan, p->rows);
     REQUIRE(p->kind >= HT_DENSE_NT && p->kind <= HT_DENSE_TN, "dense: unknown kind");
-    REQUIRE(p->n && p->n <= HT_MAX_VOCAB && p->k && p->k <= HT_MAX_VOCAB && isfinite(p->scale), "dense: shape or scale");
-    REQUIRE(!p->chain || (p->kind == HT_DENSE_TN && p->scale == 1 && !p->add), "dense: a chain is of TN, neither "
-            "scaled nor added");
+    REQUIRE(p->n && p->n <= HT_MAX_VOCAB && p->k && p->k <= HT_MAX_VOCAB, "dense: shape");
+    REQUIRE(isfinite(p->scale), "dense: scale");
+    REQUIRE(!p->chain || (p->kind == HT_DENSE_TN && p->scale == 1 && !p->add), "dense: no such chain");
     uint32_t b_rows = p->kind == HT_DENSE_NT ? p->n : p->kind == HT_DENSE_NN ? p->k : rows;
     HT_TRY(check_columns("dense a", &p->a, rows, p->a_stride, p->k, err));
     HT_TRY(check_columns("dense b", &p->b, b_rows, p->b_stride, p->kind == HT_DENSE_NT ? p->k : p->n, err));

@@ -414,9 +414,9 @@ double train_model_loss(void *user)
         m->row_loss[r] = 0;
         if (!counts(b, r))
             continue;
-        m->row_loss[r] =
-            ht_ref_cross_entropy(logits + (size_t)r * hp->n_vocab, hp->n_vocab, (double)hp->final_softcap, (uint32_t)b->target[r],
-                                 (double)b->weight[r], m->logits_back + (size_t)r * hp->n_vocab);
+        size_t at = (size_t)r * hp->n_vocab;
+        m->row_loss[r] = ht_ref_cross_entropy(logits + at, hp->n_vocab, (double)hp->final_softcap,
+                                              (uint32_t)b->target[r], (double)b->weight[r], m->logits_back + at);
         total += (double)b->weight[r] * m->row_loss[r];
     }
     free(logits);

@@ -3,6 +3,7 @@
 // come and go while others answer; caches never mix; what does not fit is refused and leaves nothing behind.
 #include <math.h>
 
+#include "engine/base/mem.h"
 #include "engine/learn/adapter.h"
 #include "tests/check/fault.h"
 #include "tests/model/prefix_test.h"
@@ -13,7 +14,8 @@ static const char *const models[] = {
     "tests/golden/tiny-qwen3.gguf",
     "tests/golden/tiny-gemma3.gguf",
 };
-enum { N_MODELS = sizeof models / sizeof models[0], N_IDS = 70, ALL = (1 << HT_N_MATRICES) - 1 };
+enum { N_MODELS = sizeof models / sizeof models[0], N_IDS = 70 };
+enum { ALL = (1 << HT_N_MATRICES) - 1, HEAD = 1 << HT_ADAPTER_OUTPUT };
 
 static float unit(uint32_t *state)
 {
@@ -110,20 +112,21 @@ static struct hearth_engine *engine_of(const char *model, const char *isa, unsig
     return engine;
 }
 
-enum { N_WAYS = 4 }; // none, all linears, two of them, a large rank in one
+enum { N_WAYS = 5 }; // none, all linears, two and the head, a large rank in one, the head alone
 static void load_ways(struct hearth_engine *e, unsigned id[N_WAYS])
 {
     id[0] = 0;
     id[1] = load_new(e, ALL, 4, 1);
-    id[2] = load_new(e, 1 << HT_ATTN_V | 1 << HT_FFN_DOWN, 3, 2);
+    id[2] = load_new(e, 1 << HT_ATTN_V | 1 << HT_FFN_DOWN | HEAD, 3, 2);
     id[3] = load_new(e, 1 << HT_ATTN_Q, 37, 3);
+    id[4] = load_new(e, HEAD, 5, 4);
 }
 
 // Five spans in one batch, lengths that differ, adapters mixed: each as alone.
 static void check_batch(struct hearth_engine *e, const unsigned id[N_WAYS], const int32_t *ids, float *const *want,
                         const char *what)
 {
-    static const unsigned way[5] = {1, 0, 2, 1, 3};
+    static const unsigned way[5] = {1, 0, 2, 4, 3};
     static const size_t n[5] = {33, 7, N_IDS, 5, 40};
     struct hearth_session *s[5];
     struct hearth_span spans[5];
@@ -254,6 +257,76 @@ static void a_sum_is_the_stacked_adapter(void **state)
     hearth_adapter_close(&b);
     hearth_adapter_close(&both);
     hearth_engine_close(&e);
+}
+
+// A part of `to` with the values of the first `n` linears named in `from`: their A, which is one, and their B's.
+static void fuse(struct hearth_adapter *to, struct ht_adapter_target *t, const struct hearth_adapter *from,
+                 const uint32_t *linears, size_t n)
+{
+    size_t row = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct ht_adapter_target *f = ht_adapter_find(from, t->layer, linears[i]);
+        memcpy(to->values + t->a_at, from->values + f->a_at, (size_t)f->rank * f->k * sizeof(float));
+        memcpy(to->values + t->b_at + row * t->rank, from->values + f->b_at, (size_t)f->n * f->rank * sizeof(float));
+        row += f->n;
+    }
+}
+
+static struct hearth_adapter *make_fused(const struct hearth_engine *e, struct hearth_adapter *apart, bool gguf)
+{
+    static const uint32_t qkv[] = {HT_ATTN_Q, HT_ATTN_K, HT_ATTN_V}, gate_up[] = {HT_FFN_GATE, HT_FFN_UP};
+    const struct ht_hparams *hp = &e->model.hp;
+    struct hearth_adapter *a;
+    struct hearth_error err;
+    must(ht_adapter_new(&a, "fused", gguf ? "gguf" : "peft", &err), &err);
+    a->targets = ht_calloc(2 * hp->n_layers, sizeof *a->targets);
+    for (uint32_t i = 0; i < 2 * hp->n_layers; i++) {
+        struct ht_adapter_target *t = &a->targets[a->n_targets++], *first;
+        first = ht_adapter_find(apart, i / 2, i % 2 ? HT_FFN_GATE : HT_ATTN_Q);
+        *t = *first;
+        t->linear = i % 2 ? gguf ? HT_FFN_UP : HT_ADAPTER_GATE_UP : HT_ADAPTER_QKV;
+        t->n = i % 2 ? 2 * hp->n_ff : ht_dim_size(hp, HT_DIM_Q) + ht_dim_size(hp, HT_DIM_K) + ht_dim_size(hp, HT_DIM_V);
+        for (uint32_t j = 1; j < (i % 2 ? 2u : 3u); j++) // the others read the same A
+            memcpy(apart->values + ht_adapter_find(apart, i / 2, i % 2 ? gate_up[j] : qkv[j])->a_at,
+                   apart->values + first->a_at, (size_t)first->rank * first->k * sizeof(float));
+    }
+    must(ht_adapter_lay_out(a, &err), &err);
+    for (size_t i = 0; i < a->n_targets; i++) {
+        bool attention = a->targets[i].linear == HT_ADAPTER_QKV;
+        fuse(a, &a->targets[i], apart, attention ? qkv : gate_up, attention ? 3 : 2);
+    }
+    a->peft_rows = apart->peft_rows = !gguf;
+    return a;
+}
+
+// Fused linears of a file that was opened without its base answer as the linears that they are.
+static void fused_linears_are_those_of_the_model(void **state)
+{
+    (void)state;
+    const unsigned linears = 1 << HT_ATTN_Q | 1 << HT_ATTN_K | 1 << HT_ATTN_V | 1 << HT_FFN_GATE | 1 << HT_FFN_UP;
+    for (int i = 0; i < 2 * N_MODELS; i++) {
+        struct hearth_engine *e = engine_of(models[i / 2], NULL, 2, false);
+        struct hearth_adapter *apart = make_adapter(e, linears, 3, 5), *fused = make_fused(e, apart, i % 2);
+        struct hearth_error err;
+        const int32_t *ids = some_ids(3);
+        unsigned id[2] = {load(e, apart, 0.5f), load(e, fused, 0.5f)};
+        float *want = eval_once(e, id[0], ids, N_IDS, N_IDS), *got = eval_once(e, id[1], ids, N_IDS, N_IDS);
+        same_bits(models[i / 2], want, got, (size_t)N_IDS * e->model.hp.n_vocab);
+        fused->targets[0].n--;
+        const struct hearth_adapter_use use = {fused, 1};
+        assert_int_equal(hearth_engine_adapter_load(e, &use, 1, NULL, &id[0], &err), HEARTH_INVALID);
+        assert_non_null(strstr(err.text, "blk.0.attn_qkv.weight is "));
+        fused->targets[0].n++;
+        fused->targets[1].linear = HT_ATTN_K; // beside the fused one, and with its rows
+        fused->targets[1].n = ht_dim_size(&e->model.hp, HT_DIM_K);
+        assert_int_equal(hearth_engine_adapter_load(e, &use, 1, NULL, &id[0], &err), HEARTH_FORMAT);
+        assert_non_null(strstr(err.text, "twice"));
+        free(want);
+        free(got);
+        hearth_adapter_close(&apart);
+        hearth_adapter_close(&fused);
+        hearth_engine_close(&e);
+    }
 }
 
 // A session goes on under another adapter: what it holds is computed again.
@@ -582,7 +655,7 @@ static void every_allocation_of_a_load_fails_once(void **state)
     fault_memory_begin(0);
     struct hearth_engine *e = engine_for(1, 256, HEARTH_KV_F16, NULL);
     unsigned first = load_new(e, ALL, 2, 1);
-    struct hearth_adapter *a = make_adapter(e, ALL, 19, 2); // needs more scratch than the first one
+    struct hearth_adapter *a = make_adapter(e, ALL | HEAD, 19, 2); // needs more scratch than the first one
     a->peft_rows = true;                                    // the rows of q and k are turned on the way
     ask_fresh(e, &want, ids, 40, 0, first);
     failing_loads(e, a, &first);
@@ -609,6 +682,7 @@ int main(void)
         cmocka_unit_test(bits_do_not_depend_on_the_batch),
         cmocka_unit_test(scales),
         cmocka_unit_test(a_sum_is_the_stacked_adapter),
+        cmocka_unit_test(fused_linears_are_those_of_the_model),
         cmocka_unit_test(a_session_changes_its_adapter),
         cmocka_unit_test(adapters_come_and_go_while_one_answers),
         cmocka_unit_test(the_cache_never_mixes),

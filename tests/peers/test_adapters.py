@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adapters beside peft and llama.cpp: what peft makes imports here, our export loads there with equal tensors, q and k
 of llama have their rows turned as a computation of its own says, llama.cpp reads our GGUF-LoRA; and on real models all
-three answer alike."""
+three answer alike, and peft trains on where we have stopped."""
 import json
 import subprocess
 
@@ -12,8 +12,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 import peers
 import reference
+import training
 from peers import HEARTH, ROOT, llama_folder, run
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -35,7 +36,8 @@ def base_of(family):
 
 
 def sizes(family):
-    fields = gguf.GGUFReader(base_of(family)).fields
+    reader = gguf.GGUFReader(base_of(family))
+    fields, tensors = reader.fields, {t.name: t for t in reader.tensors}
     heads = fields[f"{family}.attention.head_count"].contents()
     return {
         "hidden_size": fields[f"{family}.embedding_length"].contents(),
@@ -48,7 +50,8 @@ def sizes(family):
             if f"{family}.attention.key_length" in fields
             else fields[f"{family}.embedding_length"].contents() // heads
         ),
-        "vocab_size": 64,
+        "vocab_size": int(tensors["token_embd.weight"].shape[1]),
+        "tie_word_embeddings": "output.weight" not in tensors,
     }
 
 
@@ -65,7 +68,9 @@ def make_adapter(family, folder, **options):
         if "lora_B" in name:  # PEFT begins with zeros
             torch.nn.init.normal_(value)
     model.save_pretrained(folder)
-    return load_file(folder / "adapter_model.safetensors")
+    made = load_file(folder / "adapter_model.safetensors")
+    # beside an adapter of the head peft lays a copy of the head itself
+    return {name: value for name, value in made.items() if not name.endswith("lm_head.base_layer.weight")}
 
 
 def turned(b, heads):
@@ -80,8 +85,11 @@ def check_import(family, made, path):
     assert len(read) == len(made)
     for name, tensor in made.items():
         parts = name.split(".")
-        layer, module, half = parts[4], parts[6], parts[7]
         want = tensor.numpy()
+        if parts[2] == "lm_head":
+            assert np.array_equal(read[f"output.weight.{parts[3].lower()}"], want)
+            continue
+        layer, module, half = parts[4], parts[6], parts[7]
         if family == "llama" and half == "lora_B" and module in ("q_proj", "k_proj"):
             want = turned(want, shape["num_attention_heads" if module == "q_proj" else "num_key_value_heads"])
         got = read[f"blk.{layer}.{GGUF_NAMES[module]}.weight.{half.lower()}"]
@@ -91,7 +99,10 @@ def check_import(family, made, path):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rslora", [False, True])
 def test_peft_both_ways(family, rslora, tmp_path):
-    made = make_adapter(family, tmp_path / "made", r=4, lora_alpha=6, target_modules=ALL, use_rslora=rslora)
+    """With rsLoRA the head has a part, too: tied to the embeddings in all families but llama's."""
+    linears = ALL + ["lm_head"] if rslora else ALL
+    made = make_adapter(family, tmp_path / "made", r=4, lora_alpha=6, target_modules=linears, use_rslora=rslora)
+    assert ("base_model.model.lm_head.lora_A.weight" in made) == rslora
     run(HEARTH, "adapter", "import", tmp_path / "made", "--base", base_of(family), "--out", tmp_path / "a.gguf")
     check_import(family, made, tmp_path / "a.gguf")
     run(HEARTH, "adapter", "export", tmp_path / "a.gguf", "--to", "peft", "--out", tmp_path / "back")
@@ -161,17 +172,68 @@ def test_refusals_of_what_peft_makes(tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_fused_linears(family, tmp_path):
+    """q, k, v and gate, up as one, as Phi-3's adapters have them, are what they are when divided by hand."""
+    shape = sizes(family)
+    rows = [shape[key] * shape["head_dim"] for key in ("num_attention_heads", *2 * ["num_key_value_heads"])]
+    fused = {"self_attn.qkv_proj": (["q_proj", "k_proj", "v_proj"], rows),
+             "mlp.gate_up_proj": (["gate_proj", "up_proj"], 2 * [shape["intermediate_size"]])}
+    torch.manual_seed(5)
+    whole, apart = {}, {}
+    for layer in range(shape["num_hidden_layers"]):
+        for module, (names, n) in fused.items():
+            start = f"base_model.model.model.layers.{layer}."
+            a, b = torch.randn(4, shape["hidden_size"]), torch.randn(sum(n), 4) * 0.05
+            whole |= {f"{start}{module}.lora_A.weight": a, f"{start}{module}.lora_B.weight": b}
+            for name, part in zip(names, b.split(n)):
+                one = f"{start}{module.split('.')[0]}.{name}"
+                apart |= {f"{one}.lora_A.weight": a.clone(), f"{one}.lora_B.weight": part.clone()}
+    (tmp_path / "ids.txt").write_text(" ".join(map(str, range(40))))
+    logits = []
+    for folder, tensors in (("whole", whole), ("apart", apart)):
+        (tmp_path / folder).mkdir()
+        save_file(tensors, tmp_path / folder / "adapter_model.safetensors")
+        (tmp_path / folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 4}')
+        run(HEARTH, "adapter", "import", tmp_path / folder, "--base", base_of(family), "--out",
+            tmp_path / f"{folder}.gguf")
+        for adapter in (folder, f"{folder}.gguf"):
+            peers.hearth_logits(base_of(family), tmp_path / "ids.txt", tmp_path / "out.npy", "--adapter",
+                                tmp_path / adapter)
+            logits.append((tmp_path / "out.npy").read_bytes())
+    assert (tmp_path / "whole.gguf").read_bytes() == (tmp_path / "apart.gguf").read_bytes()
+    assert len(set(logits)) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_llama_cpp_reads_ours(family, tmp_path):
-    program = llama_folder() / "llama-completion"
     make_adapter(family, tmp_path / "made", r=4, lora_alpha=6, target_modules=ALL)
     run(HEARTH, "adapter", "import", tmp_path / "made", "--base", base_of(family), "--out", tmp_path / "a.gguf")
+    done, told = llama_cpp_with(base_of(family), tmp_path / "a.gguf")
+    assert "failed to apply lora" not in told and "loaded" in told and done.returncode == 0, told[-2000:]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_llama_cpp_and_the_head(family, tmp_path):
+    """It reads an adapter of a head of its own; a tied one has no tensor there that it could belong to."""
+    tied = sizes(family)["tie_word_embeddings"]
+    make_adapter(family, tmp_path / "made", r=4, lora_alpha=6, target_modules=["q_proj", "lm_head"])
+    run(HEARTH, "adapter", "import", tmp_path / "made", "--base", base_of(family), "--out", tmp_path / "a.gguf")
+    done, told = llama_cpp_with(base_of(family), tmp_path / "a.gguf")
+    assert tied == (family == "qwen2") == ("'output.weight' does not exist in base model" in told), told[-2000:]
+    if tied:  # merged it has the tensor, and llama.cpp reads the file
+        run(HEARTH, "adapter", "merge", tmp_path / "a.gguf", "-m", base_of(family), "--out", tmp_path / "merged.gguf")
+        done, told = llama_cpp_with(tmp_path / "merged.gguf")
+    assert done.returncode == 0, told[-2000:]
+
+
+def llama_cpp_with(model, adapter=None):
+    lora = ["--lora", adapter] if adapter else []
     done = subprocess.run(
-        [program, "-m", base_of(family), "--lora", tmp_path / "a.gguf", "-p", "a", "-n", "1", "-no-cnv", "-c", "64",
-         "-v", "-t", "1"],
+        [llama_folder() / "llama-completion", "-m", model, *lora, "-p", "a", "-n", "1", "-no-cnv", "-c", "64", "-v",
+         "-t", "1"],
         capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=120,
     )
-    told = done.stdout + done.stderr
-    assert "failed to apply lora" not in told and "loaded" in told and done.returncode == 0, told[-2000:]
+    return done, done.stdout + done.stderr
 
 
 # ---- on real models
@@ -242,3 +304,45 @@ def test_llama_cpp_gives_what_we_give(real):
             kl["without"] = peers.mean_kl(want, np.fromfile(folder / "l.bin", np.float32).reshape(len(ids), -1))
     print(json.dumps({"model": base.name, **kl}))
     assert kl["adapter"] <= 2 * kl["base"] and kl["without"] > 3 * kl["adapter"]
+
+
+# ---- there and back
+
+LOSS_BOUND = 1e-4  # f32
+
+
+def loss_here(folder, base, adapter, texts):
+    """Of one micro-batch, under an adapter, by our own graph."""
+    rows = training.write_rows(folder / "rows", texts[None])
+    command = [training.build(folder), base, adapter, rows, "f32", 1, 0, 0, ""]
+    return json.loads(run(*command).decode().splitlines()[0])["loss"]
+
+
+@pytest.mark.timeout(1800)
+def test_peft_trains_on(tmp_path):
+    """What was trained here, the head too, goes on there from the loss at which we have left it, and comes back."""
+    base = peers.model_path("smollm2")
+    texts = training.batches_of(base, 1)[0]
+    (tmp_path / "texts.txt").write_text("\n\n".join([peers.sample_text()[:6000]] * 2))
+    run(HEARTH, "train", "-m", base, "--data", f"{tmp_path / 'texts.txt'}:text", "--out", tmp_path / "run", "--targets",
+        "all,output", "--mask", "all", "--seq", "128", "--batch", "1", "--max-steps", "6", "--held-out", "0", "--lr",
+        "1e-3", "--precision", "f32")
+    ours = tmp_path / "run" / "adapter.gguf"
+    here = {"base": loss_here(tmp_path, base, "new:8", texts),
+            "trained": loss_here(tmp_path, base, ours, texts)}
+    run(HEARTH, "adapter", "export", ours, "--to", "peft", "--out", tmp_path / "peft")
+    model = PeftModel.from_pretrained(reference.load(base), tmp_path / "peft", is_trainable=True)
+    losses, _ = training.train_peft(model, texts[None], 1e-3, steps=6)
+    print(json.dumps({"here": here, "there": losses.tolist()}))
+    assert here["trained"] < here["base"] - 0.01
+    assert abs(losses[0] - here["trained"]) <= LOSS_BOUND
+    assert losses[-1] < 0.95 * losses[0]
+    model.eval().save_pretrained(tmp_path / "on")
+    run(HEARTH, "adapter", "import", tmp_path / "on", "--base", base, "--out", tmp_path / "on.gguf")
+    ids = texts.reshape(-1).tolist()
+    want, file = reference.logits(model, ids), peers.write_ids(tmp_path, ids)
+    got = peers.hearth_logits(base, file, tmp_path / "on.npy", "--exact", "--adapter", tmp_path / "on.gguf")
+    left = peers.hearth_logits(base, file, tmp_path / "left.npy", "--exact", "--adapter", ours)
+    off, moved = (float(np.abs(np.asarray(x) - want).max()) for x in (got, left))
+    print(json.dumps({"off": off, "moved": moved}))
+    assert off <= EXACT_BOUND and moved > 0.5

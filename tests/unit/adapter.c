@@ -56,12 +56,12 @@ static const char *path_of(const char *name)
 }
 
 // One of the tiny model, bound to it, with values in B, too.
-static struct hearth_adapter *made(uint32_t rank, bool rslora)
+static struct hearth_adapter *made_of(unsigned linears, uint32_t rank, bool rslora)
 {
     struct ht_gguf *gguf;
     struct ht_hparams hp;
     struct hearth_adapter *a;
-    struct ht_adapter_spec spec = {.linears = 0x7F, .rank = rank, .alpha = 6, .rslora = rslora, .dropout = 0.25f};
+    struct ht_adapter_spec spec = {.linears = linears, .rank = rank, .alpha = 6, .rslora = rslora, .dropout = 0.25f};
     assert_int_equal(ht_gguf_open(&gguf, BASE, NULL), HEARTH_OK);
     assert_int_equal(ht_hparams_read(&hp, gguf, NULL), HEARTH_OK);
     ht_gguf_close(&gguf);
@@ -74,6 +74,11 @@ static struct hearth_adapter *made(uint32_t rank, bool rslora)
     ht_adapter_text(a->name, sizeof a->name, "r\xC3\xA4t");
     assert_int_equal(ht_adapter_lineage_add(a, "hearth.lineage.manifest", "m1", NULL), HEARTH_OK);
     return a;
+}
+
+static struct hearth_adapter *made(uint32_t rank, bool rslora)
+{
+    return made_of(0x7F, rank, rslora);
 }
 
 static void same(const struct hearth_adapter *a, const struct hearth_adapter *b)
@@ -167,7 +172,7 @@ static void both_ways(void **state)
 {
     (void)state;
     for (int rslora = 0; rslora < 2; rslora++) {
-        struct hearth_adapter *a = made(3, rslora), *b, *c;
+        struct hearth_adapter *a = made_of(rslora ? 0xFF : 0x7F, 3, rslora), *b, *c; // 0xFF: with the head
         const char *gguf = path_of("a.gguf"), *peft = path_of(rslora ? "peft1" : "peft0");
         struct hearth_error err = {0};
         assert_int_equal(hearth_adapter_write_gguf(a, gguf, &err), HEARTH_OK);

@@ -184,6 +184,47 @@ static void sums(void **state)
     hearth_adapter_close(&two);
 }
 
+// A head that is tied to the embeddings gets a tensor of its own, behind what was there, which stays as it was.
+static void tied_head(void **state)
+{
+    (void)state;
+    const struct hearth_adapter_base tied = {"tests/golden/tiny-qwen2-q4_1.gguf", SHA};
+    static const char *const types[] = {"f32", "keep"};
+    struct hearth_adapter *a = made(&tied, 1u << HT_ATTN_V | 1u << HT_ADAPTER_OUTPUT, 3, 7);
+    const struct hearth_adapter_use uses[] = {{a, 1}, {a, -0.25f}};
+    for (int k = 0; k < 2; k++) {
+        struct hearth_error err = {0};
+        struct hearth_merge_report report;
+        const struct hearth_merge_params params = {.base = &tied, .uses = uses, .n_uses = 2, .type = types[k]};
+        if (hearth_adapter_merge(path_of("m.gguf"), &params, &report, &err))
+            fail_msg("%s", err.text);
+        struct ht_gguf *before = opened(tied.path), *after = opened(path_of("m.gguf"));
+        size_t n = ht_gguf_n_tensors(before), n_merged = 0;
+        assert_int_equal(ht_gguf_n_tensors(after), n + 1);
+        for (size_t i = 0; i < n; i++)
+            check_tensor(before, after, i, uses, 2, types[k], &n_merged);
+        assert_int_equal(report.n_merged, a->n_targets);
+        assert_int_equal(n_merged + 1, a->n_targets);
+        const struct ht_gguf_tensor *w = ht_gguf_find_tensor(before, "token_embd.weight");
+        const struct ht_gguf_tensor *head = ht_gguf_tensor_at(after, n);
+        assert_string_equal(head->name, "output.weight");
+        assert_int_equal(head->type, k ? w->type : HT_TYPE_F32);
+        float *from = values_of(before, w), *got = values_of(after, head);
+        double *sum = malloc(w->n_values * sizeof *sum), top = 0;
+        assert_true(oracle(uses, 2, "output.weight", from, sum));
+        for (uint64_t v = 0; v < w->n_values; v++)
+            top = fmax(top, fabs(sum[v]));
+        for (uint64_t v = 0; v < w->n_values; v++)
+            assert_true(fabs((double)got[v] - sum[v]) <= allowed(types[k]) * top);
+        free(from);
+        free(got);
+        free(sum);
+        ht_gguf_close(&before);
+        ht_gguf_close(&after);
+    }
+    hearth_adapter_close(&a);
+}
+
 static bool same_key(const struct ht_gguf_key *a, const struct ht_gguf_key *b)
 {
     return !strcmp(a->name, b->name) && a->kind == b->kind && a->array.size_bytes == b->array.size_bytes &&
@@ -327,7 +368,7 @@ static void nothing_half_made(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sums),
+        cmocka_unit_test(sums), cmocka_unit_test(tied_head),
         cmocka_unit_test(keys),
         cmocka_unit_test(refused),
         cmocka_unit_test(nothing_half_made),

@@ -13,7 +13,8 @@ _hearth() {
     --kv) words='f16 q8 f32' ;;
     --schedule) words='cosine linear constant' ;;
     --precision) words='auto f32 bf16' ;;
-    --targets) words='all attn_q attn_k attn_v attn_output ffn_gate ffn_up ffn_down' ;;
+    --moments) words='f32 8bit' ;;
+    --targets) words='all all,output attn_q attn_k attn_v attn_output ffn_gate ffn_up ffn_down output' ;;
     --mask) words='assistant all last alpaca alpaca-lora llmtune vicuna dolly baize zh-alpaca qlora phoenix chimera wizardlm' ;;
     --form) words='auto text letters last-word' ;;
     --match) words='exact contains number strict regex f1' ;;
