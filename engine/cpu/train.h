@@ -25,6 +25,12 @@ size_t ht_sumsq_shared_bytes(const struct ht_sumsq *p);
 // linear and linear_t in contract B: train_bf16.c.
 void ht_bf16_run_linear(const struct ht_linear *p, const struct ht_run *run, unsigned thread);
 void ht_bf16_run_linear_t(const struct ht_linear_t *p, const struct ht_run *run, unsigned thread);
+// Attention in contract B: train_attend_bf16*.c.
+size_t ht_attend_bf16_thread_bytes(const struct ht_plan *plan, const struct ht_attend *p);
+size_t ht_attend_bf16_back_thread_bytes(const struct ht_plan *plan, const struct ht_attend_back *p);
+size_t ht_attend_bf16_back_shared_bytes(const struct ht_plan *plan, const struct ht_attend_back *p);
+void ht_bf16_run_attend(const struct ht_attend *p, const struct ht_run *run, unsigned thread);
+void ht_bf16_run_attend_back(const struct ht_attend_back *p, const struct ht_run *run, unsigned thread);
 
 static inline float ht_fold16f(float p[16]) // 8, 4, 2, 1 apart
 {

@@ -138,6 +138,10 @@ void ht_run_attend(const struct ht_call *call, const struct ht_run *run, unsigne
 {
     const struct ht_attend *p = &call->p.attend;
     uint32_t turn = 0, end;
+    if (p->precision != HT_TRAIN_F) {
+        ht_bf16_run_attend(p, run, thread);
+        return;
+    }
     ht_keys_fill(run, thread, &p->k, p->k_stride, p->kv_heads, p->k_dim, (float *)(void *)run->plan->shared);
     ht_pool_barrier(run->device->pool, thread);
     for (uint32_t h = 0; h < p->heads; h++, turn++)

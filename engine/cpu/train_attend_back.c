@@ -217,6 +217,10 @@ static void back_query(const struct back *b, const struct chunk *c, uint32_t r, 
 
 void ht_run_attend_back(const struct ht_call *call, const struct ht_run *run, unsigned thread)
 {
+    if (call->p.attend_back.f.precision != HT_TRAIN_F) {
+        ht_bf16_run_attend_back(&call->p.attend_back, run, thread);
+        return;
+    }
     const struct back b = back_make(&call->p.attend_back, run, thread);
     uint32_t n_chunks = (run->n_rows + CHUNK - 1) / CHUNK, end;
     prepare(&b);

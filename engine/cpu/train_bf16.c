@@ -8,7 +8,8 @@
 
 #include "engine/cpu/train.h"
 
-enum { PANELS_BYTES = 640 << 10 }; // sums of some panels, gone through chunk by chunk while x's chunk stays in L2
+// Sums of some panels, gone through chunk by chunk while x's chunk stays in L2; all of x, where that stays there.
+enum { PANELS_BYTES = 640 << 10, X_BYTES = 1 << 20 };
 
 struct job { // one thread's view
     const struct ht_run *run;
@@ -155,6 +156,20 @@ static bool next_item(const struct job *job, struct item *i, uint32_t end)
     return true;
 }
 
+// What the next panel will want of W in the place of this: beside it if columns are lanes, else two groups on. Of a
+// tile that holds several times 32 values a part each time.
+static void fetch_next(const struct job *job, const struct ht_weight *w, const unsigned char *tile, uint32_t column)
+{
+    enum { LINE = 64 };
+    uint32_t values = w->layout->block_values, bytes = ht_layout_tile_bytes(w->layout) * (values == 1 ? HT_B_STEP : 1);
+    uint32_t parts = values > HT_B_STEP ? values / HT_B_STEP : 1, part = column / HT_B_STEP % parts;
+    size_t next = (size_t)(tile - w->data) + (job->transposed ? bytes : 2 * w->group_bytes);
+    if (next + bytes > w->group_bytes * up(w->head.params.n, HT_GROUP))
+        return;
+    for (uint32_t at = bytes / parts * part; at < bytes / parts * (part + 1); at += LINE)
+        __builtin_prefetch(w->data + next + at, 0, 2);
+}
+
 // Half of one step of the item's panel, from 16 rows of W.
 static void unpack(const struct job *job, const struct item *item, uint32_t halves, uint16_t *panel)
 {
@@ -168,6 +183,7 @@ static void unpack(const struct job *job, const struct item *item, uint32_t halv
     if (row < n) {
         const unsigned char *tile = ht_weight_group(w, (job->first + row) / HT_GROUP) +
                                     (size_t)(column / block) * ht_layout_tile_bytes(w->layout);
+        fetch_next(job, w, tile, column);
         (job->transposed ? job->kernels->panel_t : job->kernels->panel)(
             w->head.params.type, tile, block == 1 ? 0 : column % block / HT_B_STEP, left < HT_B_STEP ? left : HT_B_STEP,
             half, to);
@@ -254,6 +270,8 @@ void ht_bf16_run_linear(const struct ht_linear *p, const struct ht_run *run, uns
     job.first = p->first;
     job.count = p->count;
     job.steps = up(p->m.k, HT_B_STEP);
+    if ((size_t)up(job.rows, HT_B_ROWS) * job.steps * HT_B_TILE * sizeof(uint16_t) <= X_BYTES)
+        job.together = 1; // x stays in L2 as a whole: W is read as it lies
     round_rows(&job, &p->m.x, p->m.x_stride, p->m.k, 0, thread);
     ht_pool_barrier(run->device->pool, thread);
     job.kernels->begin();

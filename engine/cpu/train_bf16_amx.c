@@ -86,4 +86,13 @@ static void sum(const struct ht_bf16_block *b)
 }
 
 const struct ht_bf16_kernels ht_bf16_amx = {
-    begin, end, ht_bf16_round_avx512bf16, ht_bf16_panel_avx512bf16, ht_bf16_panel_t_avx512bf16, sum};
+    .begin = begin,
+    .end = end,
+    .round = ht_bf16_round_avx512bf16,
+    .panel = ht_bf16_panel_avx512bf16,
+    .panel_t = ht_bf16_panel_t_avx512bf16,
+    .sum = sum,
+    .pair = ht_bf16_pair_avx512bf16,
+    .softmax = ht_bf16_softmax_avx512bf16,
+    .pairs = ht_bf16_pairs_avx512bf16,
+};

@@ -291,9 +291,14 @@ static void nothing(void)
 {
 }
 
-const struct ht_bf16_kernels ht_bf16_avx512bf16 = {nothing,
-                                                   nothing,
-                                                   ht_bf16_round_avx512bf16,
-                                                   ht_bf16_panel_avx512bf16,
-                                                   ht_bf16_panel_t_avx512bf16,
-                                                   sum};
+const struct ht_bf16_kernels ht_bf16_avx512bf16 = {
+    .begin = nothing,
+    .end = nothing,
+    .round = ht_bf16_round_avx512bf16,
+    .panel = ht_bf16_panel_avx512bf16,
+    .panel_t = ht_bf16_panel_t_avx512bf16,
+    .sum = sum,
+    .pair = ht_bf16_pair_avx512bf16,
+    .softmax = ht_bf16_softmax_avx512bf16,
+    .pairs = ht_bf16_pairs_avx512bf16,
+};

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/base/half.h"
+#include "engine/cpu/math.h"
 
 static uint16_t rounded(float x)
 {
@@ -120,8 +121,74 @@ static void nothing(void)
 {
 }
 
-const struct ht_bf16_kernels ht_bf16_plain_avx512bf16 = {nothing, nothing, round_row, panel, panel_t, sum_avx512bf16};
-const struct ht_bf16_kernels ht_bf16_plain_amx = {nothing, nothing, round_row, panel, panel_t, sum_amx};
+// ---- attention
+
+static void pair(const float *a, const float *b, uint32_t n, uint16_t *to)
+{
+    for (uint32_t i = 0; i < HT_B_LANES; i++) {
+        to[2 * i] = a && i < n ? rounded(a[i]) : 0;
+        to[2 * i + 1] = b && i < n ? rounded(b[i]) : 0;
+    }
+}
+
+static bool sees(const struct ht_bf16_pairs *p, uint32_t query, uint32_t key)
+{
+    return (uint32_t)p->first + query - key < p->window;
+}
+
+static float capped(float dot, const struct ht_score *score)
+{
+    float s = dot * score->scale;
+    return score->softcap > 0 ? score->softcap * ht_tanh(s / score->softcap) : s;
+}
+
+static float leaning(float s, const struct ht_bf16_pairs *p, uint32_t query, uint32_t key)
+{
+    int32_t distance = (int32_t)(key - query) - p->first;
+    return p->score.slope != 0 ? fmaf(p->score.slope, (float)distance, s) : s;
+}
+
+static void softmax(const struct ht_bf16_pairs *p, uint32_t blocks, float *s, uint16_t *to, float *top, float *sum)
+{
+    for (uint32_t i = 0; i < HT_B_LANES; i++) {
+        top[i] = -INFINITY;
+        sum[i] = 0;
+        for (uint32_t j = 0; j < blocks * HT_B_STEP; j++) {
+            float *score = s + (size_t)j * HT_B_LANES + i;
+            *score = leaning(capped(*score, &p->score), p, i, j);
+            top[i] = sees(p, i, j) && *score > top[i] ? *score : top[i];
+        }
+        for (uint32_t j = 0; j < blocks * HT_B_STEP; j++) {
+            float e = sees(p, i, j) ? ht_exp(s[(size_t)j * HT_B_LANES + i] - top[i]) : 0;
+            sum[i] += e;
+            to[((size_t)(j / 2) * HT_B_LANES + i) * 2 + j % 2] = rounded(e);
+        }
+    }
+}
+
+static void pairs(const struct ht_bf16_pairs *p, const float *s, const float *dp, const float *lse, const float *delta,
+                  uint16_t *to, uint16_t *to_ds, size_t next, uint16_t *ds_panel)
+{
+    const float cap = p->score.softcap;
+    for (uint32_t j = 0; j < HT_B_STEP; j++)
+        for (uint32_t i = 0; i < HT_B_LANES; i++) {
+            float value = capped(s[j * HT_B_LANES + i], &p->score), t = cap > 0 ? value / cap : 0;
+            float e = ht_exp(leaning(value, p, i, j) - lse[i]), ds = e * (dp[j * HT_B_LANES + i] - delta[i]);
+            if (cap > 0)
+                ds = ds * fmaf(-t, t, 1.0f);
+            bool seen = sees(p, i, j) && i < p->n;
+            size_t at = j / HT_B_ROWS * next + j % HT_B_ROWS * HT_B_STEP + i;
+            to[at] = rounded(seen ? e : 0);
+            to_ds[at] = ds_panel[(j / 2 * HT_B_LANES + i) * 2 + j % 2] = rounded(seen ? ds * p->score.scale : 0);
+        }
+}
+
+#define PLAIN(SUM)                                                                                           \
+    {                                                                                                        \
+        .begin = nothing, .end = nothing, .round = round_row, .panel = panel, .panel_t = panel_t, .sum = SUM, \
+        .pair = pair, .softmax = softmax, .pairs = pairs                                                     \
+    }
+const struct ht_bf16_kernels ht_bf16_plain_avx512bf16 = PLAIN(sum_avx512bf16), ht_bf16_plain_amx = PLAIN(sum_amx);
 
 #if defined(__x86_64__)
 // Does this CPU sum as the contract says? Terms of many sizes, of which every eighth lane has such that vanish.

@@ -18,6 +18,16 @@ static bool supports(const struct ht_device *device, enum ht_train_precision pre
     return precision == HT_TRAIN_F || (precision <= HT_TRAIN_B_AMX && device->bf16[precision]);
 }
 
+static double slowness(const struct ht_device *device, enum ht_train_precision precision)
+{
+    static const double of[HT_N_ISAS] = {[HT_ISA_REF] = 50,       [HT_ISA_AVX2] = 2.5, [HT_ISA_AVX512VNNI] = 1,
+                                         [HT_ISA_AMX] = 1,        [HT_ISA_NEON] = 8,   [HT_ISA_DOTPROD] = 4,
+                                         [HT_ISA_I8MM] = 4};
+    if (precision != HT_TRAIN_F)
+        return 1;
+    return of[device->isa] * (device->n_threads > 1 ? 1 : 2);
+}
+
 static enum hearth_status need(const struct ht_plan *plan, enum ht_train_precision precision, struct hearth_error *err)
 {
     if (!supports(plan->device, precision))
@@ -178,17 +188,22 @@ static void note_attend(struct ht_notes *notes, const struct ht_attend *p, bool 
 
 static enum hearth_status record_attend(struct ht_plan *plan, const struct ht_attend *p, struct hearth_error *err)
 {
+    HT_TRY(need(plan, p->precision, err));
     BEGIN(attend);
     note_attend(&notes, p, true);
     ht_note_shared(&notes);
     ht_settle(call, &notes);
-    ht_want_scratch(plan, ht_attend_thread_bytes(plan), ht_attend_shared_bytes(plan, p));
+    if (p->precision == HT_TRAIN_F)
+        ht_want_scratch(plan, ht_attend_thread_bytes(plan), ht_attend_shared_bytes(plan, p));
+    else
+        ht_want_scratch(plan, ht_attend_bf16_thread_bytes(plan, p), 0);
     return HEARTH_OK;
 }
 
 static enum hearth_status record_attend_back(struct ht_plan *plan, const struct ht_attend_back *p,
                                              struct hearth_error *err)
 {
+    HT_TRY(need(plan, p->f.precision, err));
     BEGIN(attend_back);
     const struct ht_attend *f = &p->f;
     note_attend(&notes, f, false);
@@ -198,7 +213,10 @@ static enum hearth_status record_attend_back(struct ht_plan *plan, const struct 
     ht_note_all(&notes, &p->dv, HT_ROWS_ALL, p->dv_stride, f->kv_heads * f->v_dim, true);
     ht_note_shared(&notes);
     ht_settle(call, &notes);
-    ht_want_scratch(plan, ht_attend_back_thread_bytes(p), ht_attend_back_shared_bytes(plan, p));
+    if (f->precision == HT_TRAIN_F)
+        ht_want_scratch(plan, ht_attend_back_thread_bytes(p), ht_attend_back_shared_bytes(plan, p));
+    else
+        ht_want_scratch(plan, ht_attend_bf16_back_thread_bytes(plan, p), ht_attend_bf16_back_shared_bytes(plan, p));
     return HEARTH_OK;
 }
 
@@ -284,6 +302,7 @@ static enum hearth_status record_noise(struct ht_plan *plan, const struct ht_noi
 
 const struct ht_train_ops ht_cpu_train_ops = {
     .supports = supports,
+    .slowness = slowness,
     .submit = ht_cpu_submit_train,
 #define RECORD(name) .name = record_##name,
     HT_TRAIN_OPS_MAP(RECORD)

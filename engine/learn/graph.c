@@ -8,7 +8,7 @@
 
 #include "engine/base/mem.h"
 
-enum { PIECE_US = 10000, LOGITS_BYTES = 64 << 20, MAX_VALUES = 1 << 30 };
+enum { PIECE_US = 10000, LOGITS_BYTES = 128 << 20, MAX_VALUES = 1 << 30 };
 
 // ---------------------------------------------------------------- recording
 
@@ -165,7 +165,9 @@ static enum hearth_status create(struct ht_graph **graph, const struct ht_model 
     g->model = model;
     g->train = model->dev->train;
     g->p = *params;
-    g->p.piece_us = params->piece_us ? params->piece_us : PIECE_US;
+    g->p.piece_us = params->piece_us;
+    if (!g->p.piece_us)
+        g->p.piece_us = (uint32_t)(PIECE_US / g->train->slowness(model->device, params->precision));
     g->p.logits_bytes = params->logits_bytes ? params->logits_bytes : LOGITS_BYTES;
     g->n_values = adapter->n_values;
     enum hearth_status status = make(g, adapter, err);

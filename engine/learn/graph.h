@@ -24,7 +24,7 @@ struct ht_graph_params {
     float beta1, beta2, eps, decay, clip; // AdamW; clip 0 = off
     enum ht_graph_moments moments;
     uint32_t piece_us;     // that a piece is thought to take at most, on two cores of a server; 0 = 10,000
-    uint32_t logits_bytes; // of a tile of output rows, at most; 0 = 64 MiB
+    uint32_t logits_bytes; // of a tile of output rows, at most; 0 = 128 MiB
 };
 
 struct ht_batch { // rows of one micro-batch, side by side; borrowed until the pass has ended

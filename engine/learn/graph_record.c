@@ -5,9 +5,10 @@
 #include "engine/learn/graph_impl.h"
 
 // Rates on two cores, on the low side.
-#define F_PER_US    1e5 // multiply-adds x 2 of f32 products, of bf16 ones, of attention
+#define F_PER_US    1e5 // multiply-adds x 2 of f32 products, of bf16 ones, of attention in each
 #define B_PER_US    4e5
 #define ATTEND_PER_US 5e4
+#define ATTEND_B_PER_US 1.5e5
 #define UNPACK_PER_US 4e3 // weights
 #define VALUES_PER_US 5e2 // of row ops
 enum { W_ROWS = 64 };     // a range of W is a multiple of this: whole groups and tiles
@@ -22,7 +23,8 @@ double ht_cost_attend(const struct ht_graph *g, uint32_t heads, bool back)
 {
     const struct ht_hparams *hp = &g->model->hp;
     double pairs = 0.5 * g->p.rows * g->p.rows * heads;
-    return pairs * (hp->k_dim + hp->v_dim) * 2 * (back ? 3.5 : 1) / ATTEND_PER_US;
+    double rate = g->p.precision == HT_TRAIN_F ? ATTEND_PER_US : ATTEND_B_PER_US;
+    return pairs * (hp->k_dim + hp->v_dim) * 2 * (back ? 3.5 : 1) / rate;
 }
 
 static double cost_product(const struct ht_recorder *rec, double rows, double n, double k)

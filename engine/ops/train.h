@@ -11,7 +11,8 @@
 //
 // Contract F: all in f32, each sum one chain of fused multiply-adds in the stated order; nothing depends on the number
 // of threads. Contract B (bf16 inputs, f32 accumulation) differs from variant to variant in the order of its sums, so
-// the variant is what a plan names and what a checkpoint's numerics id holds. Only products with frozen weights know B.
+// the variant is what a plan names and what a checkpoint's numerics id holds. Only products with frozen weights and
+// attention know B.
 #ifndef HT_TRAIN_H
 #define HT_TRAIN_H
 #include "engine/ops/ops.h"
@@ -173,6 +174,7 @@ struct ht_attend {
     float scale, softcap;
     uint32_t window;      // 0 = all
     float alibi_max_bias; // 0 = none
+    enum ht_train_precision precision;
 };
 
 // Recomputes s_j; p_j = ht_exp(s_j - lse); dp_j = chain over d of dy_d * v_jd; D = sum of dy_d * y_d in 16 chains by
@@ -186,6 +188,11 @@ struct ht_attend_back {
     struct ht_ref dy, dq, dk, dv;
     uint32_t dy_stride, dq_stride, dk_stride, dv_stride;
 };
+
+// Contract B of both: every sum over d, j or r of the above goes as in linear: operands rounded to bf16 (among them
+// e_j, p_j and ds_j; not what D, l, lse and m are made of), steps of 32 counted from the segment's first row, 0 for
+// what a row does not see, ascending; 1 / l multiplies y at the end. l is one chain over j ascending. dk and dv are
+// sums of each head over r on their own, added in the order of the heads.
 
 // ---------------------------------------------------------------- the loss
 
@@ -249,8 +256,8 @@ struct ht_adamw8 {
 };
 
 // y = [y +] (word >= rate * 2^32 ? x * (1 / (1 - rate)) : 0). The word: ht_philox(seed, row_id << 32 | column / 4,
-// step << 24 | stream).v[column % 4]. The backward op is the same op over dy.  y may be x.  Row o of the output rows has
-// the row_id of row out_row[o].                                                                 (R, dim)
+// step << 24 | stream).v[column % 4]. The backward op is the same op over dy.  y may be x.  An output row o has the
+// row_id of row out_row[o].                                                                     (R or O, dim)
 struct ht_dropout {
     struct ht_ref x, y;
     uint32_t x_stride, y_stride, dim, stream; // stream < 2^24: layer and target
@@ -277,6 +284,9 @@ struct ht_noise {
 struct ht_device;
 struct ht_train_ops {
     bool (*supports)(const struct ht_device *device, enum ht_train_precision precision);
+    // How many times longer than on two cores of a server with AVX-512 ops are thought to take: what is cut into pieces
+    // is cut that much finer. 1 in B, where cutting a product decides its bits.
+    double (*slowness)(const struct ht_device *device, enum ht_train_precision precision);
     // submit for a plan that has ops of this table; both blocks are read until `wait` returns.
     enum hearth_status (*submit)(struct ht_plan *plan, const struct ht_step *step,
                                  const struct ht_train_step *train, struct hearth_error *err);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// attend and attend_back: every path and thread count the same bits, against the double oracle within the bound below,
-// the oracle against finite differences, and packed segments against the same segments alone, bit for bit.
+// attend and attend_back, in F and both variants of B: every path and thread count the same bits (of B the path "ref"
+// is plain C), against the double oracle within the bound below, the oracle against finite differences, and packed
+// segments against the same segments alone, bit for bit.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "engine/base/half.h"
 #include "engine/cpu/train_ref.h"
 #include "tests/check/train.h"
 
@@ -28,7 +30,7 @@ static const struct shape shapes[] = {
     {5, 5, 8, 8, 9, 2, 1, 8, 45},      {2, 1, 8, 17, 0, 0, 1, 0, 230},   {2, 2, 5, 8, 70, 0, 1, 0, 230},
     {1, 1, 4, 3, 130, 5, 1, 2, 229},
 };
-enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
+enum { N_SHAPES = sizeof shapes / sizeof shapes[0], N_PRECISIONS = HT_TRAIN_B_AMX + 1 };
 
 static uint32_t width_of(const struct shape *s, int view)
 {
@@ -43,8 +45,8 @@ static uint32_t segment_of(uint32_t r) // rows 0..9, 10, 11 and all that follow
 }
 
 // Forward and backward over `rows` rows of `in` that begin at `from`; segments as segment_of has them.
-static void run(struct check_device *d, const struct shape *s, const struct train_in *in, uint32_t from, uint32_t rows,
-                struct train_in *out)
+static void run(struct check_device *d, const struct shape *s, enum ht_train_precision precision,
+                const struct train_in *in, uint32_t from, uint32_t rows, struct train_in *out)
 {
     struct train_plan p = train_plan_begin(d, rows, 1);
     for (int i = Q; i < N_VIEWS; i++) {
@@ -56,7 +58,7 @@ static void run(struct check_device *d, const struct shape *s, const struct trai
 #define BY(i) out[i].view.stride
     struct ht_attend f = {AT(Q),        AT(K),    AT(V),    AT(Y),      AT(LSE),     BY(Q),     BY(K),
                           BY(V),        BY(Y),    BY(LSE),  s->heads,   s->kv_heads, s->k_dim,  s->v_dim,
-                          0.3f,         s->softcap, s->window, s->bias};
+                          0.3f,         s->softcap, s->window, s->bias, precision};
     struct ht_attend_back b = {f, AT(DY), AT(DQ), AT(DK), AT(DV), BY(DY), BY(DQ), BY(DK), BY(DV)};
     CHECK_OK(p.ops->attend(p.base.plan, &f, &check_err));
     CHECK_OK(p.ops->attend_back(p.base.plan, &b, &check_err));
@@ -67,10 +69,19 @@ static void run(struct check_device *d, const struct shape *s, const struct trai
     train_plan_free(&p);
 }
 
-static void make_inputs(struct check_device *d, const struct shape *s, struct train_in *in)
+// For B values of 8 bits: what is rounded then is probabilities and the gradients of scores.
+static void make_inputs(struct check_device *d, const struct shape *s, enum ht_train_precision precision,
+                        struct train_in *in)
 {
-    for (int i = Q; i <= DY; i++)
+    for (int i = Q; i <= DY; i++) {
         in[i] = train_in_make(d, s->rows, width_of(s, i), width_of(s, i), i <= K ? s->size : 1);
+        float *x = (float *)check_view_row(&in[i].view, 0);
+        for (size_t j = 0; j < in[i].n && precision != HT_TRAIN_F; j++) {
+            x[j] = ht_bf16_f32(ht_f32_bf16(x[j]));
+            in[i].x[j] = (double)x[j];
+            in[i].magnitude[j] = fabs(in[i].x[j]);
+        }
+    }
 }
 
 static void free_all(struct train_in *in, int from, int to)
@@ -83,8 +94,10 @@ static void free_all(struct train_in *in, int from, int to)
 // relatively by ε = 2 δ (its score and lse), γ(rows + 10) for l, its log and exp, and u for each rounding of s and lse,
 // whose size is at most the largest score plus log(rows); 1.1 for the second order. With M = the sums of the
 // magnitudes: y errs by (ε + γ) M, gradients by (2 ε + γ) M, since D uses y; the soft-cap's slope errs by
-// 2 (δ / c + 5 u) in absolute terms, of at most 1.
-static double relative_error(const struct shape *s, const struct train_in *in, double *slope_error)
+// 2 (δ / c + 5 u) in absolute terms, of at most 1. In B probabilities are rounded by 2^-9 more, and so are gradients of
+// scores, whose D has the former's error: ε grows by 2^-8.
+static double relative_error(const struct shape *s, enum ht_train_precision precision, const struct train_in *in,
+                             double *slope_error)
 {
     double u = 0x1p-24, largest = 0;
     for (uint32_t r = 0; r < s->rows; r++)
@@ -101,48 +114,56 @@ static double relative_error(const struct shape *s, const struct train_in *in, d
     double delta = check_gamma(s->k_dim + 3) * largest + 8 * u * (double)s->softcap + 2 * u * lean;
     largest += lean;
     *slope_error = s->softcap > 0 ? 2 * (delta / (double)s->softcap + 5 * u) : 0;
-    return 1.1 * (2 * delta + check_gamma(s->rows + 10) + 3 * u * (largest + log(s->rows)));
+    return 1.1 * (2 * delta + check_gamma(s->rows + 10) + 3 * u * (largest + log(s->rows))) +
+           (precision == HT_TRAIN_F ? 0 : 0x1p-8);
+}
+
+static unsigned one(struct check_device *d, unsigned c, enum ht_train_precision precision)
+{
+    unsigned failures = 0;
+    const struct shape *s = &shapes[c];
+    struct train_in in[DY + 1], out[N_VIEWS];
+    uint32_t seg_from[MOST_ROWS];
+    char what[96];
+    snprintf(what, sizeof what, "attend %s precision %d case %u", d->name, (int)precision, c);
+    check_reseed(c);
+    memset(in, 0, sizeof in);
+    make_inputs(d, s, precision, in);
+    run(d, s, precision, in, 0, s->rows, out);
+    for (uint32_t r = 0; r < s->rows; r++)
+        seg_from[r] = segment_of(r);
+    struct ht_ref_attend f = {s->rows,   s->heads,      s->kv_heads,        s->k_dim,         s->v_dim,
+                              s->window, (double)0.3f, (double)s->softcap, (double)s->bias, seg_from};
+    double *want[N_VIEWS], *bound[N_VIEWS], slope_error, e = relative_error(s, precision, in, &slope_error);
+    for (int i = Y; i < N_VIEWS; i++) {
+        want[i] = train_doubles(out[i].n);
+        bound[i] = train_doubles(out[i].n);
+    }
+    ht_ref_attend(&f, in[Q].x, in[K].x, in[V].x, want[Y]);
+    ht_ref_attend(&f, in[Q].x, in[K].x, in[V].magnitude, bound[Y]);
+    ht_ref_attend_back(&f, in[Q].x, in[K].x, in[V].x, in[DY].x, false, want[DQ], want[DK], want[DV]);
+    ht_ref_attend_back(&f, in[Q].x, in[K].x, in[V].x, in[DY].x, true, bound[DQ], bound[DK], bound[DV]);
+    double chains = check_gamma(s->k_dim + 2 * s->v_dim + s->rows * s->heads + 16);
+    for (int i = Y; i < N_VIEWS; i++) {
+        for (size_t j = 0; j < out[i].n; j++)
+            bound[i][j] *= i == Y ? e + chains : 2 * e + slope_error + chains;
+        if (i != LSE)
+            failures += train_compare(what, &out[i].view, want[i], bound[i]);
+        failures += train_same_bits(what, ((unsigned)precision * N_SHAPES + c) * N_VIEWS + (unsigned)i, &out[i].view);
+        free(want[i]);
+        free(bound[i]);
+    }
+    free_all(out, Q, DV);
+    free_all(in, Q, DY);
+    return failures;
 }
 
 static unsigned test_attend(struct check_device *d)
 {
     unsigned failures = 0;
-    for (unsigned c = 0; c < N_SHAPES; c++) {
-        const struct shape *s = &shapes[c];
-        struct train_in in[DY + 1], out[N_VIEWS];
-        uint32_t seg_from[MOST_ROWS];
-        char what[96];
-        snprintf(what, sizeof what, "attend %s case %u", d->name, c);
-        check_reseed(c);
-        memset(in, 0, sizeof in);
-        make_inputs(d, s, in);
-        run(d, s, in, 0, s->rows, out);
-        for (uint32_t r = 0; r < s->rows; r++)
-            seg_from[r] = segment_of(r);
-        struct ht_ref_attend f = {s->rows,   s->heads,      s->kv_heads,        s->k_dim,         s->v_dim,
-                                  s->window, (double)0.3f, (double)s->softcap, (double)s->bias, seg_from};
-        double *want[N_VIEWS], *bound[N_VIEWS], slope_error, e = relative_error(s, in, &slope_error);
-        for (int i = Y; i < N_VIEWS; i++) {
-            want[i] = train_doubles(out[i].n);
-            bound[i] = train_doubles(out[i].n);
-        }
-        ht_ref_attend(&f, in[Q].x, in[K].x, in[V].x, want[Y]);
-        ht_ref_attend(&f, in[Q].x, in[K].x, in[V].magnitude, bound[Y]);
-        ht_ref_attend_back(&f, in[Q].x, in[K].x, in[V].x, in[DY].x, false, want[DQ], want[DK], want[DV]);
-        ht_ref_attend_back(&f, in[Q].x, in[K].x, in[V].x, in[DY].x, true, bound[DQ], bound[DK], bound[DV]);
-        double chains = check_gamma(s->k_dim + 2 * s->v_dim + s->rows * s->heads + 16);
-        for (int i = Y; i < N_VIEWS; i++) {
-            for (size_t j = 0; j < out[i].n; j++)
-                bound[i][j] *= i == Y ? e + chains : 2 * e + slope_error + chains;
-            if (i != LSE)
-                failures += train_compare(what, &out[i].view, want[i], bound[i]);
-            failures += train_same_bits(what, c * N_VIEWS + (unsigned)i, &out[i].view);
-            free(want[i]);
-            free(bound[i]);
-        }
-        free_all(out, Q, DV);
-        free_all(in, Q, DY);
-    }
+    for (unsigned p = HT_TRAIN_F; p < N_PRECISIONS; p++)
+        for (unsigned c = 0; c < N_SHAPES && d->ops->train->supports(d->device, (enum ht_train_precision)p); c++)
+            failures += one(d, c, (enum ht_train_precision)p);
     return failures;
 }
 
@@ -152,30 +173,38 @@ static void against_oracle(void **state)
     assert_int_equal(train_each_path(test_attend), 0);
 }
 
+static unsigned packed(struct check_device *d, const struct shape *s, enum ht_train_precision precision)
+{
+    struct train_in in[DY + 1], all[N_VIEWS], alone[N_VIEWS];
+    const uint32_t from[] = {0, 10, 11, s->rows};
+    unsigned failures = 0;
+    memset(in, 0, sizeof in);
+    make_inputs(d, s, precision, in);
+    run(d, s, precision, in, 0, s->rows, all);
+    for (int part = 0; part < 3; part++) {
+        run(d, s, precision, in, from[part], from[part + 1] - from[part], alone);
+        for (int i = Y; i < N_VIEWS; i++)
+            for (uint32_t r = from[part]; r < from[part + 1]; r++)
+                failures += check_bits("packed", check_view_row(&all[i].view, r),
+                                       check_view_row(&alone[i].view, r - from[part]), all[i].view.width);
+        free_all(alone, Q, DV);
+    }
+    free_all(all, Q, DV);
+    free_all(in, Q, DY);
+    return failures;
+}
+
 static void packed_equals_alone(void **state)
 {
     (void)state;
     unsigned failures = 0;
     struct check_device d;
     assert_true(check_open(&d, NULL, 2, HT_PRECISION_Q));
-    for (unsigned c = 0; c < N_SHAPES; c++) {
-        struct train_in in[DY + 1], all[N_VIEWS], one[N_VIEWS];
-        const uint32_t from[] = {0, 10, 11, shapes[c].rows};
-        check_reseed(c);
-        memset(in, 0, sizeof in);
-        make_inputs(&d, &shapes[c], in);
-        run(&d, &shapes[c], in, 0, shapes[c].rows, all);
-        for (int part = 0; part < 3; part++) {
-            run(&d, &shapes[c], in, from[part], from[part + 1] - from[part], one);
-            for (int i = Y; i < N_VIEWS; i++)
-                for (uint32_t r = from[part]; r < from[part + 1]; r++)
-                    failures += check_bits("packed", check_view_row(&all[i].view, r),
-                                           check_view_row(&one[i].view, r - from[part]), all[i].view.width);
-            free_all(one, Q, DV);
+    for (unsigned p = HT_TRAIN_F; p < N_PRECISIONS; p++)
+        for (unsigned c = 0; c < N_SHAPES && d.ops->train->supports(d.device, (enum ht_train_precision)p); c++) {
+            check_reseed(c);
+            failures += packed(&d, &shapes[c], (enum ht_train_precision)p);
         }
-        free_all(all, Q, DV);
-        free_all(in, Q, DY);
-    }
     check_close(&d);
     assert_int_equal(failures, 0);
 }

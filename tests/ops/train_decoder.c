@@ -285,7 +285,8 @@ static void record_linear_back(struct recorder *c, struct device_layer *l, int t
 static struct ht_attend attend_of(const struct recorder *c, const struct device_layer *l)
 {
     return (struct ht_attend){l->q, l->k, l->v, l->seen, l->lse, HEADS * HEAD, KV * HEAD, KV * HEAD, HEADS * HEAD,
-                              HEADS, HEADS, KV, HEAD, HEAD, 0.5f, (float)c->m->attend.softcap, c->m->attend.window, 0};
+                              HEADS, HEADS, KV, HEAD, HEAD, 0.5f, (float)c->m->attend.softcap, c->m->attend.window, 0,
+                              HT_TRAIN_F};
 }
 
 static void record_forward(struct recorder *c, struct device_layer *l, struct ht_ref y)
