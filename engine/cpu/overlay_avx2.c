@@ -5,6 +5,7 @@
 void ht_kernels_avx2(struct ht_kernels *kernels)
 {
     ht_matmul_avx2(kernels);
+    ht_dequant_avx2(kernels);
     ht_rows_avx2(kernels);
     ht_attention_avx2(kernels);
     ht_lora_avx2(kernels);

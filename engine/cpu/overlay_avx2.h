@@ -5,6 +5,7 @@
 #include "engine/cpu/kernels.h"
 
 void ht_matmul_avx2(struct ht_kernels *kernels);
+void ht_dequant_avx2(struct ht_kernels *kernels);
 void ht_rows_avx2(struct ht_kernels *kernels);
 void ht_attention_avx2(struct ht_kernels *kernels);
 void ht_lora_avx2(struct ht_kernels *kernels);

@@ -137,10 +137,21 @@ static void rmsnorm(const float *x, const float *w, uint32_t dim, float eps, boo
 static void rope(float *x, const float *cosine, const float *sine, uint32_t n_rot, enum ht_rope_kind kind)
 {
     uint32_t pairs = n_rot / 2;
-    if (kind == HT_ROPE_NORM || pairs % 8) {
+    if (pairs % (kind == HT_ROPE_NORM ? 4 : 8)) {
         ht_contract_rope(x, cosine, sine, n_rot, kind);
         return;
     }
+    const __m256i twice = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    for (uint32_t i = 0; kind == HT_ROPE_NORM && i < pairs; i += 4) {
+        __m256 v = _mm256_loadu_ps(x + 2 * i);
+        __m256 c = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(cosine + i)), twice);
+        __m256 s = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(sine + i)), twice);
+        __m256 cs = _mm256_blend_ps(c, s, 0xAA), sc = _mm256_blend_ps(s, c, 0xAA); // odd lanes differ
+        __m256 t = _mm256_mul_ps(_mm256_movehdup_ps(v), sc);
+        _mm256_storeu_ps(x + 2 * i, _mm256_fmaddsub_ps(_mm256_moveldup_ps(v), cs, t));
+    }
+    if (kind == HT_ROPE_NORM)
+        return;
     for (uint32_t i = 0; i < pairs; i += 8) {
         __m256 a = _mm256_loadu_ps(x + i), b = _mm256_loadu_ps(x + pairs + i);
         __m256 c = _mm256_loadu_ps(cosine + i), s = _mm256_loadu_ps(sine + i);

@@ -95,6 +95,7 @@ static void put_scaled(const float *t, uint32_t n, float scale, bool add, float 
 }
 
 const struct ht_train_kernels ht_train_plain = {
+    .columns = HT_PANEL,
     .tile = tile,
     .transpose = transpose,
     .softmax = softmax,

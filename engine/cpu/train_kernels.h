@@ -35,12 +35,15 @@ struct ht_tile {
     const struct ht_span *seen; // [m]; NULL: all
 };
 
+enum { HT_PANEL = 64 };
+
 // How a score comes from its dot product (engine/ops/train.h).
 struct ht_score {
     float scale, softcap, slope;
 };
 
 struct ht_train_kernels {
+    uint32_t columns; // of b that `tile` goes through at a time, HT_GROUP or HT_PANEL: b is best packed in strips of them
     void (*tile)(const struct ht_tile *tile);
     // y[c * y_row + r] = x[r * x_row + c]                                     x (rows, columns)
     void (*transpose)(const float *x, size_t x_row, uint32_t rows, uint32_t columns, float *y, size_t y_row);

@@ -4,6 +4,7 @@
 #include "engine/cpu/train_tile_avx.h"
 
 const struct ht_train_kernels ht_train_avx2 = {
+    .columns = TILE_VECTORS * LANES,
     .tile = tile,
     .transpose = transpose,
     .softmax = softmax,

@@ -4,6 +4,7 @@
 #include "engine/cpu/train_tile_avx.h"
 
 const struct ht_train_kernels ht_train_avx512vnni = {
+    .columns = HT_PANEL,
     .tile = tile,
     .transpose = transpose,
     .softmax = softmax,

@@ -9,18 +9,30 @@
 // Unrolled in full before anything else, or the blocks would live in memory.
 #define EACH(i, n) _Pragma("GCC unroll 12") for (unsigned i = 0; i < (n); i++)
 
-// Rows [r, r + MR), columns [j, j + NV vectors), of the last vector the lanes of `last`; i in `span`. MR and NV are
-// constants where this is inlined.
+// Vectors in part cost more, on some CPUs much more, than whole ones: `last` is NULL where the last vector is whole.
+LANE_FN lanes load_last(const float *p, const lane_mask *last)
+{
+    return last ? load_some(p, *last) : load(p);
+}
+LANE_FN void store_last(float *p, const lane_mask *last, lanes v)
+{
+    if (last)
+        store_some(p, *last, v);
+    else
+        store(p, v);
+}
+
+// Rows [r, r + MR), columns [j, j + NV vectors), of the last vector the lanes of `last`; i in `span`. MR, NV and
+// whether `last` is NULL are constants where this is inlined.
 LANE_FN void tile_block(const struct ht_tile *t, uint32_t r, uint32_t j, unsigned MR, unsigned NV,
-                        lane_mask last, struct ht_span span, enum ht_tile_end end)
+                        const lane_mask *last, struct ht_span span, enum ht_tile_end end)
 {
     lanes acc[12][TILE_VECTORS];
     float *c = t->c + r * t->c_row + j;
     EACH (m, MR)
         EACH (v, NV)
-            acc[m][v] = end != HT_TILE_CHAIN ? all_of(0)
-                        : v + 1 < NV         ? load(c + m * t->c_row + v * LANES)
-                                             : load_some(c + m * t->c_row + v * LANES, last);
+            acc[m][v] = end == HT_TILE_CHAIN ? load_last(c + m * t->c_row + v * LANES, v + 1 < NV ? NULL : last)
+                                             : all_of(0);
     // a of rows 3i … 3i + 2 from one pointer: fewer of them to keep
     const float *a[4], *b = t->b + span.from * t->b_step + j;
     EACH (m, (MR + 2) / 3)
@@ -28,7 +40,7 @@ LANE_FN void tile_block(const struct ht_tile *t, uint32_t r, uint32_t j, unsigne
     for (uint32_t i = span.from; i < span.to; i++, b += t->b_step) {
         lanes column[TILE_VECTORS];
         EACH (v, NV)
-            column[v] = v + 1 < NV ? load(b + v * LANES) : load_some(b + v * LANES, last);
+            column[v] = load_last(b + v * LANES, v + 1 < NV ? NULL : last);
         EACH (m, MR) {
             lanes x = all_of(a[m / 3][m % 3 * t->a_row]);
             EACH (v, NV)
@@ -41,18 +53,18 @@ LANE_FN void tile_block(const struct ht_tile *t, uint32_t r, uint32_t j, unsigne
     EACH (m, MR)
         EACH (v, NV) {
             float *y = c + m * t->c_row + v * LANES;
-            lane_mask lane = v + 1 < NV ? first_of(LANES) : last;
+            const lane_mask *lane = v + 1 < NV ? NULL : last;
             if (end == HT_TILE_SCALED)
                 acc[m][v] = mul(scale, acc[m][v]);
             else if (end == HT_TILE_SCALED_ADD)
-                acc[m][v] = fma_of(scale, acc[m][v], load_some(y, lane));
-            store_some(y, lane, acc[m][v]);
+                acc[m][v] = fma_of(scale, acc[m][v], load_last(y, lane));
+            store_last(y, lane, acc[m][v]);
         }
 }
 
 // The same where rows see spans of their own: what all see in one block, the edges row by row.
 LANE_FN void tile_seen(const struct ht_tile *t, uint32_t r, uint32_t j, unsigned MR, unsigned NV,
-                       lane_mask last)
+                       const lane_mask *last)
 {
     struct ht_span all = {0, t->count};
     if (!t->seen) {
@@ -79,22 +91,32 @@ LANE_FN void tile_seen(const struct ht_tile *t, uint32_t r, uint32_t j, unsigned
 }
 
 // All rows of NV vectors from column j on, in blocks of MOST rows and what remains.
+LANE_FN void tile_rows(const struct ht_tile *t, uint32_t j, unsigned NV, unsigned most, const lane_mask *last)
+{
+    uint32_t r = 0;
+    for (; t->m - r >= most; r += most)
+        tile_seen(t, r, j, most, NV, last);
+    if (most > 6 && t->m - r >= 6) {
+        tile_seen(t, r, j, 6, NV, last);
+        r += 6;
+    }
+    if (most > 3 && t->m - r >= 3) {
+        tile_seen(t, r, j, 3, NV, last);
+        r += 3;
+    }
+    for (; r < t->m; r++)
+        tile_seen(t, r, j, 1, NV, last);
+}
+
+// The first n of NV vectors, or all.
 #define TILE_COLUMNS(NV, MOST)                                                                               \
-    static void tile_columns_##NV(const struct ht_tile *t, uint32_t j, lane_mask last)                       \
+    static void tile_columns_##NV(const struct ht_tile *t, uint32_t j, uint32_t n)                           \
     {                                                                                                        \
-        uint32_t r = 0;                                                                                      \
-        for (; t->m - r >= (MOST); r += (MOST))                                                              \
-            tile_seen(t, r, j, MOST, NV, last);                                                              \
-        if ((MOST) > 6 && t->m - r >= 6) {                                                                   \
-            tile_seen(t, r, j, 6, NV, last);                                                                 \
-            r += 6;                                                                                          \
-        }                                                                                                    \
-        if ((MOST) > 3 && t->m - r >= 3) {                                                                   \
-            tile_seen(t, r, j, 3, NV, last);                                                                 \
-            r += 3;                                                                                          \
-        }                                                                                                    \
-        for (; r < t->m; r++)                                                                                \
-            tile_seen(t, r, j, 1, NV, last);                                                                 \
+        const lane_mask last = first_of(n - (NV - 1) * LANES);                                               \
+        if (n >= NV * LANES)                                                                                 \
+            tile_rows(t, j, NV, MOST, NULL);                                                                 \
+        else                                                                                                 \
+            tile_rows(t, j, NV, MOST, &last);                                                                \
     }
 
 #if TILE_VECTORS == 4
@@ -113,25 +135,25 @@ static void tile(const struct ht_tile *t)
 #if TILE_VECTORS == 4
     if (t->m == 8 || t->m == 16) // three vectors wide, all rows in full blocks
         for (; t->n - j >= 3 * LANES; j += 3 * LANES)
-            tile_columns_3(t, j, first_of(LANES));
+            tile_columns_3(t, j, 3 * LANES);
     for (; t->n - j >= 4 * LANES; j += 4 * LANES)
-        tile_columns_4(t, j, first_of(LANES));
+        tile_columns_4(t, j, 4 * LANES);
     uint32_t left = t->n - j;
     if (left > 3 * LANES)
-        tile_columns_4(t, j, first_of(left - 3 * LANES));
+        tile_columns_4(t, j, left);
     else if (left > 2 * LANES)
-        tile_columns_3(t, j, first_of(left - 2 * LANES));
+        tile_columns_3(t, j, left);
     else if (left > LANES)
-        tile_columns_2(t, j, first_of(left - LANES));
+        tile_columns_2(t, j, left);
 #else
     for (; t->n - j >= 2 * LANES; j += 2 * LANES)
-        tile_columns_2(t, j, first_of(LANES));
+        tile_columns_2(t, j, 2 * LANES);
     uint32_t left = t->n - j;
     if (left > LANES)
-        tile_columns_2(t, j, first_of(left - LANES));
+        tile_columns_2(t, j, left);
 #endif
     else if (left)
-        tile_columns_1(t, j, first_of(left));
+        tile_columns_1(t, j, left);
 }
 
 static void transpose(const float *x, size_t x_row, uint32_t rows, uint32_t columns, float *y, size_t y_row)
@@ -141,6 +163,14 @@ static void transpose(const float *x, size_t x_row, uint32_t rows, uint32_t colu
             lanes v[LANES];
             uint32_t height = rows - r < LANES ? rows - r : LANES,
                      width = columns - c < LANES ? columns - c : LANES;
+            if (height == LANES && width == LANES) {
+                for (uint32_t i = 0; i < LANES; i++)
+                    v[i] = load(x + (r + i) * x_row + c);
+                transpose_lanes(v);
+                for (uint32_t i = 0; i < LANES; i++)
+                    store(y + (c + i) * y_row + r, v[i]);
+                continue;
+            }
             for (uint32_t i = 0; i < LANES; i++)
                 v[i] = i < height ? load_some(x + (r + i) * x_row + c, first_of(width)) : all_of(0);
             transpose_lanes(v);
