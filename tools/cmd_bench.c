@@ -23,8 +23,11 @@ enum {
     MAX_REPEAT = 100,
     FIRST_TURN = 1000,
     ANSWER = 16,
-    SECOND_TURN = 40
+    SECOND_TURN = 40,
+    BENCH_OWNER = 1,
 };
+// What happens to a conversation between its first and its second turn.
+enum { SAME_SESSION, NEW_SESSION, RESTART, N_BETWEEN };
 static const double GIB = 1024.0 * 1024.0 * 1024.0, MIB = 1024.0 * 1024.0;
 
 struct bench {
@@ -34,8 +37,10 @@ struct bench {
     uint64_t n_prompt, n_gen, n_clients, n_repeat;
     bool kernels, train_kernels, train_products, second_turn;
     uint64_t random; // state of the id generator: the same ids in every run
-    double first_token_ms, prefill, decode, clients, barrier_ns, first_turn_ms, second_turn_ms;
+    double first_token_ms, prefill, decode, clients, barrier_ns, first_turn_ms, second_turn_ms[N_BETWEEN];
     double vnni_gops, amx_gops;
+    const struct cli *cli;
+    const struct model_options *options;
 };
 
 struct outcome {
@@ -66,8 +71,8 @@ static void fill_ids(struct bench *bench, int32_t *ids, size_t n)
     }
 }
 
-// Hands a greedy request to a session; what it holds of the prompt already stays.
-static int submit(struct hearth_session *session, const int32_t *ids, size_t n_ids, unsigned n_gen,
+// Hands a greedy request to a session; what it holds of the prompt already stays. Owner 0: nothing is found elsewhere.
+static int submit(struct hearth_session *session, uint64_t owner, const int32_t *ids, size_t n_ids, unsigned n_gen,
                   struct outcome *outcome)
 {
     struct hearth_error err = {0};
@@ -75,6 +80,7 @@ static int submit(struct hearth_session *session, const int32_t *ids, size_t n_i
                                      .n_ids = n_ids,
                                      .max_tokens = n_gen,
                                      .ignore_end = true,
+                                     .owner = owner,
                                      .on_event = on_event,
                                      .user = outcome};
     *outcome = (struct outcome){0};
@@ -108,7 +114,7 @@ static int run_requests(struct bench *bench, size_t n, size_t n_prompt, unsigned
         fill_ids(bench, ids, n_prompt);
         code = hearth_session_truncate(bench->sessions[i], 0, &err)
                    ? cli_fail_status(&err)
-                   : submit(bench->sessions[i], ids, n_prompt, n_gen, &outcomes[i]);
+                   : submit(bench->sessions[i], 0, ids, n_prompt, n_gen, &outcomes[i]);
     }
     free(ids);
     return code ? code : run_to_the_end(bench, outcomes, n);
@@ -174,44 +180,106 @@ static int measure_decode(struct bench *bench, size_t n_sessions, double *result
     return CLI_OK;
 }
 
-// A long question, a short answer, a short question after both: the time to the first token of each answer.
-static int measure_turns(struct bench *bench)
-{
-    static int32_t ids[FIRST_TURN + ANSWER + SECOND_TURN];
-    double first[MAX_REPEAT], second[MAX_REPEAT];
-    struct outcome outcome;
-    struct hearth_error err = {0};
-    struct hearth_session *session = bench->sessions[0];
-    for (uint64_t i = 0; i < bench->n_repeat; i++) {
-        fill_ids(bench, ids, sizeof ids / sizeof *ids);
-        if (hearth_session_truncate(session, 0, &err))
-            return cli_fail_status(&err);
-        int code = submit(session, ids, FIRST_TURN, ANSWER, &outcome);
-        if (!code)
-            code = run_to_the_end(bench, &outcome, 1);
-        if (code)
-            return code;
-        first[i] = outcome.usage.first_token_ms;
-        hearth_session_last_ids(session, ids + FIRST_TURN, ANSWER);
-        code = submit(session, ids, sizeof ids / sizeof *ids, 1, &outcome);
-        if (!code)
-            code = run_to_the_end(bench, &outcome, 1);
-        if (code)
-            return code;
-        second[i] = outcome.usage.first_token_ms;
-    }
-    bench->first_turn_ms = median(first, (size_t)bench->n_repeat);
-    bench->second_turn_ms = median(second, (size_t)bench->n_repeat);
-    return CLI_OK;
-}
-
-static int measure(struct bench *bench)
+static int create_sessions(struct bench *bench)
 {
     struct hearth_error err = {0};
     for (size_t i = 0; i < bench->n_clients; i++)
         if (hearth_session_create(bench->engine, &bench->sessions[i], &err))
             return cli_fail_status(&err);
-    int code = measure_first_token(bench);
+    return CLI_OK;
+}
+
+static void destroy_sessions(struct bench *bench)
+{
+    for (size_t i = 0; i < bench->n_clients; i++)
+        hearth_session_destroy(&bench->sessions[i]);
+}
+
+struct stored {
+    unsigned char *bytes;
+    size_t len;
+};
+
+static bool store(void *user, const void *data, size_t len_bytes)
+{
+    struct stored *stored = user;
+    unsigned char *bytes = realloc(stored->bytes, stored->len + len_bytes);
+    if (!bytes)
+        return false;
+    memcpy(bytes + stored->len, data, len_bytes);
+    *stored = (struct stored){bytes, stored->len + len_bytes};
+    return true;
+}
+
+// As hearthd does at its end and at its next start: the prefixes go out, another engine takes them back.
+static int restart(struct bench *bench)
+{
+    struct hearth_error err = {0};
+    struct stored stored = {0};
+    unsigned n_positions;
+    int code = CLI_OK;
+    if (hearth_engine_export_prefixes(bench->engine, BENCH_OWNER, UINT64_MAX, store, &stored, &err))
+        code = cli_fail_status(&err);
+    destroy_sessions(bench);
+    if (!code) {
+        hearth_engine_close(&bench->engine);
+        code = models_open(&bench->engine, bench->cli, bench->options);
+    }
+    if (!code &&
+        hearth_engine_import_prefixes(bench->engine, BENCH_OWNER, stored.bytes, stored.len, &n_positions, &err))
+        code = cli_fail_status(&err);
+    free(stored.bytes);
+    return code ? code : create_sessions(bench);
+}
+
+// One turn: the time to the first token of its answer.
+static int turn(struct bench *bench, const int32_t *ids, size_t n_ids, unsigned n_gen, double *first_token_ms)
+{
+    struct outcome outcome;
+    int code = submit(bench->sessions[0], BENCH_OWNER, ids, n_ids, n_gen, &outcome);
+    if (!code)
+        code = run_to_the_end(bench, &outcome, 1);
+    *first_token_ms = outcome.usage.first_token_ms;
+    return code;
+}
+
+// A long question, a short answer, a short question after both: the time to the first token of each answer.
+static int measure_turns(struct bench *bench)
+{
+    static int32_t ids[FIRST_TURN + ANSWER + SECOND_TURN];
+    double first[N_BETWEEN * MAX_REPEAT], second[N_BETWEEN][MAX_REPEAT];
+    struct hearth_error err = {0};
+    for (size_t i = 0; i < N_BETWEEN * bench->n_repeat; i++) {
+        size_t between = i % N_BETWEEN;
+        fill_ids(bench, ids, sizeof ids / sizeof *ids);
+        if (hearth_session_truncate(bench->sessions[0], 0, &err))
+            return cli_fail_status(&err);
+        int code = turn(bench, ids, FIRST_TURN, ANSWER, &first[i]);
+        if (code)
+            return code;
+        hearth_session_last_ids(bench->sessions[0], ids + FIRST_TURN, ANSWER);
+        if (between == NEW_SESSION) {
+            destroy_sessions(bench);
+            code = create_sessions(bench);
+        } else if (between == RESTART) {
+            code = restart(bench);
+        }
+        if (!code)
+            code = turn(bench, ids, sizeof ids / sizeof *ids, 1, &second[between][i / N_BETWEEN]);
+        if (code)
+            return code;
+    }
+    bench->first_turn_ms = median(first, N_BETWEEN * (size_t)bench->n_repeat);
+    for (size_t i = 0; i < N_BETWEEN; i++)
+        bench->second_turn_ms[i] = median(second[i], (size_t)bench->n_repeat);
+    return CLI_OK;
+}
+
+static int measure(struct bench *bench)
+{
+    int code = create_sessions(bench);
+    if (!code)
+        code = measure_first_token(bench);
     if (!code)
         code = measure_prefill(bench);
     if (!code)
@@ -221,8 +289,7 @@ static int measure(struct bench *bench)
         code = measure_decode(bench, (size_t)bench->n_clients, &bench->clients);
     if (!code && bench->second_turn)
         code = measure_turns(bench);
-    for (size_t i = 0; i < bench->n_clients; i++)
-        hearth_session_destroy(&bench->sessions[i]);
+    destroy_sessions(bench);
     return code;
 }
 
@@ -245,8 +312,10 @@ static int print_result(const struct bench *bench, bool as_json, unsigned n_thre
             printf("int8 peak      %10.0f Gop/s (VNNI), %.0f Gop/s (AMX)\n", bench->vnni_gops, bench->amx_gops);
         printf("first token    %10.1f ms after the start of the process\n", bench->first_token_ms);
         if (bench->second_turn)
-            printf("second turn    %10.1f ms to the first token (first turn of %d tokens: %.1f ms)\n",
-                   bench->second_turn_ms, FIRST_TURN, bench->first_turn_ms);
+            printf("second turn    %10.1f ms to the first token, %.1f in a new session, %.1f after a restart\n"
+                   "               (first turn of %d tokens: %.1f ms)\n",
+                   bench->second_turn_ms[SAME_SESSION], bench->second_turn_ms[NEW_SESSION],
+                   bench->second_turn_ms[RESTART], FIRST_TURN, bench->first_turn_ms);
         printf("peak memory    %10.1f MiB\n%s, %u threads, %s\n", peak_rss_mib, bench->info.device, n_threads,
                cpu);
         return cli_finish(CLI_OK);
@@ -264,7 +333,9 @@ static int print_result(const struct bench *bench, bool as_json, unsigned n_thre
         return cli_fail(CLI_OSERR, "out of memory");
     if (bench->second_turn) {
         json_object_set_new(object, "first_turn_ms", json_real(bench->first_turn_ms));
-        json_object_set_new(object, "second_turn_ms", json_real(bench->second_turn_ms));
+        json_object_set_new(object, "second_turn_ms", json_real(bench->second_turn_ms[SAME_SESSION]));
+        json_object_set_new(object, "second_turn_new_session_ms", json_real(bench->second_turn_ms[NEW_SESSION]));
+        json_object_set_new(object, "second_turn_restart_ms", json_real(bench->second_turn_ms[RESTART]));
     }
     return json_line(object, JSON_REAL_PRECISION(6));
 }
@@ -276,6 +347,8 @@ static int run(const struct cli *cli, struct model_options *options, struct benc
     if (bench->second_turn && options->n_ctx < FIRST_TURN + ANSWER + SECOND_TURN + 64)
         options->n_ctx = FIRST_TURN + ANSWER + SECOND_TURN + 64;
     options->max_sessions = bench->n_clients;
+    bench->cli = cli;
+    bench->options = options;
     int code = models_open(&bench->engine, cli, options);
     if (code)
         return code;

@@ -547,6 +547,14 @@ def test_bench_fields(home, tiny):
     assert told["copy_gib_per_second"] < 10000, "no machine reads that fast"
 
 
+def test_bench_finds_a_conversation_again(home, smollm2):
+    """In its session, in another, and by another engine: else the whole prompt is computed anew."""
+    words = ["bench", "-m", smollm2, "--prompt", "32", "--gen", "8", "--repeat", "1", "--second-turn", "--json"]
+    told = json.loads(run(home, *words).stdout)
+    for key in ("second_turn_ms", "second_turn_new_session_ms", "second_turn_restart_ms"):
+        assert 0 < told[key] < told["first_turn_ms"] / 2, key
+
+
 # ---------------------------------------------------------------- terminals
 
 

@@ -3,7 +3,7 @@
 """How training and answering get along: first token of a question when idle and during training, the share of the time
 that a request every second leaves which training takes, the longest slice. JSON on stdout.
 
-    python tests/e2e/train_beside.py [--seconds 25] [--model FILE] [--seq 512]
+    python tests/e2e/train_beside.py [--seconds 25] [--model FILE] [--template NAME] [--seq 512]
 """
 
 import argparse
@@ -77,8 +77,9 @@ def wait_for_steps(box, n):
         time.sleep(0.1)
 
 
-def measure(model, seconds, seq):
-    with Box(model, args=["--sessions", "4", "--ctx", "4096"]) as box:
+def measure(model, template, seconds, seq):
+    words = ["--template", template] if template else []
+    with Box(model, args=["--sessions", "4", "--ctx", "4096", *words]) as box:
         write_records(box.home / "set.jsonl", 64, seq * 2 // 3)
         command = [str(BUILD / "hearth"), "data", "import", "set", str(box.home / "set.jsonl")]
         subprocess.run(command, env=box.env, check=True, stdout=subprocess.DEVNULL)
@@ -111,12 +112,13 @@ def main():
     parser.add_argument("--seconds", type=float, default=25)
     parser.add_argument("--seq", type=int, default=512)
     parser.add_argument("--model")
+    parser.add_argument("--template", help="chat template of a model that has none: chatml")
     args = parser.parse_args()
     model = args.model or model_path()
     if not model:
         print("train_beside: no model; tools/fetch-test-models gets it", file=sys.stderr)
         return 69
-    json.dump(measure(model, args.seconds, args.seq), sys.stdout, indent=2)
+    json.dump(measure(model, args.template, args.seconds, args.seq), sys.stdout, indent=2)
     print()
     return 0
 

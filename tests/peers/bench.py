@@ -3,13 +3,13 @@
 """Hearth beside llama.cpp on one machine in the same minutes, one after the other: medians, ratios, shares of limits.
 
   tests/peers/bench.py [--build DIR] [--rounds N] [--threads N] [--only PART,…] [--isa NAME] [--json FILE]
-                       [--markdown FILE] [--under COMMAND]                      (make bench)
+                       [--markdown FILE] [--under COMMAND] [--no-amx]           (make bench)
 
 Parts: speed (prefill, decode), kernels (bytes per second of each format's product), clients (8 sessions together),
 start (first token and memory of a cold process), turn (the second turn after a long prompt), draft (proposed tokens),
-memory, train (tokens per second and memory of training, beside PEFT on the dequantised base). Ratios above 1 mean that
-Hearth is faster. llama.cpp runs with flash attention off and on; the better counts. A bar that does not hold is marked;
-nothing fails, for the machine may be busy.
+memory, train (tokens per second and memory of training, beside PEFT on the dequantised base, with and without gradient
+checkpointing, all tokens and answers only). Ratios above 1 mean that Hearth is faster. llama.cpp runs with flash
+attention off and on; the better counts. A bar that does not hold is marked; nothing fails, for the machine may be busy.
 """
 import argparse
 import datetime
@@ -23,6 +23,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import train_no_amx
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "hearth")
@@ -110,12 +112,17 @@ class Bench:
                 self.row(key, name, median(rate), "tok/s", median(peer) if peer else None,
                          median(a / b for a, b in zip(rate, peer)) if peer else None, bar, share)
 
-    def int8_share(self, path, runs):
-        """What the prefill's products of whole numbers come to (attention takes its time of it), of the peaks."""
+    def weights(self, path):
+        """How many weights the layers' matrices have, and the head."""
         told = json.loads(subprocess.run([self.args.build / "hearth", "inspect", path, "--json"], check=True,
                                          capture_output=True).stdout)
-        per_token = 2 * sum(t["shape"][0] * t["shape"][1] for t in told["tensors"]
-                            if t["name"].startswith("blk.") and len(t["shape"]) == 2)
+        count = {t["name"]: t["shape"][0] * t["shape"][1] for t in told["tensors"] if len(t["shape"]) == 2}
+        layers = sum(n for name, n in count.items() if name.startswith("blk."))
+        return layers, count.get("output.weight", count["token_embd.weight"])
+
+    def int8_share(self, path, runs):
+        """What the prefill's products of whole numbers come to (attention takes its time of it), of the peaks."""
+        per_token = 2 * self.weights(path)[0]
         parts = []
         for key, unit in (("int8_peak_gops", "VNNI"), ("int8_amx_peak_gops", "AMX")):
             if all(r.get(key) for r in runs):
@@ -170,9 +177,12 @@ class Bench:
     def turn(self):
         for name, (path, _, _) in self.models.items():
             told = [self.hearth("bench", "-m", path, "--second-turn", "--json") for _ in range(self.args.rounds)]
-            first, second = (median(r[f"{k}_turn_ms"] for r in told) for k in ("first", "second"))
-            self.row("second turn's first token", name, second, "ms", bar=first / 10, low=True,
-                     share=f"first turn of 1,000 tokens {first:.0f} ms")
+            first = median(r["first_turn_ms"] for r in told)
+            for what, key in (("", "second_turn_ms"), (", new session", "second_turn_new_session_ms"),
+                              (", restarted", "second_turn_restart_ms")):
+                second = median(r[key] for r in told)
+                self.row(f"second turn{what}", name, second, "ms", bar=first / 10, low=True,
+                         share=f"{second / first:.3f} of the first turn of 1,000 tokens, {first:.0f} ms")
 
     def draft(self):
         out = subprocess.run([sys.executable, ROOT / "tests/peers/speculate.py", "--build", self.args.build, "--json"],
@@ -186,7 +196,7 @@ class Bench:
     # ---- training
 
     def train_ours(self, path, data, *words):
-        """Tokens per second of the later steps, MiB at most, and the precision."""
+        """Tokens per second of the later steps, MiB at most, the precision, and the share of targets."""
         with tempfile.TemporaryDirectory() as folder:
             command = [self.args.build / "hearth", "train", "-m", path, "--data", data, "--out", Path(folder) / "run",
                        "--held-out", "0", "--near", "0", "--max-steps", "5", "--json", "--threads", self.args.threads]
@@ -194,8 +204,22 @@ class Bench:
                                  stdout=subprocess.PIPE, stdin=subprocess.DEVNULL).stdout
             lines = [json.loads(line) for line in out.splitlines()]
             log = [json.loads(line) for line in (Path(folder) / "run/log.jsonl").read_text().splitlines()]
-            rate = median(line["tokens_per_second"] for line in lines[:-1][1:])
-            return rate, log[-1]["peak_rss_mib"], lines[-1]["precision"]
+            rate, end = median(line["tokens_per_second"] for line in lines[:-1][1:]), lines[-1]
+            return rate, log[-1]["peak_rss_mib"], end["precision"], end["targets"] / end["tokens"]
+
+    def unit_peaks(self):
+        """GFLOP/s of the unit that each precision's products use."""
+        products = self.hearth("bench", "--train-products", "--json")["products"]
+        return {unit: max(p["peak_gops"] for p in products if p["unit"] == unit)
+                for unit in {p["unit"] for p in products}}
+
+    def unit_share(self, path, rate, precision, targets, again):
+        """What the products with frozen weights come to, forwards and back (with checkpointing forwards twice; the
+        head for targets only), of the unit's peak."""
+        layers, head = self.weights(path)
+        peak = self.peaks.get(precision)
+        flops = 2 * layers * (3 if again else 2) + 4 * head * targets
+        return f"{precision}, {100 * rate * flops / 1e9 / peak:.0f} % of its peak" if peak else precision
 
     def train_peft(self, path, *words):
         venv = subprocess.run([ROOT / "tools/setup", "--print-venv", "peers"], check=True, capture_output=True,
@@ -209,9 +233,21 @@ class Bench:
         told = json.loads(out)
         return told["tokens_per_second"], told["peak_mib"]
 
+    def train_row(self, what, name, ours, path, peers, bar=None, again=False):
+        """A row for each peer of `peers` (name: its tokens/s and MiB); the bar is for the first."""
+        rate, _, precision, targets = ours
+        share = self.unit_share(path, rate, precision, targets, again)
+        for i, (kind, (peer, peak)) in enumerate(peers.items()):
+            self.row(what, name, rate, "tok/s", peer, rate / peer if peer else None, bar if peer and not i else None,
+                     share + (f"; {kind} {peak:.0f} MiB" if peer else ""), peer=kind)
+
     def train(self):
-        """All linears, rank 8, 512 tokens, every token a target, 4 sequences a step; then answers only."""
+        """All linears, rank 8, 512 tokens, 4 sequences a step: every token a target, then answers only."""
+        if self.args.no_amx:
+            self.train_no_amx()
+            return
         amx = "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        self.peaks = self.unit_peaks()
         with tempfile.TemporaryDirectory() as folder:
             text = Path(folder) / "text.txt"
             text.write_text("\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs").glob("*.md"))),
@@ -221,19 +257,43 @@ class Bench:
                     continue
                 path, first = self.models[name][0], memory_bar == 700
                 kinds = ("bf16", "fp32") if first else ("bf16",)
-                peft = {kind: self.train_peft(path, "--dtype", kind) for kind in kinds}
-                for words, bars in (((), (1.0 if amx else 4.0, memory_bar)),
-                                    (("--checkpointing",), (1.0 if amx else 3.0, 450 if first else 1024))):
-                    rate, peak, precision = self.train_ours(path, f"{text}:text", "--mask", "all", *words)
-                    what = "training" + (", checkpointing" if words else "")
-                    for kind, (peer, peer_peak) in peft.items():
-                        told = f"{precision}; PEFT {kind} {peer_peak:.0f} MiB" if peer else precision
-                        self.row(what, name, rate, "tok/s", peer, rate / peer if peer else None,
-                                 bars[0] if peer and kind == "bf16" and first else None, told, peer=f"PEFT {kind}")
-                    self.row(f"{what}: memory", name, peak, "MiB", bar=bars[1], low=True)
-                if first:
-                    rate, peak, precision = self.train_ours(path, ROOT / "docs/examples/oasst-sample.jsonl")
-                    self.row("training on answers only", name, rate, "tok/s", share=f"{precision}; {peak:.0f} MiB")
+                plain = {f"PEFT {kind}": self.train_peft(path, "--dtype", kind) for kind in kinds}
+                again = self.train_peft(path, "--dtype", "bf16", "--checkpointing")
+                ours = self.train_ours(path, f"{text}:text", "--mask", "all")
+                self.train_row("training", name, ours, path, plain, (1.0 if amx else 4.0) if first else None)
+                self.row("its memory", name, ours[1], "MiB", bar=memory_bar, low=True)
+                ours = self.train_ours(path, f"{text}:text", "--mask", "all", "--checkpointing")
+                self.train_row("training, checkpointing", name, ours, path,
+                               {"PEFT bf16": plain["PEFT bf16"], "PEFT bf16, checkpointing": again},
+                               (1.0 if amx else 3.0) if first else None, again=True)
+                self.row("its memory", name, ours[1], "MiB", bar=450 if first else 1024, low=True)
+                self.train_chats(name, path, ROOT / "docs/examples/oasst-sample.jsonl")
+
+    def train_chats(self, name, path, chats):
+        """Conversations: all tokens and answers only, and PEFT on as many rows, as long, with as many targets."""
+        told = json.loads(subprocess.run(
+            [self.args.build / "hearth", "data", "inspect", "-m", path, chats, "--seq", "512", "--held-out", "0",
+             "--near", "0", "--template", "chatml", "--json"], check=True, capture_output=True).stdout)
+        words = ("--template", "chatml")
+        every = self.train_ours(path, chats, "--mask", "all", *words)
+        answers = self.train_ours(path, chats, *words)
+        peer = self.train_peft(path, "--dtype", "bf16", "--seq", str(told["epoch_tokens"] // told["rows"]),
+                               "--targets", f"{answers[3]:.3f}")
+        self.train_row("training, chats, all", name, every, path, {"PEFT bf16": peer})
+        self.train_row("training, chats, answers", name, answers, path, {"PEFT bf16": peer})
+
+    def train_no_amx(self):
+        venv = subprocess.run([ROOT / "tools/setup", "--print-venv", "peers"], check=True, capture_output=True,
+                              text=True).stdout.strip()
+        for name in ("SmolLM2-135M Q4_1", "Gemma-3-270M Q4_K_M"):
+            if name in self.models:
+                told = train_no_amx.measure(self.models[name][0], self.args.build / "libhearth.a",
+                                            Path(venv) / "bin/python", self.args.rounds, threads=self.args.threads)
+                for kind, (ours, peer) in told.items():
+                    if ours:
+                        bar = 4.0 if name.startswith("SmolLM2") and kind == "bf16" else None
+                        self.row("training without AMX", name, ours, "tok/s", peer, ours / peer, bar,
+                                 f"torch held to {train_no_amx.HELD_TO[kind]}", peer=f"PEFT {kind}")
 
     def memory(self):
         for name, (path, _, _) in self.models.items():
@@ -272,6 +332,7 @@ def main():
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--isa", default="")
     parser.add_argument("--under", default="", help="part train: a command that each measurement runs under")
+    parser.add_argument("--no-amx", action="store_true", help="part train: both sides as on a CPU without AMX")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()

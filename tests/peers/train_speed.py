@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast and in how much memory PEFT trains the dequantised base: LoRA on all linears, AdamW, every token a target.
-Prints one JSON object. `train_speed.py MODEL.gguf --dtype bf16 --threads 2`; needs the peers' Python environment."""
+"""How fast and in how much memory PEFT trains the dequantised base: LoRA on all linears, AdamW, every token a target,
+or a share of them. Prints one JSON object. `train_speed.py MODEL.gguf --dtype bf16 --threads 2`; needs the peers' Python
+environment."""
 import argparse
 import json
 import resource
@@ -23,6 +24,7 @@ def main():
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--micro", type=int, default=4, help="sequences computed together")
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--targets", type=float, default=1, help="share of the tokens that are learnt")
     parser.add_argument("--checkpointing", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -41,8 +43,9 @@ def main():
     for _ in range(args.steps):
         start = time.monotonic()
         ids = torch.randint(100, 40000, (args.batch, args.seq))
-        for part in ids.split(args.micro):
-            (peft(input_ids=part, labels=part).loss * len(part) / args.batch).backward()
+        labels = torch.where(torch.rand(ids.shape) < args.targets, ids, -100)
+        for part, learnt in zip(ids.split(args.micro), labels.split(args.micro)):
+            (peft(input_ids=part, labels=learnt).loss * len(part) / args.batch).backward()
         torch.nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
         optimizer.zero_grad()
