@@ -44,7 +44,7 @@ static void put_real(json_t *ask, const char *key, const Hearth__V1__OptionalDou
 
 static json_t *ask_of(const Hearth__V1__TrainStart *body)
 {
-    static const char *const precisions[] = {"", "f32", "bf16"};
+    static const char *const precisions[] = {"", "f32", "bf16"}, *const moments[] = {"", "8bit"};
     json_t *ask = json_object();
     char seed[24];
     put_text(ask, "data_set", body->data_set);
@@ -53,6 +53,7 @@ static json_t *ask_of(const Hearth__V1__TrainStart *body)
     put_text(ask, "init", body->init);
     put_text(ask, "targets", body->targets);
     put_text(ask, "precision", (unsigned)body->precision < 3 ? precisions[body->precision] : "unknown");
+    put_text(ask, "moments", (unsigned)body->moments < 2 ? moments[body->moments] : "unknown");
     put_count(ask, "rank", body->rank);
     put_count(ask, "seq", body->seq);
     put_count(ask, "batch", body->batch);

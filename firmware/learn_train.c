@@ -28,6 +28,7 @@ static const struct field fields[] = {
     {"init", TEXT, 0, HD_MAX_LEARNT_NAME, 0},
     {"targets", TEXT, 0, HD_MAX_TARGETS_BYTES, 0},
     {"precision", TEXT, 0, 8, 0},
+    {"moments", TEXT, 0, 8, 0},
     {"use", FLAG, 0, 0, 0},
     {"checkpointing", FLAG, 0, 0, AT(checkpointing)},
     {"rank", COUNT, 1, 256, AT(rank)},
@@ -82,11 +83,13 @@ static enum hearth_status check_ask(const json_t *ask, struct hearth_error *err)
         if (status != HEARTH_OK)
             return status;
     }
-    const char *seed = text_of(ask, "seed"), *precision = text_of(ask, "precision");
+    const char *seed = text_of(ask, "seed"), *precision = text_of(ask, "precision"), *moments = text_of(ask, "moments");
     if (strspn(seed, "0123456789") != strlen(seed))
         return hd_fail(err, HEARTH_INVALID, "seed: decimal digits");
     if (precision[0] && strcmp(precision, "auto") && strcmp(precision, "f32") && strcmp(precision, "bf16"))
         return hd_fail(err, HEARTH_INVALID, "precision: auto, f32 or bf16");
+    if (moments[0] && strcmp(moments, "f32") && strcmp(moments, "8bit"))
+        return hd_fail(err, HEARTH_INVALID, "moments: f32 or 8bit");
     return HEARTH_OK;
 }
 
@@ -116,6 +119,7 @@ static void read_params(struct hearth_train_params *params, const json_t *meta)
     params->precision = !strcmp(precision, "f32")    ? HEARTH_TRAIN_F32
                         : !strcmp(precision, "bf16") ? HEARTH_TRAIN_BF16
                                                      : HEARTH_TRAIN_AUTO;
+    params->moments = strcmp(text_of(meta, "moments"), "8bit") ? HEARTH_TRAIN_MOMENTS_F32 : HEARTH_TRAIN_MOMENTS_8BIT;
     params->resume = true;
 }
 
@@ -138,6 +142,7 @@ static json_t *complete(const json_t *ask)
                                              : json_string(!strcmp(f->name, "seed")        ? "0"
                                                            : !strcmp(f->name, "targets")   ? "all"
                                                            : !strcmp(f->name, "precision") ? "auto"
+                                                           : !strcmp(f->name, "moments")   ? "f32"
                                                                                            : "");
         json_object_set_new(meta, f->name, value);
     }

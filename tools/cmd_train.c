@@ -22,7 +22,7 @@
 static struct words {
     struct cli_list data;
     struct model_options model;
-    const char *out, *name, *schedule, *targets, *mask, *init, *precision;
+    const char *out, *name, *schedule, *targets, *mask, *init, *precision, *moments;
     uint64_t rank, max_steps, seq, batch, accum, micro_rows, checkpoint_every, eval_every, patience, seed;
     double alpha, lr, epochs, warmup, dropout, held_out, near, neftune, lora_plus, decay, clip;
     bool resume, truncate, checkpointing, rslora, keep_duplicates;
@@ -35,6 +35,7 @@ static struct words {
     .targets = "all",
     .mask = "assistant",
     .precision = "auto",
+    .moments = "f32",
     .rank = 8,
     .batch = 4,
     .accum = 1,
@@ -90,6 +91,8 @@ static const struct cli_option options[] = {
      0, 1e6, NULL},
     {"checkpoint-every", 0, CLI_COUNT, "N", "steps between checkpoints (50)", &words.checkpoint_every, 0, 0, NULL},
     {"precision", 0, CLI_TEXT, "P", "auto (default), f32 or bf16", &words.precision, 0, 0, NULL},
+    {"moments", 0, CLI_TEXT, "M", "of the optimizer: f32 (default), or 8bit in a quarter of the memory", &words.moments,
+     0, 0, NULL},
     {"checkpointing", 0, CLI_FLAG, NULL, "less memory, slower: compute each layer again on the way back",
      &words.checkpointing, 0, 0, NULL},
     {"seed", 0, CLI_COUNT, "N", "the same seed gives the same adapter (0)", &words.seed, 0, 0, NULL},
@@ -220,6 +223,7 @@ static int choose(const struct cli *cli, struct hearth_train_params *p)
 {
     static const char *const schedules[] = {"cosine", "linear", "constant"};
     static const char *const precisions[] = {"auto", "f32", "bf16"};
+    bool bytes = !strcmp(words.moments, "8bit");
     int schedule = -1, precision = -1;
     for (int i = 0; i < 3; i++) {
         schedule = strcmp(words.schedule, schedules[i]) ? schedule : i;
@@ -229,10 +233,13 @@ static int choose(const struct cli *cli, struct hearth_train_params *p)
         return cli_wrong(cli, "--schedule wants cosine, linear or constant, not '%s'", words.schedule);
     if (precision < 0)
         return cli_wrong(cli, "--precision wants auto, f32 or bf16, not '%s'", words.precision);
+    if (!bytes && strcmp(words.moments, "f32"))
+        return cli_wrong(cli, "--moments wants f32 or 8bit, not '%s'", words.moments);
     if (words.batch * words.accum > 65536)
         return cli_wrong(cli, "--batch times --accum is at most 65536");
     p->schedule = (enum hearth_train_schedule)schedule;
     p->precision = (enum hearth_train_precision)precision;
+    p->moments = bytes ? HEARTH_TRAIN_MOMENTS_8BIT : HEARTH_TRAIN_MOMENTS_F32;
     p->n_batch = (unsigned)(words.batch * words.accum);
     return data_file_style(cli, words.mask, &p->data.style);
 }

@@ -16,7 +16,7 @@ static const char *const fields[][2] = {
     {"person", "person"},     {"rank", "rank"},           {"seq", "seq"},         {"max-steps", "max_steps"},
     {"batch", "batch"},       {"seed", "seed"},           {"alpha", "alpha"},     {"lr", "lr"},
     {"epochs", "epochs"},     {"held-out", "held_out"},   {"use", "use"},         {"checkpointing", "checkpointing"},
-    {"discard", "discard"},
+    {"moments", "moments"},   {"discard", "discard"},
 };
 
 static const char *field_of(const char *option)

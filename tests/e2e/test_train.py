@@ -85,6 +85,16 @@ def test_the_same_bytes(chats, tmp_path):
     assert len(seen) == 1
 
 
+def test_moments_of_bytes(chats, tmp_path):
+    whole = json.loads(train(chats, tmp_path / "f32", "--max-steps", "6", "--json").stdout.splitlines()[-1])
+    lines = train(chats, tmp_path / "8bit", "--max-steps", "6", "--json", "--moments", "8bit").stdout.splitlines()
+    assert json.loads(lines[-1])["memory_bytes"] < whole["memory_bytes"] - 5 * whole["parameters"]
+    assert json.loads(lines[-1])["numerics_id"] != whole["numerics_id"]
+    assert (tmp_path / "f32/adapter.gguf").read_bytes() != (tmp_path / "8bit/adapter.gguf").read_bytes()
+    refused = train(chats, tmp_path / "8bit", "--max-steps", "6", "--resume", code=64)
+    assert 'moments is "8bit" there and "f32" here' in refused.stderr
+
+
 def test_ctrl_c_and_resume(chats, tmp_path):
     train(chats, tmp_path / "whole", "--epochs", "30")
     process = subprocess.Popen(words(chats, tmp_path / "cut", "--epochs", "30", "--json"), stdout=subprocess.PIPE,
@@ -153,7 +163,7 @@ def test_bad_words_and_data(chats, tmp_path):
         done = train(file, tmp_path / f"bad{i}", code=code)
         assert cause in done.stderr and done.stderr.count("\n") == 1
     for more in (("--seq", "100000"), ("--rank", "0"), ("--schedule", "stairs"), ("--mask", "no"),
-                 ("--precision", "f8"), ("--targets", "attn_z"), ("--lr", "fast")):
+                 ("--precision", "f8"), ("--moments", "7bit"), ("--targets", "attn_z"), ("--lr", "fast")):
         done = train(chats, tmp_path / "no", *more, code=65 if more[0] in ("--seq", "--targets") else 2)
         assert done.stderr.count("\n") == 1
     assert subprocess.run([HEARTH, "train"], capture_output=True, check=False).returncode == 2

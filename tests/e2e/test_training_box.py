@@ -300,6 +300,7 @@ HOSTILE = [
     {"targets": "attn_q,nothing"},
     {"targets": "x" * 300},
     {"precision": 7},
+    {"moments": 7},
     {"rank": {"value": 0}},
     {"rank": {"value": 4294967295}},
     {"alpha": {"value": 0}},
