@@ -312,13 +312,15 @@ static void fused_linears_are_those_of_the_model(void **state)
         unsigned id[2] = {load(e, apart, 0.5f), load(e, fused, 0.5f)};
         float *want = eval_once(e, id[0], ids, N_IDS, N_IDS), *got = eval_once(e, id[1], ids, N_IDS, N_IDS);
         same_bits(models[i / 2], want, got, (size_t)N_IDS * e->model.hp.n_vocab);
-        fused->targets[0].n--;
+        struct ht_adapter_target *qkv = ht_adapter_find(fused, 0, HT_ADAPTER_QKV);
+        struct ht_adapter_target *other = ht_adapter_find(fused, 0, i % 2 ? HT_FFN_UP : HT_ADAPTER_GATE_UP);
         const struct hearth_adapter_use use = {fused, 1};
+        qkv->n--;
         assert_int_equal(hearth_engine_adapter_load(e, &use, 1, NULL, &id[0], &err), HEARTH_INVALID);
         assert_non_null(strstr(err.text, "blk.0.attn_qkv.weight is "));
-        fused->targets[0].n++;
-        fused->targets[1].linear = HT_ATTN_K; // beside the fused one, and with its rows
-        fused->targets[1].n = ht_dim_size(&e->model.hp, HT_DIM_K);
+        qkv->n++;
+        other->linear = HT_ATTN_K; // beside the fused one, and with its rows
+        other->n = ht_dim_size(&e->model.hp, HT_DIM_K);
         assert_int_equal(hearth_engine_adapter_load(e, &use, 1, NULL, &id[0], &err), HEARTH_FORMAT);
         assert_non_null(strstr(err.text, "twice"));
         free(want);

@@ -36,7 +36,7 @@ static void it_learns(void **state)
     struct told told = {0};
     struct hearth_train_info info;
     bed_make(&bed, 40);
-    bed.params.targets = "all";
+    bed.params.targets = "all,output";
     bed.params.epochs = 4;
     bed.params.lr = 1e-2;
     bed.params.on_step = listen;
@@ -57,7 +57,7 @@ static void it_learns(void **state)
     hearth_adapter_get_info(adapter, &what);
     assert_string_equal(what.base_sha256, TRAIN_SHA);
     assert_string_equal(what.name, "test");
-    assert_int_equal(what.n_targets, 14);
+    assert_int_equal(what.n_targets, 15);
     hearth_adapter_close(&adapter);
 
     struct blob manifest = blob_read(bed.runs, "manifest.json");
@@ -304,6 +304,7 @@ static void another_run_is_refused(void **state)
     OTHER(n_batch, 3, "batch");
     OTHER(data.held_out, 0.3, "held out");
     OTHER(data.n_seq, 48, "sequence");
+    OTHER(moments, HEARTH_TRAIN_MOMENTS_8BIT, "moments is \"f32\" there and \"8bit\" here");
     OTHER(base_sha256, "1123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", "base");
 #undef OTHER
     write_chats(bed.data, 24, 5);
@@ -330,6 +331,77 @@ static void another_run_is_refused(void **state)
     }
     free(foreign.data);
     free(before.data);
+    bed_free(&bed);
+}
+
+// ---------------------------------------------------------------- moments of bytes
+
+// A checkpoint of a run before there was a choice: its identity does not tell.
+static void as_before_moments(const char *path, struct blob file)
+{
+    static const char told[] = "\"moments\":\"f32\",";
+    const size_t n = sizeof told - 1;
+    unsigned char *at = memmem(file.data, file.n, told, n);
+    uint32_t identity;
+    struct ht_hash hash;
+    assert_non_null(at);
+    memcpy(&identity, file.data + 8, sizeof identity);
+    identity -= (uint32_t)n;
+    memcpy(file.data + 8, &identity, sizeof identity);
+    memmove(at, at + n, (size_t)(file.data + file.n - at) - n);
+    file.n -= n;
+    ht_hash_init(&hash);
+    ht_hash_add(&hash, file.data, file.n - HT_HASH_BYTES);
+    ht_hash_end(&hash, file.data + file.n - HT_HASH_BYTES);
+    check_file_write(path, file.data, file.n);
+}
+
+static void moments_of_bytes(void **state)
+{
+    (void)state;
+    struct bed bed;
+    struct hearth_train_info info;
+    bed_make(&bed, 16);
+    bed.params.lora_plus = 4;
+    bed.params.dropout = 0.1f;
+    struct blob plain = reference(&bed);
+    part(&bed, 3, true);
+    struct blob plain_file = blob_read(bed.runs, "checkpoint.bin"), file;
+    bed_empty(&bed);
+    bed.params.moments = HEARTH_TRAIN_MOMENTS_8BIT;
+    bed.params.resume = false;
+    must_train(&bed, &info);
+    struct blob want = blob_read(bed.runs, "adapter.gguf");
+    assert_int_equal(want.n, plain.n);
+    assert_false(blob_same(want, plain));
+    bed_empty(&bed);
+    check_same(&bed, want, 0, "piece by piece");
+    while (!part(&bed, 1, true)) // after each step, without an end
+        ;
+    assert_true(run_is_like(&bed, want, "adapter.gguf"));
+    bed_empty(&bed);
+    bed.params.checkpoint_every = 3; // lost without asking
+    for (uint64_t k = 1; !part(&bed, k, false); k++)
+        ;
+    assert_true(run_is_like(&bed, want, "adapter.gguf"));
+    bed_empty(&bed);
+    part(&bed, 3, true);
+    file = blob_read(bed.runs, "checkpoint.bin");
+    assert_true(plain_file.n - file.n > 3 * info.n_params); // of 6: each matrix fills blocks of its own
+    bed.params.moments = HEARTH_TRAIN_MOMENTS_F32;
+    refuse(&bed, HEARTH_INVALID, "moments is \"8bit\" there and \"f32\" here");
+    assert_true(run_is_like(&bed, file, "checkpoint.bin")); // nothing was lost
+    as_before_moments(check_path(bed.runs, "checkpoint.bin"), plain_file);
+    bed.params.checkpoint_every = 0;
+    while (!part(&bed, UINT64_MAX, false))
+        ;
+    assert_true(run_is_like(&bed, plain, "adapter.gguf"));
+    bed.params.moments = (enum hearth_train_moments)2;
+    refuse(&bed, HEARTH_INVALID, "moments");
+    free(plain.data);
+    free(plain_file.data);
+    free(file.data);
+    free(want.data);
     bed_free(&bed);
 }
 
@@ -683,6 +755,7 @@ int main(void)
         cmocka_unit_test(interrupted_at_every_border),
         cmocka_unit_test(the_log_has_each_step_once),
         cmocka_unit_test(another_run_is_refused),
+        cmocka_unit_test(moments_of_bytes),
         cmocka_unit_test(numbers_that_are_none_end_it),
         cmocka_unit_test(early_stop),
         cmocka_unit_test(bad_data_is_told),
