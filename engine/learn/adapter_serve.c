@@ -131,3 +131,8 @@ enum hearth_status hearth_engine_adapter_load(struct hearth_engine *engine, cons
         HT_TRY(check_use(&uses[i], engine, base_sha256, err));
     return load(engine, uses, n_uses, id, err);
 }
+
+enum hearth_status hearth_engine_adapter_drop(struct hearth_engine *engine, unsigned id, struct hearth_error *err)
+{
+    return ht_lora_drop(engine, id, err);
+}

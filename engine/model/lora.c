@@ -120,7 +120,7 @@ void ht_lora_release(struct hearth_engine *engine, int32_t slot)
         let_go(engine, slot);
 }
 
-enum hearth_status hearth_engine_adapter_drop(struct hearth_engine *engine, unsigned id, struct hearth_error *err)
+enum hearth_status ht_lora_drop(struct hearth_engine *engine, unsigned id, struct hearth_error *err)
 {
     int32_t slot;
     HT_TRY(ht_lora_find(engine, id, &slot, err));

@@ -43,6 +43,8 @@ HT_MUST_USE enum hearth_status ht_lora_make_bank(const struct ht_model *model, u
 // What hearth_engine_adapter_load comes to, once the pieces are known to fit the model.
 HT_MUST_USE enum hearth_status ht_lora_load(struct hearth_engine *engine, const struct ht_bank_piece *pieces,
                                             size_t n_pieces, unsigned *id, struct hearth_error *err);
+// hearth_engine_adapter_drop.
+HT_MUST_USE enum hearth_status ht_lora_drop(struct hearth_engine *engine, unsigned id, struct hearth_error *err);
 // The slot of an adapter that was not dropped; id 0: HT_NO_ADAPTER. NOT_FOUND else.
 HT_MUST_USE enum hearth_status ht_lora_find(const struct hearth_engine *engine, unsigned id, int32_t *slot,
                                             struct hearth_error *err);
