@@ -35,6 +35,7 @@ struct hd_loader {
     pthread_mutex_t lock;
     pthread_cond_t work;
     atomic_bool stop; // also read by the model check
+    atomic_bool halt; // of what was asked: it is not wanted any more, or the thread shall end
     enum task task;
     char path[HD_PATH_BYTES];
     unsigned n_ctx;
@@ -138,8 +139,8 @@ bool hd_loader_facts(struct hd_loader *loader, const char *path, struct hd_file_
 
 // ---- checking (loader thread)
 
-static enum hearth_status check_file(struct hd_loader *loader, const char *path, struct hd_file_facts *file,
-                                     struct hearth_error *err)
+static enum hearth_status check_file(struct hd_loader *loader, const char *path, const atomic_bool *halt,
+                                     struct hd_file_facts *file, struct hearth_error *err)
 {
     if (hd_loader_facts(loader, path, file) && file->checked)
         return HEARTH_OK;
@@ -148,8 +149,10 @@ static enum hearth_status check_file(struct hd_loader *loader, const char *path,
     struct hearth_error error = {0};
     if (!hd_file_identify(path, &identity))
         return hd_fail(err, HEARTH_NOT_FOUND, "%s: there is no such file", path);
-    const struct hd_check check = {loader->params.config, loader->params.check_ms, &loader->stop};
+    const struct hd_check check = {loader->params.config, loader->params.check_ms, halt};
     enum hearth_status status = hd_check_model(path, &check, &facts, &error);
+    if (status != HEARTH_OK && atomic_load(halt)) // that says nothing about the file
+        return hd_fail(err, HEARTH_CANCELED, "%s: nobody waits for it any more", path);
     if (status != HEARTH_OK)
         hd_fail(err, status, "%s", error.text);
     pthread_mutex_lock(&loader->lock);
@@ -170,7 +173,7 @@ static bool go_on(void *user, double done)
 {
     struct hd_loader *loader = user;
     (void)done;
-    return !atomic_load(&loader->stop);
+    return !atomic_load(&loader->halt);
 }
 
 static enum hearth_status open_engine(struct hd_loader *loader, const char *path, unsigned n_ctx,
@@ -207,7 +210,7 @@ static void work(struct hd_loader *loader, enum task task)
     if (task == OPEN)
         result.error.code = open_engine(loader, loader->path, loader->n_ctx, &result);
     else
-        result.error.code = check_file(loader, loader->path, &result.file, &result.error);
+        result.error.code = check_file(loader, loader->path, &loader->halt, &result.file, &result.error);
     pthread_mutex_lock(&loader->lock);
     loader->result = result;
     loader->task = DONE;
@@ -274,7 +277,7 @@ static bool look(struct hd_loader *loader)
         return false;
     if (!file.checked && !file.problem[0]) {
         struct hearth_error error = {0};
-        if (check_file(loader, path, &ignored, &error) != HEARTH_OK)
+        if (check_file(loader, path, &loader->stop, &ignored, &error) != HEARTH_OK && error.code != HEARTH_CANCELED)
             hd_log(HD_LOG_WARN, "a model cannot be served: %s", error.text);
         return true;
     }
@@ -374,6 +377,7 @@ void hd_loader_stop(struct hd_loader **out)
         return;
     pthread_mutex_lock(&loader->lock);
     loader->stop = true;
+    loader->halt = true;
     pthread_cond_signal(&loader->work);
     pthread_mutex_unlock(&loader->lock);
     pthread_join(loader->thread, NULL);
@@ -395,8 +399,14 @@ static void ask(struct hd_loader *loader, enum task task, const char *path, unsi
     snprintf(loader->path, sizeof loader->path, "%s", path);
     loader->n_ctx = n_ctx;
     loader->task = task;
+    loader->halt = atomic_load(&loader->stop);
     pthread_cond_signal(&loader->work);
     pthread_mutex_unlock(&loader->lock);
+}
+
+void hd_loader_cancel(struct hd_loader *loader)
+{
+    atomic_store(&loader->halt, true);
 }
 
 void hd_loader_check(struct hd_loader *loader, const char *path)

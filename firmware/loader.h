@@ -41,6 +41,8 @@ void hd_loader_stop(struct hd_loader **loader);
 // Checks the file unless that was done since it changed.
 void hd_loader_check(struct hd_loader *loader, const char *path);
 void hd_loader_open(struct hd_loader *loader, const char *path, unsigned n_ctx);
+// What was asked last is not wanted any more: its result comes soon, CANCELED unless it was done already.
+void hd_loader_cancel(struct hd_loader *loader);
 struct hd_loader_result {
     bool opened; // else checked
     struct hd_file_facts file;

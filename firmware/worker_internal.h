@@ -114,6 +114,7 @@ struct hd_load_state {
     enum hd_load_step step;
     char path[HD_PATH_BYTES];
     bool chosen; // it shall become the model in use: `tag` is told
+    bool dropped; // nobody waits for it any more
     uint64_t tag;
     int64_t since_ms; // when somebody began to wait for it
     struct hd_file_facts file;

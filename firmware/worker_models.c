@@ -6,7 +6,8 @@
 // does not fit even alone is refused before anything is unloaded. Room is made by unloading idle models, least recently
 // used first, all at once and only when all that must go are idle. A model that others wait for the memory of begins no
 // answers any more once it has had switch_ms since the first of them asked: then its running ones end and it goes.
-// So two models that do not fit together take turns, and nobody waits for longer than a turn and its last answers.
+// So two models that do not fit together take turns, and nobody waits for longer than a turn and its last answers. A
+// load that nobody waits for any more is given up.
 #include <stdlib.h>
 #include <string.h>
 
@@ -299,12 +300,12 @@ static void on_checked(struct hd_worker *worker, const struct hd_loader_result *
         hd_models_publish(worker);
 }
 
-static bool has_waiting(struct hd_worker *worker, const struct hd_loaded *model)
+static bool has_waiting(struct hd_worker *worker, const char *path)
 {
-    bool in_use = strcmp(model->path, worker->chosen_path) == 0, found = false;
+    bool in_use = strcmp(path, worker->chosen_path) == 0, found = false;
     pthread_mutex_lock(&worker->lock);
     for (const struct hd_waiting *w = worker->first; w && !found; w = w->next)
-        found = strcmp(w->path, model->path) == 0 || (in_use && !w->path[0]);
+        found = strcmp(w->path, path) == 0 || (in_use && !w->path[0]);
     pthread_mutex_unlock(&worker->lock);
     return found;
 }
@@ -413,7 +414,7 @@ static bool try_room(struct hd_worker *worker)
         bool over = now_ms >= turn_ends_ms(worker, victims[i]);
         bool runs = hd_model_running(victims[i]) > 0;
         victims[i]->leaving = over;
-        idle = idle && !runs && (over || !has_waiting(worker, victims[i]));
+        idle = idle && !runs && (over || !has_waiting(worker, victims[i]->path));
     }
     if (!idle)
         return false;
@@ -493,6 +494,46 @@ static bool begin(struct hd_worker *worker)
     return true;
 }
 
+// ---- giving a load up
+
+static void end_dropped(struct hd_worker *worker)
+{
+    hd_log(HD_LOG_INFO, "nobody waits for %s any more: it is not loaded", worker->load.path);
+    worker->load = (struct hd_load_state){0};
+    for (unsigned i = 0; i < HD_MAX_LOADED; i++)
+        worker->models[i].leaving = false;
+    hd_models_publish(worker);
+}
+
+static void drop_unwanted(struct hd_worker *worker)
+{
+    struct hd_load_state *load = &worker->load;
+    const char *training = hd_train_wants(worker);
+    if (load->step == HD_LOAD_NONE || load->chosen || load->dropped || has_waiting(worker, load->path) ||
+        (training && strcmp(training, load->path) == 0))
+        return;
+    if (load->step == HD_LOAD_ROOM) {
+        end_dropped(worker);
+    } else {
+        load->dropped = true; // the loader comes back soon
+        hd_loader_cancel(worker->loader);
+    }
+}
+
+static void take_result(struct hd_worker *worker, struct hd_loader_result *result)
+{
+    bool dropped = worker->load.dropped;
+    worker->load.dropped = false;
+    if (result->error.code == HEARTH_CANCELED && dropped)
+        end_dropped(worker); // who has come meanwhile begins another
+    else if (!result->opened)
+        on_checked(worker, result);
+    else if (result->error.code == HEARTH_OK)
+        install(worker, result);
+    else
+        end_load(worker, &result->error);
+}
+
 bool hd_models_round(struct hd_worker *worker)
 {
     struct hd_loader_result result;
@@ -503,14 +544,10 @@ bool hd_models_round(struct hd_worker *worker)
     if (stop)
         return false;
     if (done && hd_loader_take(worker->loader, &result)) {
-        if (!result.opened)
-            on_checked(worker, &result);
-        else if (result.error.code == HEARTH_OK)
-            install(worker, &result);
-        else
-            end_load(worker, &result.error);
+        take_result(worker, &result);
         return true;
     }
+    drop_unwanted(worker);
     if (worker->load.step == HD_LOAD_NONE)
         return begin(worker);
     return worker->load.step == HD_LOAD_ROOM && try_room(worker);

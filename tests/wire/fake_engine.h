@@ -35,7 +35,7 @@ struct hearth_engine {
 };
 
 struct fake_event { // what the engine thread did, in order
-    char kind;      // o open, c close, s step, a answer begun, f forget, i import, e export
+    char kind;      // o open, c close, s step, a answer begun, f forget, i import, e export, w opening, g given up
     char name[64];
     uint64_t owner;
 };
@@ -44,6 +44,7 @@ static unsigned fake_n;
 static pthread_mutex_t fake_lock = PTHREAD_MUTEX_INITIALIZER;
 static atomic_uint fake_step_us = 200; // how long a step takes
 static atomic_bool fake_hang;          // a step does not come back while it is set
+static atomic_bool fake_slow_open;     // opening takes until it is cleared, or nobody wants it
 static atomic_bool fake_lost;          // the next step says that the device is lost
 
 static inline void fake_note(char kind, const char *name, uint64_t owner)
@@ -131,6 +132,15 @@ enum hearth_status hearth_engine_open(struct hearth_engine **engine,
     if (strstr(line, "broken")) {
         free(e);
         return fake_fail(err, HEARTH_FORMAT, "the fake model breaks when it is opened");
+    }
+    while (atomic_load(&fake_slow_open)) {
+        usleep(1000);
+        fake_note('w', "", 0);
+        if (params->progress && !params->progress(params->progress_user, 0.5)) {
+            free(e);
+            fake_note('g', "", 0);
+            return fake_fail(err, HEARTH_CANCELED, "given up");
+        }
     }
     const char *slash = strrchr(params->model_path, '/');
     snprintf(e->name, sizeof e->name, "%s", slash ? slash + 1 : params->model_path);

@@ -127,6 +127,7 @@ static int teardown(void **state)
 {
     (void)state;
     atomic_store(&fake_hang, false);
+    atomic_store(&fake_slow_open, false);
     hd_worker_stop(&worker);
     char command[96];
     snprintf(command, sizeof command, "rm -rf %s", dir);
@@ -599,6 +600,58 @@ static void a_question_that_stands_alone_leaves_no_export(void **state)
     assert_int_equal(seen.n_prefixes, 0);
 }
 
+static bool loads(const char *name)
+{
+    struct hd_worker_state now;
+    bool found = false;
+    hd_worker_state(worker, &now);
+    for (unsigned i = 0; i < now.n_models; i++)
+        found = found || (now.models[i].loading && strcmp(now.models[i].name, name) == 0);
+    return found;
+}
+
+static void a_load_that_nobody_waits_for_is_given_up(void **state)
+{
+    (void)state;
+    struct hd_id first, second, third;
+    start(50);
+    use("one");
+    atomic_store(&fake_slow_open, true);
+    assert_int_equal(ask(1, "two", 2, &first), HEARTH_OK);
+    assert_int_equal(ask(2, "two", 2, &second), HEARTH_OK);
+    WAIT_FOR(fake_find('w', NULL, 0) >= 0);
+    hd_worker_cancel(worker, &first);
+    WAIT_FOR(seen.n_done == 1);
+    usleep(50000);
+    assert_true(loads("two")); // somebody else waits for it
+    assert_int_equal(fake_find('g', NULL, 0), -1);
+    hd_worker_cancel(worker, &second);
+    WAIT_FOR(seen.n_done == 2 && fake_find('g', NULL, 0) >= 0);
+    WAIT_FOR(!loads("two"));
+    assert_int_equal(seen.n_failed, 0);
+    atomic_store(&fake_slow_open, false);
+    assert_int_equal(ask(1, "one", 2, &third), HEARTH_OK); // everything goes on
+    WAIT_FOR(seen.n_done == 3);
+    assert_int_equal(ask(1, "two", 2, &third), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 4);
+}
+
+static void a_check_that_nobody_waits_for_says_nothing_of_the_file(void **state)
+{
+    (void)state;
+    struct hd_id id;
+    struct hd_file_facts facts;
+    start(50);
+    use("one");
+    write_model("late", "hang");
+    assert_int_equal(ask(1, "late", 2, &id), HEARTH_OK);
+    WAIT_FOR(loads("late"));
+    hd_worker_cancel(worker, &id);
+    WAIT_FOR(seen.n_done == 1 && !loads("late"));
+    assert_true(!hd_loader_facts(hd_worker_loader(worker), path_of("late"), &facts) || !facts.problem[0]);
+    assert_int_equal(seen.n_failed, 0);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 2 && strcmp(argv[1], "--check-model") == 0) // as the worker calls its own program
@@ -626,6 +679,8 @@ int main(int argc, char **argv)
         T(forgetting_reaches_the_engine_and_voids_exports),
         T(a_cache_from_disk_goes_to_its_model_only),
         T(a_question_that_stands_alone_leaves_no_export),
+        T(a_load_that_nobody_waits_for_is_given_up),
+        T(a_check_that_nobody_waits_for_says_nothing_of_the_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
