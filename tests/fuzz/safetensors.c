@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // libFuzzer entry of the safetensors reader and of PEFT folders: each input is a whole adapter_model.safetensors; what
-// opens is read to its end, and as an adapter beside a configuration of rank 2.
+// opens is read to its end, and as an adapter beside a configuration of rank 2, without a base and with one.
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -54,9 +54,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
         ht_safetensors_close(&file);
     }
-    struct hearth_adapter *adapter;
-    if (hearth_adapter_open(&adapter, folder, NULL, NULL) == HEARTH_OK) {
+    static const struct hearth_adapter_base base = {
+        "tests/golden/tiny-llama.gguf", "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"};
+    for (int bound = 0; bound < 2; bound++) {
+        struct hearth_adapter *adapter;
         struct hearth_adapter_target target;
+        if (hearth_adapter_open(&adapter, folder, bound ? &base : NULL, NULL) != HEARTH_OK)
+            continue;
         hearth_adapter_get_target(adapter, 0, true, &target, NULL);
         hearth_adapter_close(&adapter);
     }
