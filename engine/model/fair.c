@@ -74,8 +74,8 @@ float ht_step_cost(uint32_t n_rows)
     static const struct {
         uint32_t rows;
         float cost;
-    } known[] = {{0, 0}, {1, 1},     {2, 1.17f}, {3, 1.63f}, {4, 1.63f},  {5, 2.0f},
-                 {6, 2.3f}, {7, 2.65f}, {8, 2.77f}, {16, 5.5f}, {32, 9.7f}, {64, 12.5f}};
+    } known[] = {{0, 0},     {1, 1},     {2, 1.08f},  {3, 1.26f}, {4, 1.31f}, {5, 1.56f}, {6, 1.64f},
+                 {7, 1.94f}, {8, 2.02f}, {12, 2.95f}, {16, 3.9f}, {32, 8.2f}, {64, 11.1f}};
     enum { N_KNOWN = sizeof known / sizeof *known };
     uint32_t i = 1;
     while (i < N_KNOWN - 1 && known[i].rows < n_rows)

@@ -110,7 +110,7 @@ static struct hearth_session *next_answer(const struct hearth_engine *e)
         if (!s || s->phase != HT_DECODE || s->last_step == e->n_steps)
             continue;
         uint32_t rows = share_of(s)->step_rows, least = best ? share_of(best)->step_rows : 0;
-        if (!best || rows < least || (rows == least && s->last_step < best->last_step))
+        if (!best || rows < least || (rows == least && s->last_turn < best->last_turn))
             best = s;
     }
     return best;
@@ -145,6 +145,7 @@ static uint32_t plan_answers(struct hearth_engine *e)
     struct hearth_session *s;
     while (n < allowed && (s = next_answer(e))) {
         s->last_step = e->n_steps;
+        s->last_turn = ++e->n_turns;
         if (!grant(s, 1))
             continue;
         share_of(s)->step_rows++;

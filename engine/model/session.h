@@ -59,7 +59,7 @@ struct hearth_session {
     uint32_t step_out;   // first output row + 1, or 0: the answer goes on with 1 + step_draft output rows
     uint32_t n_offered;  // proposals before their worth was compared
     float chance[HT_MAX_DRAFT];
-    uint64_t last_step; // when it last had a row for its answer
+    uint64_t last_step, last_turn; // when it last had a row for its answer: the step, its place in the order of all
 };
 
 struct hearth_engine {
@@ -79,7 +79,7 @@ struct hearth_engine {
     struct hearth_session **sessions; // [max_sessions], NULL = free
     struct ht_loras loras;            // adapters that are loaded
     struct ht_fair fair;              // owners' shares of the work
-    uint64_t n_steps, n_requests;     // so far
+    uint64_t n_steps, n_turns, n_requests; // so far
     int32_t *prompt;                  // [session_limit] ids of a prompt that is being taken in
     int32_t *drawn;                   // [max_outs] tokens of a step
     uint32_t *found;                  // [max pages] of a look-up in the prefix cache
