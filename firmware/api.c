@@ -406,6 +406,9 @@ static void dispatch(struct hd_client *client, const struct hd_id *request,
     case HEARTH__V1__CLIENT_FRAME__BODY_TRAIN_START: hd_api_train_start(client, request, frame->train_start); break;
     case HEARTH__V1__CLIENT_FRAME__BODY_TRAIN_STOP: hd_api_train_stop(client, request, frame->train_stop); break;
     case HEARTH__V1__CLIENT_FRAME__BODY_TRAIN_FOLLOW: hd_api_train_follow(client, request); break;
+    case HEARTH__V1__CLIENT_FRAME__BODY_IMPORT_CONVERSATIONS:
+        hd_api_import_conversations(client, request, frame->import_conversations);
+        break;
     case HEARTH__V1__CLIENT_FRAME__BODY_LIST_DATA_SETS: hd_api_list_data_sets(client, request); break;
     case HEARTH__V1__CLIENT_FRAME__BODY_LIST_ADAPTERS: hd_api_list_adapters(client, request); break;
     case HEARTH__V1__CLIENT_FRAME__BODY_USE_ADAPTER: hd_api_use_adapter(client, request, frame->use_adapter); break;

@@ -122,6 +122,18 @@ void hd_api_train_follow(struct hd_client *client, const struct hd_id *request)
         hd_learn_follow(client->server->learn, client, request);
 }
 
+void hd_api_import_conversations(struct hd_client *client, const struct hd_id *request,
+                                 const Hearth__V1__ImportConversations *body)
+{
+    struct hearth_error error = {0};
+    if (!may(client, request, HD_SCOPE_TRAIN) || !learns(client, request))
+        return;
+    if (strlen(body->data_set) > HD_MAX_LEARNT_NAME)
+        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_LIMIT, "data_set: at most 64 bytes");
+    else if (hd_learn_import_own(client->server->learn, body->data_set, client, request, &error) != HEARTH_OK)
+        hd_api_fail(client, request, &error);
+}
+
 // ---- lists
 
 static uint64_t number(const json_t *meta, const char *key)

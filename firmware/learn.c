@@ -76,6 +76,7 @@ void hd_learn_sync(struct hd_learn *learn)
         learn->n_items = n_before;
         return;
     }
+    hd_learn_own_stop(learn, "something was deleted meanwhile: try again");
     bool aborts = false;
     for (size_t i = 0; i < n_before; i++) {
         if (hd_learn_by_id(learn, &before[i].id))
@@ -278,6 +279,8 @@ void hd_learn_close(struct hd_learn **out)
         return;
     lws_sul_cancel(&learn->tell);
     learn->n_followers = 0;
+    learn->own.client = NULL;
+    hd_learn_own_stop(learn, "the box is stopping");
     hd_keeper_stop(&learn->keeper);
     *out = NULL;
     for (size_t i = 0; i < HD_MAX_LEARNT; i++)

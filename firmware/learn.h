@@ -51,6 +51,10 @@ void hd_learn_forget_waiter(struct hd_learn *learn, const void *user);
 enum hearth_status hd_learn_import_set(struct hd_learn *learn, const char *name, const struct hd_id *person,
                                        int fds[HD_TRAIN_N_DATA], json_t *counts, struct hd_learn_waiter waiter,
                                        struct hearth_error *err);
+// The client's own conversations, as they are now; one of that name of the same person is replaced. The client is told
+// when it is on disk. BUSY: another is being read, or a training that is not done needs the present one.
+enum hearth_status hd_learn_import_own(struct hd_learn *learn, const char *name, struct hd_client *client,
+                                       const struct hd_id *request, struct hearth_error *err);
 // A GGUF-LoRA file for a model of the models folder.
 enum hearth_status hd_learn_import_adapter(struct hd_learn *learn, const char *name, int fd,
                                            struct hd_learn_waiter waiter, struct hearth_error *err);

@@ -2,6 +2,7 @@
 // What the files learn*.c share. Nobody else includes this. Loop thread.
 //   learn.c         items, choices, life
 //   learn_import.c  data sets and adapters come in; adapters are opened
+//   learn_own.c     a person's conversations become a data set of theirs
 //   learn_train.c   the training: from what is asked to its end
 //   learn_tell.c    who is told of it
 #ifndef HD_LEARN_INTERNAL_H
@@ -24,6 +25,19 @@ struct hd_learn_task {
 struct hd_learn_follower {
     struct hd_client *client;
     struct hd_id request;
+};
+
+// A person's conversations on their way into a data set. `lines` NULL: there is none.
+struct hd_learn_own {
+    struct hd_learn *learn;
+    FILE *lines;
+    bool handed; // to the keeper thread
+    struct hd_client *client; // that asked; NULL: gone
+    struct hd_id request, person;
+    char name[HD_MAX_LEARNT_NAME + 1];
+    int64_t before_ms; // of the conversation that was read last
+    uint64_t n_records, n_turns;
+    lws_sorted_usec_list_t turn;
 };
 
 struct hd_learn {
@@ -49,6 +63,7 @@ struct hd_learn {
     struct hd_learn_follower followers[HD_MAX_TRAIN_FOLLOWERS];
     size_t n_followers;
     lws_sorted_usec_list_t tell;
+    struct hd_learn_own own;
     bool tell_due;
 };
 
@@ -74,6 +89,9 @@ void hd_learn_adapter_gone(struct hd_learn *learn, const struct hd_id *id);
 // learn_train.c
 bool hd_learn_uses(const struct hd_learn *learn, const struct hd_id *id); // the training that runs does
 void hd_learn_abort(struct hd_learn *learn); // its row is gone: nothing more is written
+
+// learn_own.c
+void hd_learn_own_stop(struct hd_learn *learn, const char *why); // while it reads; who asked is told
 
 // learn_tell.c
 void hd_learn_changed(struct hd_learn *learn, bool at_once);

@@ -127,6 +127,8 @@ void hd_learn_follow(struct hd_learn *learn, struct hd_client *client, const str
 void hd_learn_drop_socket(struct hd_learn *learn, const struct hd_client *client)
 {
     size_t kept = 0;
+    if (learn && learn->own.client == client)
+        learn->own.client = NULL;
     for (size_t i = 0; learn && i < learn->n_followers; i++)
         if (learn->followers[i].client != client)
             learn->followers[kept++] = learn->followers[i];

@@ -198,6 +198,8 @@ void hd_models_loaded(struct hd_server *server, const struct hd_note *note);
 void hd_api_train_start(struct hd_client *client, const struct hd_id *request, const Hearth__V1__TrainStart *body);
 void hd_api_train_stop(struct hd_client *client, const struct hd_id *request, const Hearth__V1__TrainStop *body);
 void hd_api_train_follow(struct hd_client *client, const struct hd_id *request);
+void hd_api_import_conversations(struct hd_client *client, const struct hd_id *request,
+                                 const Hearth__V1__ImportConversations *body);
 void hd_api_list_data_sets(struct hd_client *client, const struct hd_id *request);
 void hd_api_list_adapters(struct hd_client *client, const struct hd_id *request);
 void hd_api_use_adapter(struct hd_client *client, const struct hd_id *request, const Hearth__V1__UseAdapter *body);

@@ -9,11 +9,13 @@ import socket
 import time
 
 import hearthbox  # noqa: F401  finds python_client
+import pytest
 from python_client import ClientFrame, RequestFailed
-from test_training_box import DONE, GREEDY, ask, box, client, file_of, finish, hearth, learnt, start
+from test_training_box import DONE, GREEDY, STOPPED, WILD, ask, box, client, file_of, finish, hearth, learnt, start
 
 _ = box, client, learnt  # fixtures
 MIB = 1 << 20
+SHORT = WILD | {"max_tokens": {"value": 8}}
 
 
 def sealed(box):
@@ -183,6 +185,50 @@ def test_an_answering_adapter_is_dropped_after_its_answer(learnt, client):
         assert time.monotonic() < end, (held(client), base)
         time.sleep(0.02)
     assert client.call("list_adapters").chosen is False
+
+
+# ---- one's own conversations, from a device
+
+
+def own_sets(client):
+    return {x.name: x.records for x in client.call("list_data_sets").data_sets if x.own}
+
+
+def test_own_conversations_from_a_device(box, client):
+    def refused(who, name):
+        with pytest.raises(RequestFailed) as error:
+            who.call("import_conversations", data_set=name)
+        return error.value.code
+
+    with box.paired("Ann", name="ann", scopes=["chat", "train"]) as ann:
+        assert refused(ann, "mine") == 3  # nothing was said yet
+        said = []
+        for text in ("one thing", "and another"):
+            said.append(ann.call("chat", text=text, sampling=SHORT).conversation_id)
+            list(ann.events())
+        ann.call("import_conversations", data_set="mine")
+        assert own_sets(ann) == {"mine": 2} and own_sets(client) == {}
+        for name in ("", "../x", "x" * 65, "none", "set"):
+            assert refused(ann, name) in (3, 5), name
+        assert refused(client, "mine") in (3, 4)  # the name is somebody else's
+        with box.paired("Ann", name="second", scopes=["chat"]) as second:
+            assert refused(second, "mine") == 2
+        ann.call("chat", text="a third", sampling=SHORT)
+        list(ann.events())
+        ann.call("import_conversations", data_set="mine")  # as they are now
+        assert own_sets(ann) == {"mine": 3}
+        start(ann, data_set="mine", adapter="ann", held_out={"value": 0}, epochs={"value": 1000})
+        assert refused(ann, "mine") == 6  # a training needs it
+        ann.call("train_stop", adapter="ann")
+        assert finish(ann).state == STOPPED
+        assert refused(ann, "mine") == 6  # and would go on with it
+        ann.call("train_stop", adapter="ann", discard=True)
+        start(ann, data_set="mine", adapter="ann", held_out={"value": 0}, epochs={"value": 1}, use=True)
+        assert finish(ann).state == DONE and ask(ann)[1] == "ann"
+        assert b"another" not in b"".join(p.read_bytes() for p in (box.state / "learn").iterdir())
+        ann.call("delete_conversation", conversation_id=said[0])
+        assert own_sets(ann) == {} and ann.call("list_adapters").adapters == []
+        assert len(sealed(box)) == 1
 
 
 # ---- memory

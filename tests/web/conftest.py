@@ -109,8 +109,8 @@ def open_page(browser, box):
 def paired(open_page, box):
     """Opens a page that is paired for a person."""
 
-    def paired(person="Ann", **options):
-        page = open_page(box.pair(person), **options)
+    def paired(person="Ann", scopes=None, **options):
+        page = open_page(box.pair(person, scopes), **options)
         page.get_by_role("button", name="Pair", exact=True).click()
         page.get_by_label("Message to Hearth").wait_for()
         return page

@@ -84,9 +84,9 @@ class Box:
         assert answer["ok"], answer
         return answer
 
-    def pair(self, person):
+    def pair(self, person, scopes=None):
         """A pairing link that opens on this machine."""
-        answer = self.admin("pair", person=person, create=True)
+        answer = self.admin("pair", person=person, create=True, **({"scopes": scopes} if scopes else {}))
         host = f"https://localhost:{self.port}/"
         return next(link for link in answer["links"] if link.startswith(host))
 

@@ -8,6 +8,9 @@ import { deviceName, ending, explain, explainPairing } from "./words.js";
 
 const CLIENT = "hearth-web 0.1";
 const NOTICE_MS = 7000;
+/* Of so few nothing is kept aside to see how well they were learnt. */
+const FEW_CONVERSATIONS = 20;
+const HELD_OUT = 0.05;
 const MAX_NAME_BYTES = 64;
 const MAX_TITLE_BYTES = 200;
 export const MAX_TEXT_BYTES = 256 << 10;
@@ -366,6 +369,28 @@ export class Hearth {
 
     useAdapter(name) {
         return this.#ask("useAdapter", { name });
+    }
+
+    /* The person's own conversations, as they are now, into a data set; then a training on it. */
+    async learn(name) {
+        const dataSet = `${name}-conversations`;
+        if (!await this.#ask("importConversations", { dataSet })) return null;
+        const sets = (await this.#ask("listDataSets"))?.dataSets ?? [];
+        const records = Number(sets.find((s) => s.name === dataSet)?.records ?? 0);
+        return this.#ask("trainStart", {
+            dataSet,
+            adapter: name,
+            heldOut: { value: records < FEW_CONVERSATIONS ? 0 : HELD_OUT },
+        });
+    }
+
+    /* One that was stopped, or could not go on: it has all it needs. */
+    learnOn(adapter) {
+        return this.#ask("trainStart", { adapter });
+    }
+
+    stopLearning(adapter, discard = false) {
+        return this.#ask("trainStop", { adapter, discard });
     }
 
     useModel(name) {

@@ -88,14 +88,24 @@ export function deviceName(navigator) {
     return device ? `${browser} on ${device}` : browser;
 }
 
+/* As TrainStatus.State of the wire has them. */
+export const TRAIN = { NONE: 0, STEPPING: 3, STOPPING: 5, STOPPED: 6, DONE: 7, FAILED: 8 };
 const TRAINING = ["nothing yet", "waits for the model", "reads", "", "checks what it has learnt", "stops", "stopped", "done", "failed"];
 
 /* How a training goes, in a few words; numbers of the wire may be BigInt. */
 export function training(status) {
     const state = status?.state ?? 0;
     const name = status?.adapter ? `${status.adapter}: ` : "";
-    if (state !== 3) return (state ? name : "") + (TRAINING[state] ?? "");
+    if (state !== TRAIN.STEPPING) return (state ? name : "") + (TRAINING[state] ?? "");
     const minutes = Math.round(status.etaSeconds / 60);
     const left = status.etaSeconds > 0 ? `, ${minutes < 1 ? "less than a minute" : `${minutes} min`} left` : "";
     return `${name}step ${status.step} of ${status.nSteps}${left}`;
+}
+
+/* How well: the loss, of what is learnt from and of what was kept aside; less is better. */
+export function lossWords(status) {
+    const parts = [];
+    if (status?.loss > 0) parts.push(`loss ${status.loss.toFixed(3)}`);
+    if (status?.heldOut > 0) parts.push(`${status.heldOut.toFixed(3)} on what was kept aside`);
+    return parts.join(", ");
 }

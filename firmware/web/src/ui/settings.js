@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Settings: what answers, light and dark, the box's certificate, signing this device out.
 import { useEffect, useState } from "preact/hooks";
-import { bytes, training } from "../words.js";
+import { bytes, TRAIN, training } from "../words.js";
 import { html } from "./html.js";
+import { Learning } from "./learning.js";
 
 const THEMES = [["auto", "Automatic"], ["light", "Light"], ["dark", "Dark"]];
+const LOOK_MS = 1000; // while something is being learnt
 const ANSWERS = [["varied", "Varied"], ["steady", "Steady"]];
 
 function Facts({ status, me }) {
@@ -75,6 +77,12 @@ export function Settings({ hearth, state }) {
     useEffect(() => {
         load();
     }, []);
+    const learning = status?.training?.state ?? TRAIN.NONE;
+    useEffect(() => {
+        if (learning === TRAIN.NONE || learning >= TRAIN.STOPPED) return undefined;
+        const timer = setTimeout(load, LOOK_MS);
+        return () => clearTimeout(timer);
+    }, [status]);
     const signOut = () => hearth.set({
         dialog: {
             kind: "confirm",
@@ -89,6 +97,8 @@ export function Settings({ hearth, state }) {
             ${models.length > 1 && html`<${ModelChoice} hearth=${hearth} models=${models} onChosen=${load} />`}
             ${adapters.length > 0 && html`<${AdapterChoice} hearth=${hearth} adapters=${adapters} onChosen=${load} />`}
         </section>
+        ${state.me?.scopes.includes("train") && html`<${Learning} hearth=${hearth} status=${status} adapters=${adapters}
+            onChanged=${load} />`}
         <section>
             <${Segments} legend="Appearance" name="theme" choices=${THEMES} chosen=${state.theme}
                 onChoose=${(theme) => hearth.setTheme(theme)} />
