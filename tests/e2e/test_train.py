@@ -91,7 +91,7 @@ def test_moments_of_bytes(chats, tmp_path):
     assert json.loads(lines[-1])["memory_bytes"] < whole["memory_bytes"] - 5 * whole["parameters"]
     assert json.loads(lines[-1])["numerics_id"] != whole["numerics_id"]
     assert (tmp_path / "f32/adapter.gguf").read_bytes() != (tmp_path / "8bit/adapter.gguf").read_bytes()
-    refused = train(chats, tmp_path / "8bit", "--max-steps", "6", "--resume", code=64)
+    refused = train(chats, tmp_path / "8bit", "--max-steps", "6", "--resume", code=65)
     assert 'moments is "8bit" there and "f32" here' in refused.stderr
 
 
