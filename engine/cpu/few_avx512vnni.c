@@ -124,6 +124,7 @@ HT_BLOCK_TYPES(FEW)
 
 void ht_few_avx512vnni(struct ht_kernels *kernels)
 {
+    kernels->few_from = 3;
 #define SET(name) kernels->few[HT_TYPE_##name] = name##_few;
     HT_BLOCK_TYPES(SET)
 #undef SET

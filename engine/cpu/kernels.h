@@ -73,6 +73,7 @@ struct ht_kernels {
     // NULL: matvec does.
     void (*few[HT_N_TYPES])(const unsigned char *tiles, uint32_t k, const struct ht_xfew *x, unsigned n_cols,
                             float *out);
+    uint32_t few_from; // rows of x from which `few` is faster than matvec
     // one group -> half 0 or 1 of a panel
     void (*panel[HT_N_TYPES])(const unsigned char *tiles, uint32_t k, unsigned half, unsigned char *panel);
     // panel (32, k), x tiles (k / 32) -> out (HT_COLS, 32)

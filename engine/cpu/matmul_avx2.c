@@ -118,6 +118,34 @@ INLINE void matvec(enum ht_type type, const unsigned char *tiles, uint32_t k, co
         columns(type, tiles, k, x, 1, out);
 }
 
+// ---- 5 to 8 rows of x side by side: codes of 8 rows of W are decoded once, every column runs over them
+
+INLINE void few(enum ht_type type, const unsigned char *tiles, uint32_t k, const struct ht_xfew *x, unsigned n,
+                float *out)
+{
+    __m256 acc[2][HT_MAX_MATVEC];
+    for (unsigned c = 0; c < n; c++)
+        acc[0][c] = acc[1][c] = _mm256_setzero_ps();
+    for (uint32_t b = 0; b < k / 32; b += blocks32_of(type), tiles += tile_bytes_of(type))
+        for (unsigned j = 0; j < blocks32_of(type); j++, x++)
+            for (unsigned h = 0; h < 2; h++) {
+                __m256i w[8];
+                UNROLL
+                for (unsigned i = 0; i < 8; i++)
+                    w[i] = codes(type, tiles, j, i, h);
+                struct scales s = scales_read(type, tiles, j, h);
+                for (unsigned c = 0; c < n; c++) {
+                    struct column column = {
+                        x->q[c], 1, x->d[c], x->ds[c], {(int32_t)x->sum[0][c], (int32_t)x->sum[1][c]}};
+                    acc[h][c] =
+                        step(kind_of(type), zero_of(type), max_code_of(type), w, &s, &column, acc[h][c]);
+                }
+            }
+    for (unsigned c = 0; c < n; c++)
+        for (unsigned h = 0; h < 2; h++)
+            _mm256_storeu_ps(out + c * HT_GROUP + 8 * h, acc[h][c]);
+}
+
 // ---- many rows, by panels
 
 INLINE void panel(enum ht_type type, const unsigned char *tiles, uint32_t k, unsigned half, unsigned char *to)
@@ -205,6 +233,11 @@ INLINE void tile(enum ht_kind kind, int zero, int max_code, const unsigned char 
     {                                                                                                        \
         matvec(HT_TYPE_##name, tiles, k, x, n, out);                                                         \
     }                                                                                                        \
+    static void name##_few(const unsigned char *tiles, uint32_t k, const struct ht_xfew *x, unsigned n,      \
+                           float *out)                                                                       \
+    {                                                                                                        \
+        few(HT_TYPE_##name, tiles, k, x, n, out);                                                            \
+    }                                                                                                        \
     static void name##_panel(const unsigned char *tiles, uint32_t k, unsigned half, unsigned char *to)       \
     {                                                                                                        \
         panel(HT_TYPE_##name, tiles, k, half, to);                                                           \
@@ -217,8 +250,10 @@ HT_BLOCK_TYPES(FUNCTIONS)
 
 void ht_matmul_avx2(struct ht_kernels *kernels)
 {
+    kernels->few_from = 5;
 #define SET(name)                                                                                            \
     kernels->matvec[HT_TYPE_##name] = name##_matvec;                                                         \
+    kernels->few[HT_TYPE_##name] = name##_few;                                                               \
     kernels->panel[HT_TYPE_##name] = name##_panel;                                                           \
     kernels->tile[HT_TYPE_##name] = name##_tile;
     HT_BLOCK_TYPES(SET)

@@ -161,7 +161,7 @@ enum ht_path ht_path_of(const struct ht_run *run, const struct ht_matmul *p, uin
 {
     const struct ht_kernels *kernels = &run->device->kernels;
     bool any = false, matvec = rows <= HT_MAX_MATVEC, panels = rows > HT_FEW, tall = rows >= HT_TALL_FROM,
-         few = panels && rows <= HT_MAX_FEW;
+         few = panels && rows >= kernels->few_from && rows <= HT_MAX_FEW;
     for (uint32_t i = 0; i < p->n_parts; i++) {
         const struct ht_weight *w = p->part[i].w;
         if (ht_part_is_float(run->device, w))
