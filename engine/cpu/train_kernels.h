@@ -43,7 +43,7 @@ struct ht_score {
 };
 
 struct ht_train_kernels {
-    uint32_t columns; // of b that `tile` goes through at a time, HT_GROUP or HT_PANEL: b is best packed in strips of them
+    uint32_t columns; // of b that `tile` goes through at a time: HT_GROUP or HT_PANEL. b is best packed in such strips
     void (*tile)(const struct ht_tile *tile);
     // y[c * y_row + r] = x[r * x_row + c]                                     x (rows, columns)
     void (*transpose)(const float *x, size_t x_row, uint32_t rows, uint32_t columns, float *y, size_t y_row);
