@@ -9,7 +9,7 @@ from peers import BUILD, ROOT, llama_folder, model_path, run
 GRAMMARS = {
     "list": 'root ::= ("- " [^\\n]{1,20} "\\n"){2,4}',
     "sums": 'root ::= e "\\n"\ne ::= t ([-+*] t){0,6}\nt ::= [0-9]{1,3} | "(" e ")"',
-    "json": 'root ::= o\no ::= "{" ws (p ("," ws p){0,3})? "}"\np ::= s ":" ws v\n'
+    "json": 'root ::= "{" ws p ("," ws p){0,3} "}"\no ::= "{" ws (p ("," ws p){0,3})? "}"\np ::= s ":" ws v\n'
     'v ::= s | n | o | "true" | "null"\n'
     's ::= "\\"" ([^"\\\\\\x00-\\x1f] | "\\\\" ["\\\\nt]){0,12} "\\""\n'
     'n ::= "-"? ("0" | [1-9] [0-9]{0,5})\nws ::= [ \\n]?',

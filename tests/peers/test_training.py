@@ -58,10 +58,26 @@ def test_f32(program, case):
 
 
 def test_bf16(program, case):
-    losses, norms = trained(program, case, "bf16")
-    assert abs(losses[0] - case.losses[0]) <= 5e-3
-    assert abs(norms[0] / case.norms[0] - 1) <= 0.01
-    assert np.abs(losses / case.losses - 1).max() <= 0.02
+    """The curve within 2 % of PEFT's in fp32, or as near as PEFT's own bf16 stays where that strays further."""
+    strayed = np.abs(trained(program, case, "bf16")[0] / case.losses - 1).max()
+    if strayed > 0.02:
+        half = training.PeftModel.from_pretrained(
+            training.reference.load(case.model).bfloat16(), case.folder / "peft", is_trainable=True)
+        own, _ = training.train_peft(half, case.batches, case.rate)
+        assert strayed <= np.abs(own / case.losses - 1).max()
+
+
+def test_bf16_step(program, case, tmp_path):
+    """Of 512 tokens: over fewer rounding is a matter of luck for Gemma (8 % over 80 tokens)."""
+    batches = training.batches_of(case.model, 1, 4, 128)
+    rows = training.write_rows(tmp_path / "rows", batches)
+    peft, adapter = training.new_adapter(case.model, training.reference.load(case.model), tmp_path / "peft")
+    losses, norms = training.train_peft(peft, batches, case.rate, 1)
+    ours = training.train_hearth(program, case.model, adapter, rows, case.rate, 1, "bf16")
+    if ours is None:
+        pytest.skip("no bf16 products on this CPU")
+    assert abs(ours[0][0] - losses[0]) <= 5e-3
+    assert abs(ours[1][0] / norms[0] - 1) <= 0.01
 
 
 def test_gradient_of_an_adapter_that_has_learned(program, case, tmp_path):
@@ -72,3 +88,22 @@ def test_gradient_of_an_adapter_that_has_learned(program, case, tmp_path):
     ours = training.train_hearth(program, case.model, adapter, case.rows, case.rate, 1, "f32")
     assert abs(ours[0][0] - losses[0]) <= 1e-4
     assert abs(ours[1][0] / norms[0] - 1) <= 1e-3
+
+
+def test_rounding_grows_no_faster_than_in_peft(program, tmp_path):
+    """At this rate Gemma's losses are chaotic: PEFT in float32 leaves PEFT in float64 by a tenth within twenty steps.
+    From float64 ours go not much further, and not before; a wrong update would show in the second step."""
+    model = model_path("gemma3")
+    batches = training.batches_of(model)
+    rows = training.write_rows(tmp_path / "rows", batches)
+    peft, adapter = training.new_adapter(model, training.reference.load(model), tmp_path / "peft")
+    single, _ = training.train_peft(peft, batches, training.CHAOTIC_RATE)
+    twin = training.PeftModel.from_pretrained(
+        training.reference.load(model).double(), tmp_path / "peft", is_trainable=True).double()
+    exact, _ = training.train_peft(twin, batches, training.CHAOTIC_RATE)
+    ours, _, _ = training.train_hearth(program, model, adapter, rows, training.CHAOTIC_RATE, training.N_STEPS, "f32")
+    control, strayed = (np.maximum.accumulate(np.abs(losses / exact - 1)) for losses in (single, ours))
+    print("PEFT float32", control, "Hearth f32", strayed)
+    assert control[-1] > 0.01  # it is chaos, else the plain bar would do
+    assert (strayed <= 10 * np.maximum(control, 1e-5)).all()
+    assert strayed[-1] <= 3 * control[-1]

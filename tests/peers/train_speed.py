@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast and in how much memory PEFT trains the dequantised base: LoRA on all linears, AdamW, every token a target,
-or a share of them. Prints one JSON object. `train_speed.py MODEL.gguf --dtype bf16 --threads 2`; needs the peers' Python
-environment."""
+or a share of them. Prints one JSON object. `train_speed.py MODEL.gguf --dtype bf16 --threads 2`; needs the Python
+environment of the peers."""
 import argparse
 import json
 import resource
