@@ -228,8 +228,10 @@ void ht_adapter_init(struct hearth_adapter *adapter, uint64_t seed, bool gaussia
         size_t n = (size_t)t->rank * t->k;
         uint64_t stream = UINT64_C(0x41) << 56 | (uint64_t)t->layer << 8 | t->linear; // 0x41: A's first values
         float bound = 1 / sqrtf((float)t->k), deviation = 1 / (float)t->rank;
+        struct ht_philox draw; // of two values
         for (size_t v = 0; v < n; v++) {
-            struct ht_philox draw = ht_philox(seed, v / 2, stream);
+            if (v % 2 == 0)
+                draw = ht_philox(seed, v / 2, stream);
             const uint32_t *bits = &draw.v[2 * (v % 2)];
             a[v] = gaussian ? deviation * normal(bits[0], bits[1]) : bound * (2 * ht_unit_f32(bits[0]) - 1);
         }
