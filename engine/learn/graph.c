@@ -8,7 +8,7 @@
 
 #include "engine/base/mem.h"
 
-enum { PIECE_US = 10000, LOGITS_BYTES = 128 << 20, MAX_VALUES = 1 << 30 };
+enum { PIECE_US = 10000, LOGITS_BYTES = 128 << 20, TOUCH_BYTES = 16 << 20, MAX_VALUES = 1 << 30 };
 
 // ---------------------------------------------------------------- recording
 
@@ -259,6 +259,33 @@ static const struct ht_pieces *head_of(const struct ht_graph *g)
     return g->pass == HT_GRAPH_TRAIN && head_draws(g) ? &g->head_drawn : &g->head;
 }
 
+// The first write to a page of memory waits for the system to clear it. Logits lie row by row, a piece of the head
+// writes a stretch of every row, and so the first one would wait for the pages of a whole tile (70 ms for 128 MiB).
+// These are written to beforehand, some rows a piece; nothing is touched that a pass does not need.
+static uint32_t rows_a_touch(const struct ht_graph *g)
+{
+    uint32_t rows = (uint32_t)(TOUCH_BYTES / (g->logits_stride * sizeof(float)));
+    return rows ? rows : 1;
+}
+
+static uint32_t touch_pieces(const struct ht_graph *g)
+{
+    uint32_t rows = g->n_out_rows < g->outs ? g->n_out_rows : g->outs, each = rows_a_touch(g);
+    return rows > g->rows_touched ? (rows - g->rows_touched + each - 1) / each : 0;
+}
+
+static void touch(struct ht_graph *g)
+{
+    enum { PAGE_FLOATS = 1024 };
+    uint32_t rows = rows_a_touch(g);
+    rows = rows < g->outs - g->rows_touched ? rows : g->outs - g->rows_touched;
+    float *logits = g->model->dev->buf_host(g->logits.buf); // NULL: memory of a device of its own
+    logits += logits ? g->logits.offset + (size_t)g->rows_touched * g->logits_stride : 0;
+    for (size_t i = 0; logits && i < (size_t)rows * g->logits_stride; i += PAGE_FLOATS)
+        logits[i] = 0;
+    g->rows_touched += rows;
+}
+
 static uint32_t head_pieces(const struct ht_graph *g)
 {
     return g->pass == HT_GRAPH_TRAIN ? head_of(g)->n : g->n_head_loss;
@@ -268,6 +295,11 @@ static enum hearth_status run_pass(struct ht_graph *g, struct hearth_error *err)
 {
     const struct ht_pieces *forward = forward_of(g);
     uint32_t at = g->at, n_head = head_pieces(g), tiles = (g->n_out_rows + g->outs - 1) / g->outs;
+    if (at < g->n_touch) {
+        touch(g);
+        return HEARTH_OK;
+    }
+    at -= g->n_touch;
     if (at < forward->n)
         return run_piece(g, &forward->list[at], err);
     at -= forward->n;
@@ -317,11 +349,12 @@ enum hearth_status ht_graph_begin(struct ht_graph *graph, enum ht_graph_pass pas
             g->out_rows[g->n_out_rows++] = (int32_t)r;
     g->pass = pass;
     g->state = HT_GRAPH_PASSING;
-    g->at = g->n_pieces = 0;
+    g->at = g->n_pieces = g->n_touch = 0;
     if (!g->n_out_rows)
         return HEARTH_OK; // no loss and no gradient
     uint32_t tiles = (g->n_out_rows + g->outs - 1) / g->outs;
-    g->n_pieces = forward_of(g)->n + tiles * head_pieces(g) + (pass == HT_GRAPH_TRAIN ? g->backward.n : 0);
+    g->n_touch = touch_pieces(g);
+    g->n_pieces = g->n_touch + forward_of(g)->n + tiles * head_pieces(g) + (pass == HT_GRAPH_TRAIN ? g->backward.n : 0);
     return HEARTH_OK;
 }
 

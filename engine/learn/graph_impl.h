@@ -101,6 +101,7 @@ struct ht_graph {
     enum ht_graph_state { HT_GRAPH_IDLE = 0, HT_GRAPH_PASSING, HT_GRAPH_UPDATING } state;
     enum ht_graph_pass pass;
     uint32_t at, n_pieces;
+    uint32_t n_touch, rows_touched; // pieces of this pass, and rows of logits, that have taken their memory
 };
 
 // graph_layout.c: where everything lies. work_floats: what `work` has to hold.

@@ -74,7 +74,9 @@ static int kind_of(const struct ht_graph *g)
 {
     if (g->state == HT_GRAPH_UPDATING)
         return 3;
-    return g->at < g->forward.n ? 0 : g->n_pieces - g->at <= g->backward.n && g->pass == HT_GRAPH_TRAIN ? 2 : 1;
+    if (g->at < g->n_touch + g->forward.n)
+        return 0;
+    return g->n_pieces - g->at <= g->backward.n && g->pass == HT_GRAPH_TRAIN ? 2 : 1;
 }
 
 static void run(struct ht_graph *g)
