@@ -350,7 +350,8 @@ int cmd_pull(int argc, char **argv)
         .about = "Brings a model into the models folder: by name from the catalogue, from a file of this "
                  "machine, from an\n"
                  "https URL or from the hub. A download that was cut goes on where it ended; the SHA-256 is "
-                 "checked. Of a split model (…-00001-of-00003.gguf) all parts come.",
+                 "checked.\n"
+                 "Of a split model (…-00001-of-00003.gguf) all parts come.",
         .example = "hearth pull default",
         .options = table,
         .n_options = sizeof table / sizeof *table,

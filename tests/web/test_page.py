@@ -388,7 +388,7 @@ def test_what_was_learnt_is_chosen_in_the_settings(paired, box, tmp_path):
 
 
 def test_the_box_learns_from_ones_own_conversations(paired, box, screens):
-    page = paired("Mia", scopes=["chat", "train"])
+    page = paired("Liv", scopes=["chat", "train"])
     say(page, "Say one word.")
     wait_done(page)
     page.get_by_role("button", name="Settings").click()
@@ -407,19 +407,19 @@ def test_the_box_learns_from_ones_own_conversations(paired, box, screens):
         sheet.get_by_text(re.compile(r"my-way: done. loss \d")).wait_for(timeout=120000)
         page.screenshot(path=screens / "learning.png")
         sets = box.admin("data.list")["data_sets"]
-        assert [(s["name"], s["person"], s["records"]) for s in sets] == [("my-way-conversations", "Mia", 1)]
+        assert [(s["name"], s["person"], s["records"]) for s in sets] == [("my-way-conversations", "Liv", 1)]
         page.reload()  # who comes back sees it
         page.get_by_role("button", name="Settings").click()
         sheet.get_by_role("button", name="Use my-way").click(timeout=240000)
         sheet.get_by_role("button", name="Use my-way").wait_for(state="detached")
-        chosen = [c["adapter"] for c in box.admin("adapters.list")["choices"] if c["person"] == "Mia"]
+        chosen = [c["adapter"] for c in box.admin("adapters.list")["choices"] if c["person"] == "Liv"]
         assert chosen == ["my-way"]
         other = paired("Nan")
         other.get_by_role("button", name="Settings").click()
         other.get_by_text("Trust this box").wait_for()
         assert other.get_by_label("Learn from").count() == 0 and "my-way" not in other.content()
     finally:
-        box.admin("conversations.delete", person="Mia", id=box.conversation("Mia")["id"])
+        box.admin("conversations.delete", person="Liv", id=box.conversation("Liv")["id"])
     assert box.admin("adapters.list")["adapters"] == [] and box.admin("data.list")["data_sets"] == []
 
 
