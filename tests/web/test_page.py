@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import web_box
+from playwright.sync_api import expect
 from web_box import PHONE, ROOM_PX
 
 QUESTION = "What is the capital of France?"
@@ -374,7 +375,7 @@ def test_what_was_learnt_is_chosen_in_the_settings(paired, box, tmp_path):
         choice = sheet.get_by_label("What it has learnt")
         for name in ("manners", ""):
             choice.select_option(name)
-            page.wait_for_function("!document.querySelector('dialog select').disabled")
+            expect(choice).to_be_enabled()  # the answer has come
             used = [c["adapter"] for c in box.admin("adapters.list")["choices"] if c["person"] == "Lea"]
             assert used == [name or None]
             page.reload()
