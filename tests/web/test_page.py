@@ -371,7 +371,7 @@ def test_what_was_learnt_is_chosen_in_the_settings(paired, box, tmp_path):
         page = paired("Lea")
         page.get_by_role("button", name="Settings").click()
         sheet = page.get_by_role("dialog")
-        sheet.get_by_text("manners: done").wait_for()
+        sheet.get_by_text("manners: done", exact=True).wait_for()
         choice = sheet.get_by_label("What it has learnt")
         for name in ("manners", ""):
             choice.select_option(name)
