@@ -117,7 +117,7 @@ static struct ht_attend attend_of(const struct at *at, uint32_t kv, uint32_t n)
         .v_dim = hp->v_dim,
         .scale = hp->attn_scale,
         .window = ht_layer_is_local(hp, at->index) ? hp->window : 0,
-        .precision = at->g->p.precision,
+        .precision = ht_attend_precision(at->g),
     };
 }
 

@@ -18,12 +18,17 @@ double ht_cost_values(double n)
     return n / VALUES_PER_US;
 }
 
+enum ht_train_precision ht_attend_precision(const struct ht_graph *g)
+{
+    return g->model->hp.features & HT_FEATURE_QK_NORM ? HT_TRAIN_F : g->p.precision;
+}
+
 // Two products forward, over half of the rows x rows; seven backward.
 double ht_cost_attend(const struct ht_graph *g, uint32_t heads, bool back)
 {
     const struct ht_hparams *hp = &g->model->hp;
     double pairs = 0.5 * g->p.rows * g->p.rows * heads;
-    double rate = g->p.precision == HT_TRAIN_F ? ATTEND_PER_US : ATTEND_B_PER_US;
+    double rate = ht_attend_precision(g) == HT_TRAIN_F ? ATTEND_PER_US : ATTEND_B_PER_US;
     return pairs * (hp->k_dim + hp->v_dim) * 2 * (back ? 3.5 : 1) / rate;
 }
 
