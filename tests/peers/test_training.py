@@ -68,7 +68,7 @@ def test_bf16(program, case):
 
 
 def test_bf16_step(program, case, tmp_path):
-    """Of four sequences of 512 tokens, a step as it is trained: over 80 tokens rounding is a matter of luck for Gemma."""
+    """Of four sequences of 512 tokens, as it is trained: over 80 tokens rounding is a matter of luck for Gemma."""
     batches = training.batches_of(case.model, 1, 4, 512)
     rows = training.write_rows(tmp_path / "rows", batches)
     peft, adapter = training.new_adapter(case.model, training.reference.load(case.model), tmp_path / "peft")
