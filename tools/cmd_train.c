@@ -374,12 +374,12 @@ static int print_end(struct training *t)
     struct hearth_train_info info;
     hearth_trainer_get_info(t->trainer, &info);
     if (t->cli->json) {
-        json_t *end = json_pack("{s:b, s:I, s:I, s:I, s:I, s:s, s:s, s:b, s:I, s:I}", "done", 1, "step",
-                                (json_int_t)info.last.step, "tokens", (json_int_t)info.last.tokens, "samples",
-                                (json_int_t)info.n_train, "held_out_samples", (json_int_t)info.n_held_out, "precision",
-                                info.precision, "numerics_id", info.numerics_id, "stopped_early",
-                                (int)info.stopped_early, "parameters", (json_int_t)info.n_params, "memory_bytes",
-                                (json_int_t)info.memory_bytes);
+        json_t *end = json_pack("{s:b, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:b, s:I, s:I}", "done", 1, "step",
+                                (json_int_t)info.last.step, "tokens", (json_int_t)info.last.tokens, "targets",
+                                (json_int_t)info.last.targets, "samples", (json_int_t)info.n_train,
+                                "held_out_samples", (json_int_t)info.n_held_out, "precision", info.precision,
+                                "numerics_id", info.numerics_id, "stopped_early", (int)info.stopped_early, "parameters",
+                                (json_int_t)info.n_params, "memory_bytes", (json_int_t)info.memory_bytes);
         json_dumpf(end, stdout, 0);
         fputc('\n', stdout);
         json_decref(end);
