@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The requests of the admin socket (docs/admin.md). Loop thread.
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -26,16 +27,16 @@ static json_t *scopes_json(uint32_t scopes)
     return list;
 }
 
-// Reads the fields that `format` names and refuses any other.
-#define UNPACK(client, request, ...)                                                                         \
-    unpack_failed((client), json_unpack_ex((request), &unpack_error, JSON_STRICT, __VA_ARGS__), &unpack_error)
-
-static bool unpack_failed(struct hd_admin_client *client, int code, const json_error_t *error)
+bool hd_admin_unpack(struct hd_admin_client *client, json_t *request, const char *format, ...)
 {
-    if (code == 0)
-        return false;
-    hd_admin_error(client, "invalid", error->text);
-    return true;
+    json_error_t error;
+    va_list fields;
+    va_start(fields, format);
+    bool read = !json_vunpack_ex(request, &error, JSON_STRICT, format, fields);
+    va_end(fields);
+    if (!read)
+        hd_admin_error(client, "invalid", error.text);
+    return read;
 }
 
 static bool find_person(struct hd_admin_client *client, const char *name, struct hd_person *person)
@@ -125,13 +126,12 @@ static json_t *urls(struct hd_server *server, const char *secret)
 
 static void status(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd;
     struct hd_server *server = client->server;
     struct hd_worker_state state;
     char fp[33], ca_file[HD_PATH_BYTES + 16];
     size_t n_people, n_devices;
-    if (UNPACK(client, request, "{s:s}", "cmd", &cmd))
+    if (!hd_admin_unpack(client, request, "{s:s}", "cmd", &cmd))
         return;
     hd_worker_state(server->worker, &state);
     count_all(server, &n_people, &n_devices);
@@ -167,12 +167,11 @@ static void status(struct hd_admin_client *client, json_t *request)
 
 static void models(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd;
     struct hd_model_file *files = NULL;
     struct hearth_error error = {0};
     size_t n = 0;
-    if (UNPACK(client, request, "{s:s}", "cmd", &cmd))
+    if (!hd_admin_unpack(client, request, "{s:s}", "cmd", &cmd))
         return;
     if (hd_models_list(client->server, &files, &n, &error) != HEARTH_OK) {
         hd_admin_fail(client, &error);
@@ -187,10 +186,9 @@ static void models(struct hd_admin_client *client, json_t *request)
 
 static void use_model(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd, *name;
     struct hearth_error error = {0};
-    if (UNPACK(client, request, "{s:s, s:s}", "cmd", &cmd, "name", &name))
+    if (!hd_admin_unpack(client, request, "{s:s, s:s}", "cmd", &cmd, "name", &name))
         return;
     if (hd_models_use(client->server, name, NULL, NULL, &error) == HEARTH_OK)
         client->waits_for_model = true;
@@ -200,9 +198,8 @@ static void use_model(struct hd_admin_client *client, json_t *request)
 
 static void shut_down(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd;
-    if (UNPACK(client, request, "{s:s}", "cmd", &cmd))
+    if (!hd_admin_unpack(client, request, "{s:s}", "cmd", &cmd))
         return;
     hd_log(HD_LOG_INFO, "asked to end at the admin socket");
     client->stop_when_sent = true;
@@ -219,11 +216,10 @@ static json_t *person_json(const struct hd_person *person)
 
 static void people_add(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd, *name;
     struct hd_person person;
     struct hearth_error error = {0};
-    if (UNPACK(client, request, "{s:s, s:s}", "cmd", &cmd, "name", &name))
+    if (!hd_admin_unpack(client, request, "{s:s, s:s}", "cmd", &cmd, "name", &name))
         return;
     if (hd_person_find(client->server->store, name, &person, &error) == HEARTH_OK)
         hd_admin_error(client, "exists", "there is a person of that name already");
@@ -254,13 +250,12 @@ static size_t count_conversations(struct hd_store *store, const struct hd_id *pe
 
 static void people_list(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd;
     struct hd_store *store = client->server->store;
     struct hd_person *people = NULL;
     struct hearth_error error = {0};
     size_t n = 0;
-    if (UNPACK(client, request, "{s:s}", "cmd", &cmd))
+    if (!hd_admin_unpack(client, request, "{s:s}", "cmd", &cmd))
         return;
     if (hd_people_list(store, &people, &n, &error) != HEARTH_OK) {
         hd_admin_fail(client, &error);
@@ -285,12 +280,11 @@ static void people_list(struct hd_admin_client *client, json_t *request)
 
 static void people_remove(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd, *name;
     struct hd_person person;
     struct hd_deleted deleted = {0};
     struct hearth_error error = {0};
-    if (UNPACK(client, request, "{s:s, s:s}", "cmd", &cmd, "person", &name) ||
+    if (!hd_admin_unpack(client, request, "{s:s, s:s}", "cmd", &cmd, "person", &name) ||
         !find_person(client, name, &person))
         return;
     enum hearth_status code = hd_person_remove(client->server->store, &person.id, &deleted, &error);
@@ -370,7 +364,6 @@ static json_t *addresses(const struct hd_names *names)
 
 static void pair(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd, *name;
     int ttl_s = DEFAULT_TTL_S, create = 0, local = 0;
     json_t *list = NULL;
@@ -379,8 +372,8 @@ static void pair(struct hd_admin_client *client, json_t *request)
     struct hearth_error error = {0};
     uint8_t secret[HD_SECRET_BYTES];
     char text[48], fp[33];
-    if (UNPACK(client, request, "{s:s, s:s, s?i, s?b, s?b, s?o}", "cmd", &cmd, "person", &name, "ttl_s", &ttl_s,
-               "create", &create, "local", &local, "scopes", &list))
+    if (!hd_admin_unpack(client, request, "{s:s, s:s, s?i, s?b, s?b, s?o}", "cmd", &cmd, "person", &name, "ttl_s",
+                         &ttl_s, "create", &create, "local", &local, "scopes", &list))
         return;
     if (ttl_s < MIN_TTL_S || ttl_s > MAX_TTL_S) {
         hd_admin_error(client, "invalid", "ttl_s: 10 to 86400");
@@ -416,13 +409,12 @@ static void pair(struct hd_admin_client *client, json_t *request)
 
 static void devices_list(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd, *name = NULL;
     struct hd_person person;
     struct hd_device *devices = NULL;
     struct hearth_error error = {0};
     size_t n = 0;
-    if (UNPACK(client, request, "{s:s, s?s}", "cmd", &cmd, "person", &name) ||
+    if (!hd_admin_unpack(client, request, "{s:s, s?s}", "cmd", &cmd, "person", &name) ||
         (name && !find_person(client, name, &person)))
         return;
     if (hd_devices_list(client->server->store, name ? &person.id : NULL, &devices, &n, &error) != HEARTH_OK) {
@@ -445,11 +437,10 @@ static void devices_list(struct hd_admin_client *client, json_t *request)
 
 static void devices_revoke(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd, *text;
     struct hd_id id;
     struct hearth_error error = {0};
-    if (UNPACK(client, request, "{s:s, s:s}", "cmd", &cmd, "id", &text) || !read_id(client, text, &id))
+    if (!hd_admin_unpack(client, request, "{s:s, s:s}", "cmd", &cmd, "id", &text) || !read_id(client, text, &id))
         return;
     size_t n = hd_clients_count(client->server, &id);
     if (hd_device_revoke(client->server->store, NULL, &id, &error) != HEARTH_OK) { // closes its sockets
@@ -498,15 +489,14 @@ static json_t *conversation_json(const struct hd_conversation *conversation)
 
 static void conversations_list(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd, *name;
     int limit = 0;
     json_int_t before_ms = 0;
     struct hd_person person;
     struct hd_conversation_list found = {0};
     struct hearth_error error = {0};
-    if (UNPACK(client, request, "{s:s, s:s, s?i, s?I}", "cmd", &cmd, "person", &name, "limit", &limit,
-               "before_ms", &before_ms) ||
+    if (!hd_admin_unpack(client, request, "{s:s, s:s, s?i, s?I}", "cmd", &cmd, "person", &name, "limit", &limit,
+                         "before_ms", &before_ms) ||
         !find_person(client, name, &person))
         return;
     if (limit < 0 || before_ms < 0)
@@ -526,13 +516,12 @@ static void conversations_list(struct hd_admin_client *client, json_t *request)
 
 static void conversations_show(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd, *name, *text;
     struct hd_person person;
     struct hd_id id;
     struct hd_conversation conversation = {0};
     struct hearth_error error = {0};
-    if (UNPACK(client, request, "{s:s, s:s, s:s}", "cmd", &cmd, "person", &name, "id", &text) ||
+    if (!hd_admin_unpack(client, request, "{s:s, s:s, s:s}", "cmd", &cmd, "person", &name, "id", &text) ||
         !find_person(client, name, &person) || !read_id(client, text, &id))
         return;
     if (hd_store_conversation_get(client->server->store, &person.id, &id, false, &conversation, &error) !=
@@ -579,9 +568,8 @@ void hd_admin_export_next(struct hd_admin_client *client)
 
 static void conversations_export(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd, *name;
-    if (UNPACK(client, request, "{s:s, s:s}", "cmd", &cmd, "person", &name) ||
+    if (!hd_admin_unpack(client, request, "{s:s, s:s}", "cmd", &cmd, "person", &name) ||
         !find_person(client, name, &client->export_person))
         return;
     client->exporting = true;
@@ -592,13 +580,12 @@ static void conversations_export(struct hd_admin_client *client, json_t *request
 
 static void conversations_delete(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd, *name, *text;
     struct hd_person person;
     struct hd_id id;
     struct hd_deleted deleted = {0};
     struct hearth_error error = {0};
-    if (UNPACK(client, request, "{s:s, s:s, s:s}", "cmd", &cmd, "person", &name, "id", &text) ||
+    if (!hd_admin_unpack(client, request, "{s:s, s:s, s:s}", "cmd", &cmd, "person", &name, "id", &text) ||
         !find_person(client, name, &person) || !read_id(client, text, &id))
         return;
     enum hearth_status code =

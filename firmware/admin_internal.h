@@ -30,6 +30,8 @@ struct hd_admin_client {
 void hd_admin_answer(struct hd_admin_client *client, json_t *answer);
 void hd_admin_error(struct hd_admin_client *client, const char *code, const char *text);
 void hd_admin_fail(struct hd_admin_client *client, const struct hearth_error *error);
+// Reads the fields of a request that `format` names (jansson's), and refuses any other with an answer. false: it did.
+bool hd_admin_unpack(struct hd_admin_client *client, json_t *request, const char *format, ...);
 // One request line.
 void hd_admin_request(struct hd_admin_client *client, const char *line, size_t len_bytes);
 // Makes a device with a token for a program (admin_token.c).

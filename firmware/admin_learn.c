@@ -7,17 +7,6 @@
 #include "firmware/admin_internal.h"
 #include "firmware/learn.h"
 
-#define UNPACK(client, request, ...)                                                                                   \
-    unpack_failed((client), json_unpack_ex((request), &unpack_error, JSON_STRICT, __VA_ARGS__), &unpack_error)
-
-static bool unpack_failed(struct hd_admin_client *client, int code, const json_error_t *error)
-{
-    if (code == 0)
-        return false;
-    hd_admin_error(client, "invalid", error->text);
-    return true;
-}
-
 // *id = of the person of this name; zero for NULL.
 static bool find_person(struct hd_admin_client *client, const char *name, struct hd_id *id)
 {
@@ -98,14 +87,13 @@ static int take_fd(struct hd_admin_client *client)
 
 void hd_admin_data_import(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd, *name, *person_name = NULL;
     int messages = 0, text = 0, fds[HD_TRAIN_N_DATA] = {-1, -1};
     json_t *counts;
     struct hd_id person;
     struct hearth_error error = {0};
-    if (UNPACK(client, request, "{s:s, s:s, s?s, s?b, s?b, s:o}", "cmd", &cmd, "name", &name, "person", &person_name,
-               "messages", &messages, "text", &text, "counts", &counts) ||
+    if (!hd_admin_unpack(client, request, "{s:s, s:s, s?s, s?b, s?b, s:o}", "cmd", &cmd, "name", &name, "person",
+                         &person_name, "messages", &messages, "text", &text, "counts", &counts) ||
         !find_person(client, person_name, &person))
         return;
     if (!json_is_object(counts) || client->n_fds != (unsigned)(messages + text)) {
@@ -128,10 +116,9 @@ static void move_adapter(struct hd_admin_client *client, json_t *request,
                          enum hearth_status (*move)(struct hd_learn *learn, const char *name, int fd,
                                                     struct hd_learn_waiter waiter, struct hearth_error *err))
 {
-    json_error_t unpack_error;
     const char *cmd, *name;
     struct hearth_error error = {0};
-    if (UNPACK(client, request, "{s:s, s:s}", "cmd", &cmd, "name", &name))
+    if (!hd_admin_unpack(client, request, "{s:s, s:s}", "cmd", &cmd, "name", &name))
         return;
     if (client->n_fds != 1)
         hd_admin_error(client, "invalid", "the adapter's file comes as a descriptor");
@@ -156,19 +143,17 @@ void hd_admin_adapters_export(struct hd_admin_client *client, json_t *request)
 
 void hd_admin_data_list(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd;
-    if (UNPACK(client, request, "{s:s}", "cmd", &cmd))
+    if (!hd_admin_unpack(client, request, "{s:s}", "cmd", &cmd))
         return;
     hd_admin_answer(client, json_pack("{s:b, s:o}", "ok", 1, "data_sets", list_json(client->server, HD_LEARNT_SET)));
 }
 
 static void remove_item(struct hd_admin_client *client, json_t *request, bool set)
 {
-    json_error_t unpack_error;
     const char *cmd, *name;
     struct hearth_error error = {0};
-    if (UNPACK(client, request, "{s:s, s:s}", "cmd", &cmd, "name", &name))
+    if (!hd_admin_unpack(client, request, "{s:s, s:s}", "cmd", &cmd, "name", &name))
         return;
     if (!client->server->learn)
         hd_admin_error(client, "unavailable", "this box cannot learn");
@@ -210,10 +195,9 @@ static json_t *choices_json(struct hd_server *server)
 
 void hd_admin_adapters_list(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd;
     struct hd_server *server = client->server;
-    if (UNPACK(client, request, "{s:s}", "cmd", &cmd))
+    if (!hd_admin_unpack(client, request, "{s:s}", "cmd", &cmd))
         return;
     hd_admin_answer(client, json_pack("{s:b, s:o, s:o, s:o}", "ok", 1, "adapters", list_json(server, HD_LEARNT_ADAPTER),
                                       "trainings", list_json(server, HD_LEARNT_RUN), "choices", choices_json(server)));
@@ -221,13 +205,12 @@ void hd_admin_adapters_list(struct hd_admin_client *client, json_t *request)
 
 void hd_admin_adapters_use(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd, *name = NULL, *person_name = NULL;
     double scale = 1;
     struct hd_id person;
     struct hearth_error error = {0};
-    if (UNPACK(client, request, "{s:s, s?s, s?s, s?F}", "cmd", &cmd, "name", &name, "person", &person_name, "scale",
-               &scale) ||
+    if (!hd_admin_unpack(client, request, "{s:s, s?s, s?s, s?F}", "cmd", &cmd, "name", &name, "person",
+                         &person_name, "scale", &scale) ||
         !find_person(client, person_name, &person))
         return;
     if (!client->server->learn)
@@ -261,11 +244,10 @@ void hd_admin_train_start(struct hd_admin_client *client, json_t *request)
 
 void hd_admin_train_stop(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd, *name = "";
     int discard = 0;
     struct hearth_error error = {0};
-    if (UNPACK(client, request, "{s:s, s?s, s?b}", "cmd", &cmd, "adapter", &name, "discard", &discard))
+    if (!hd_admin_unpack(client, request, "{s:s, s?s, s?b}", "cmd", &cmd, "adapter", &name, "discard", &discard))
         return;
     ok_or_fail(client, hd_learn_stop(client->server->learn, name, discard, NULL, &error), &error);
 }
@@ -293,9 +275,8 @@ json_t *hd_admin_training(struct hd_server *server)
 
 void hd_admin_train_status(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t unpack_error;
     const char *cmd;
-    if (UNPACK(client, request, "{s:s}", "cmd", &cmd))
+    if (!hd_admin_unpack(client, request, "{s:s}", "cmd", &cmd))
         return;
     hd_admin_answer(client, json_pack("{s:b, s:o}", "ok", 1, "training", hd_admin_training(client->server)));
 }

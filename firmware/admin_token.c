@@ -41,7 +41,6 @@ static enum hearth_status make(struct hd_store *store, const char *person_name, 
 
 void hd_admin_token_create(struct hd_admin_client *client, json_t *request)
 {
-    json_error_t wrong;
     const char *cmd, *person, *name;
     int create = 0;
     uint32_t scopes;
@@ -51,11 +50,9 @@ void hd_admin_token_create(struct hd_admin_client *client, json_t *request)
     struct hearth_error error = {0};
     uint8_t token[HD_SECRET_BYTES];
     char text[HD_TOKEN_TEXT_BYTES], id[2 * HD_ID_BYTES + 1], url[64], ca_file[HD_PATH_BYTES + 16];
-    if (json_unpack_ex(request, &wrong, JSON_STRICT, "{s:s, s:s, s:s, s?b, s?o}", "cmd", &cmd, "person",
-                       &person, "name", &name, "create", &create, "scopes", &list) != 0) {
-        hd_admin_error(client, "invalid", wrong.text);
+    if (!hd_admin_unpack(client, request, "{s:s, s:s, s:s, s?b, s?o}", "cmd", &cmd, "person", &person, "name", &name,
+                         "create", &create, "scopes", &list))
         return;
-    }
     if (!read_scopes(list, &scopes)) {
         hd_admin_error(client, "invalid", "scopes: an array of \"chat\", \"train\", \"admin\"");
         return;

@@ -202,6 +202,22 @@ json_t *admin_ask(json_t *request, int *code)
     return answer;
 }
 
+int admin_show(const struct cli *cli, json_t *request, void (*print)(const json_t *answer), const char *done)
+{
+    int code = CLI_OK;
+    json_t *answer = admin_ask(request, &code);
+    if (!answer)
+        return code;
+    if (cli->json)
+        code = admin_print_json(answer);
+    else if (print)
+        print(answer);
+    else
+        puts(done);
+    json_decref(answer);
+    return code ? code : cli_finish(CLI_OK);
+}
+
 int admin_invite(const struct cli *cli, json_t *request, const struct cli_list *scopes,
                  void (*print)(const json_t *answer))
 {
@@ -211,16 +227,7 @@ int admin_invite(const struct cli *cli, json_t *request, const struct cli_list *
             json_array_append_new(array, json_string(scopes->items[i]));
         json_object_set_new(request, "scopes", array);
     }
-    int code = CLI_OK;
-    json_t *answer = admin_ask(request, &code);
-    if (!answer)
-        return code;
-    if (cli->json)
-        code = admin_print_json(answer);
-    else
-        print(answer);
-    json_decref(answer);
-    return code ? code : cli_finish(CLI_OK);
+    return admin_show(cli, request, print, NULL);
 }
 
 const char *admin_text(const json_t *object, const char *key)

@@ -26,8 +26,10 @@ json_t *admin_next(struct admin *admin, int *code);
 // Connects, calls, closes.
 json_t *admin_ask(json_t *request, int *code);
 
-// Asks for a way in (a link, a token) with these scopes, none = the box's rule, and prints the answer: as JSON where
-// that is asked for, else by `print`. The reference of `request` is taken; NULL = out of memory. An exit code.
+// Asks, and prints the answer: as JSON where that is asked for, else by `print`, or without one the line `done`. The
+// reference of `request` is taken; NULL = out of memory. An exit code.
+int admin_show(const struct cli *cli, json_t *request, void (*print)(const json_t *answer), const char *done);
+// Asks for a way in (a link, a token) with these scopes, none = the box's rule; else as admin_show.
 int admin_invite(const struct cli *cli, json_t *request, const struct cli_list *scopes,
                  void (*print)(const json_t *answer));
 

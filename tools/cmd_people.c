@@ -32,21 +32,6 @@ static int list_people(const struct cli *cli)
     return code;
 }
 
-// A request with one named argument whose answer only says that it was done.
-static int carry_out(const struct cli *cli, json_t *request, const char *done)
-{
-    int code = CLI_OK;
-    json_t *answer = admin_ask(request, &code);
-    if (!answer)
-        return code;
-    if (cli->json)
-        code = admin_print_json(answer);
-    else
-        puts(done);
-    json_decref(answer);
-    return code ? code : cli_finish(CLI_OK);
-}
-
 int cmd_people(int argc, char **argv)
 {
     struct cli cli = {
@@ -70,9 +55,9 @@ int cmd_people(int argc, char **argv)
     if (!named)
         return cli_wrong(&cli, "'%s' wants a name", verb);
     if (verb[0] == 'a')
-        return carry_out(&cli, json_pack("{s:s, s:s}", "cmd", "people.add", "name", cli.args[1]), "added");
-    return carry_out(&cli, json_pack("{s:s, s:s}", "cmd", "people.remove", "person", cli.args[1]),
-                     "removed, with all conversations and devices");
+        return admin_show(&cli, json_pack("{s:s, s:s}", "cmd", "people.add", "name", cli.args[1]), NULL, "added");
+    return admin_show(&cli, json_pack("{s:s, s:s}", "cmd", "people.remove", "person", cli.args[1]), NULL,
+                      "removed, with all conversations and devices");
 }
 
 static int list_devices(const struct cli *cli, const char *person)
@@ -131,7 +116,8 @@ int cmd_devices(int argc, char **argv)
         return cli_wrong(&cli, "'%s' is none of list, revoke", cli.args[0]);
     if (cli.n_args != 2)
         return cli_wrong(&cli, "'revoke' wants a device id (see: hearth devices list)");
-    return carry_out(&cli, json_pack("{s:s, s:s}", "cmd", "devices.revoke", "id", cli.args[1]), "revoked");
+    return admin_show(&cli, json_pack("{s:s, s:s}", "cmd", "devices.revoke", "id", cli.args[1]), NULL,
+                      "revoked");
 }
 
 // The models in memory.
@@ -195,14 +181,5 @@ int cmd_status(int argc, char **argv)
     int code = cli_parse(&cli, argc, argv);
     if (code >= 0)
         return code;
-    code = CLI_OK;
-    json_t *answer = admin_ask(json_pack("{s:s}", "cmd", "status"), &code);
-    if (!answer)
-        return code;
-    if (cli.json)
-        code = admin_print_json(answer);
-    else
-        print_status(answer);
-    json_decref(answer);
-    return code ? code : cli_finish(CLI_OK);
+    return admin_show(&cli, json_pack("{s:s}", "cmd", "status"), print_status, NULL);
 }

@@ -287,7 +287,7 @@ class Bench:
                               text=True).stdout.strip()
         for name in ("SmolLM2-135M Q4_1", "Gemma-3-270M Q4_K_M"):
             if name in self.models:
-                told = train_no_amx.measure(self.models[name][0], self.args.build / "libhearth.a",
+                told = train_no_amx.measure(self.models[name][0], self.args.build,
                                             Path(venv) / "bin/python", self.args.rounds, threads=self.args.threads)
                 for kind, (ours, peer) in told.items():
                     if ours:

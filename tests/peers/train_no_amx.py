@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import text_oracles
+
 ROOT = Path(__file__).resolve().parents[2]
 HELD_TO = {"bf16": "AVX512_CORE_BF16", "fp32": "AVX512_CORE"}
 OURS = {"bf16": "bf16/avx512", "fp32": "f32"}
@@ -31,15 +33,6 @@ def write_rows(path):
                 f.write(struct.pack(f"<{SEQ}{kind}", *values))
 
 
-def build(folder, library):
-    program = folder / "train_steps"
-    libraries = subprocess.run(["pkg-config", "--libs", "libutf8proc", "jansson"], check=True, capture_output=True,
-                               text=True).stdout.split()
-    subprocess.run(["cc", "-std=c11", "-D_GNU_SOURCE", "-O1", f"-I{ROOT}", str(ROOT / "tests/peers/train_steps.c"),
-                    str(library), "-pthread", *libraries, "-lm", "-ldl", "-o", str(program)], check=True)
-    return program
-
-
 def ours(program, model, rows, kind, steps):
     """Tokens per second, or None where the CPU has no such products."""
     done = subprocess.run([program, model, "new:8", rows, OURS[kind], str(steps), str(SEQUENCES), "1e-4", "", "keep",
@@ -56,10 +49,11 @@ def peft(python, model, kind, steps, threads):
     return json.loads(out)["tokens_per_second"]
 
 
-def measure(model, library, python, rounds=1, steps=3, threads=2):
+def measure(model, build, python, rounds=1, steps=3, threads=2):
     """{kind: (ours, PEFT's)}, tokens per second."""
     with tempfile.TemporaryDirectory() as folder:
-        program, rows = build(Path(folder), library), Path(folder) / "rows"
+        program, rows = Path(folder) / "train_steps", Path(folder) / "rows"
+        text_oracles.compile_helper(ROOT, build, "train_steps.c", program)
         write_rows(rows)
         told = {}
         for kind in HELD_TO:
@@ -79,7 +73,7 @@ def main():
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    told = measure(args.model, args.build / "libhearth.a", sys.executable, args.rounds, args.steps, args.threads)
+    told = measure(args.model, args.build, sys.executable, args.rounds, args.steps, args.threads)
     for kind, (mine, theirs) in told.items():
         print(json.dumps({"precision": kind, "hearth": mine, "peft": theirs, "held_to": HELD_TO[kind],
                           "ratio": mine / theirs if mine else None}))
