@@ -561,6 +561,20 @@ def test_wide_content_scrolls_by_itself(paired):
     check_phone(page)
 
 
+def test_learning_on_a_phone(paired, screens):
+    """Its form fits a narrow page and a finger."""
+    page = paired("Kai", scopes=["chat", "train"], **PHONE)
+    say(page, "Say one word.")
+    wait_done(page)
+    page.get_by_role("button", name="Conversations").click()
+    page.get_by_role("button", name="Settings").click()
+    sheet = page.get_by_role("dialog")
+    sheet.get_by_label("Name").fill("thumb")
+    sheet.get_by_role("button", name="Start").scroll_into_view_if_needed()
+    page.screenshot(path=screens / "phone-learning.png")
+    check_phone(page)
+
+
 def test_the_drawer_gives_the_focus_back(paired):
     page = paired(**PHONE)
     page.get_by_role("button", name="Conversations").click()
