@@ -33,6 +33,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("unit", "ops", "model", "wire", "fuzz")
 PROGRAM_TIMEOUT_S = 300  # --only-c, which sanitizer builds use, has four times that
+BOX_PATIENCE = 4  # sanitizers slow a box down: its tests' time limits, times this
 PYTEST_TIMEOUT_S = {"test": 1500, "box": 3600, "emulated": 600, "peers": 3600, "long": 4 * 3600}
 MODELS = {
     "HEARTH_TEST_SMOLLM2": "SmolLM2-135M-Instruct-Q4_1.gguf",
@@ -246,6 +247,10 @@ def run_pytest(mode, env):
     marks = "long" if mode == "long" else "not long"
     if mode in ("emulated", "box"):
         where, marks = EMULATED_PYTEST if mode == "emulated" else BOX_PYTEST, "not long"
+    more = []
+    if mode == "box":
+        env = dict(env, HEARTH_TEST_PATIENCE=str(BOX_PATIENCE))
+        more = ["-o", f"timeout={300 * BOX_PATIENCE}"]
     with tempfile.TemporaryDirectory(prefix="hearth-pytest-") as folder:
         report = Path(folder, "report.xml")
         command = [
@@ -261,6 +266,7 @@ def run_pytest(mode, env):
             f"--junitxml={report}",
             "-o",
             "junit_family=xunit2",
+            *more,
             *where,
         ]
         process = subprocess.Popen(

@@ -20,6 +20,16 @@ import python_client  # noqa: E402
 BUILD = Path(os.environ.get("HEARTH_TEST_BUILD", ROOT / "build"))
 HEARTHD = BUILD / "hearthd"
 MODEL_NAME = "SmolLM2-135M-Instruct-Q4_1"
+# Time limits are a quiet machine's, times this; sanitizers slow a box down (tests/run.py --box).
+PATIENCE = float(os.environ.get("HEARTH_TEST_PATIENCE", "1"))
+
+
+class Client(python_client.Client):
+    def receive(self, timeout=30):
+        return super().receive(timeout * PATIENCE)
+
+
+python_client.Client = Client
 
 
 def model_path():
@@ -74,7 +84,7 @@ class Box:
             self.process = subprocess.Popen(
                 self.command(), env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 60 * PATIENCE
         while True:
             try:
                 status = self.admin("status")
@@ -92,7 +102,7 @@ class Box:
             return None
         self.process.send_signal(signal.SIGTERM)
         try:
-            code = self.process.wait(20)
+            code = self.process.wait(20 * PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()
@@ -111,7 +121,7 @@ class Box:
 
     def admin_lines(self, cmd, **fields):
         with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(60)
+            s.settimeout(60 * PATIENCE)
             s.connect(str(self.home / "run/hearth/admin.sock"))
             s.sendall(json.dumps({"cmd": cmd, **fields}).encode() + b"\n")
             with s.makefile("rb") as file:

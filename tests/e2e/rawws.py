@@ -6,12 +6,14 @@ import socket
 import ssl
 import struct
 
+from hearthbox import PATIENCE
+
 BINARY, TEXT, CONTINUE, CLOSE, PING, PONG = 2, 1, 0, 8, 9, 10
 
 
 def tls_socket(box, source=None, name="localhost", timeout=15):
     plain = socket.create_connection(
-        ("127.0.0.1", box.port), timeout, source_address=(source, 0) if source else None
+        ("127.0.0.1", box.port), timeout * PATIENCE, source_address=(source, 0) if source else None
     )
     context = ssl.create_default_context(cadata=box.ca_pem)
     return context.wrap_socket(plain, server_hostname=name)

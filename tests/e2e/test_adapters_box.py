@@ -8,8 +8,8 @@ import os
 import socket
 import time
 
-import hearthbox  # noqa: F401  finds python_client
 import pytest
+from hearthbox import PATIENCE
 from python_client import ClientFrame, RequestFailed
 from test_training_box import DONE, GREEDY, STOPPED, WILD, ask, box, client, file_of, finish, hearth, learnt, start
 
@@ -30,7 +30,7 @@ def exported(box, name, path):
 
 def with_patience(box, *words):
     """Until the models' hashes are known."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 20 * PATIENCE
     while "being looked at" in (done := hearth(box, *words)).stderr:
         assert time.monotonic() < end, done.stderr
         time.sleep(0.05)
@@ -61,7 +61,7 @@ def test_export(learnt, client, tmp_path):
 def test_export_and_descriptors_that_are_wrong(learnt, tmp_path):
     def call(*fds):
         with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(20)
+            s.settimeout(20 * PATIENCE)
             s.connect(str(learnt.home / "run/hearth/admin.sock"))
             socket.send_fds(s, [b'{"cmd":"adapters.export","name":"a"}\n'], list(fds))
             return json.loads(s.makefile("rb").readline())
@@ -110,7 +110,7 @@ def test_a_good_file_comes_in_by_the_command(learnt, client, tmp_path):
     box.stop()
     box.start()
     with box.hello(token) as again:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 20 * PATIENCE
         while True:
             try:
                 assert ask(again, adapter="copy") == (expected, "copy")
@@ -180,7 +180,7 @@ def test_an_answering_adapter_is_dropped_after_its_answer(learnt, client):
         last = event.WhichOneof("event")
     assert last in ("response_completed", "response_incomplete", "response_failed")
     assert ask(client) == (alone, "")  # nothing is left of the choice
-    end = time.monotonic() + 10
+    end = time.monotonic() + 10 * PATIENCE
     while held(client) != base:
         assert time.monotonic() < end, (held(client), base)
         time.sleep(0.02)
@@ -246,7 +246,7 @@ def test_adapters_count_in_the_memory_budget(learnt, client, tmp_path):
         box.args = [*box.args[:4], "--memory-budget-mib", str((base + room) // MIB), "--ctx", "128"]
         box.start()
         with box.hello(token) as again:
-            end = time.monotonic() + 20
+            end = time.monotonic() + 20 * PATIENCE
             while True:
                 try:
                     text, adapter = ask(again, adapter="large")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from gguf_tiny import tiny_model
-from hearthbox import Box
+from hearthbox import PATIENCE, Box
 from rawws import tls_socket
 
 MIB = 1 << 20
@@ -63,7 +63,7 @@ def request(box, path="/v1/chat/completions", method="POST", headers=(), body=b"
 
 def read_all(s, timeout=20):
     """Everything until the box hangs up."""
-    s.settimeout(timeout)
+    s.settimeout(timeout * PATIENCE)
     data = b""
     try:
         while chunk := s.recv(65536):
@@ -223,7 +223,7 @@ def test_json_bombs(box, case):
     assert error["type"] == "invalid_request_error" and error["message"]
     if case in ("depth", "width"):  # found before anything was allocated for it
         assert error["message"] == f"the body {'is nested too deeply' if case == 'depth' else 'has too many values'}"
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 3 * PATIENCE
 
 
 # ---- slow, half, gone
@@ -234,12 +234,12 @@ def test_slow_headers_are_cut(box):
         started = time.monotonic()
         data = request(box, body=BODY)
         try:
-            for i in range(60):
+            for i in range(int(60 * PATIENCE)):
                 s.sendall(data[i : i + 1])
                 time.sleep(0.5)
         except OSError:
             pass
-        assert time.monotonic() - started < 25, "one byte every half second went on for ever"
+        assert time.monotonic() - started < 25 * PATIENCE, "one byte every half second went on for ever"
 
 
 def test_a_slow_body_is_cut(box):
@@ -247,12 +247,12 @@ def test_a_slow_body_is_cut(box):
         started = time.monotonic()
         s.sendall(post(box, "Content-Length: 1000", body=b""))
         try:
-            for _ in range(100):
+            for _ in range(int(100 * PATIENCE)):
                 s.sendall(b" ")
                 time.sleep(0.5)
         except OSError:
             pass
-        assert 25 < time.monotonic() - started < 45
+        assert 25 < time.monotonic() - started < 45 * PATIENCE
 
 
 def test_many_slow_ones_at_once(box):
@@ -282,7 +282,7 @@ def test_half_closed_and_gone(box):
         s = tls_socket(box)
         s.sendall(request(box, body=BODY))
         s.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 10 * PATIENCE
     while box.admin("status")["engine_active"] > 1:
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -292,7 +292,7 @@ def test_half_closed_and_gone(box):
 def test_expectations(box):
     with tls_socket(box) as s:
         s.sendall(post(box, f"Content-Length: {len(BODY)}", "Expect: 100-continue", body=b""))
-        s.settimeout(10)
+        s.settimeout(10 * PATIENCE)
         assert s.recv(100).startswith(b"HTTP/1.1 100 ")
         s.sendall(BODY)
         assert status(read_all(s)) == 200

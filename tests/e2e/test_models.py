@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hearthbox import MODEL_NAME, AdminError, Box, model_path
+from hearthbox import MODEL_NAME, PATIENCE, AdminError, Box, model_path
 from python_client import RequestFailed
 
 GREEDY = {"temperature": {"value": 0}, "max_tokens": {"value": 12}}
@@ -41,7 +41,7 @@ def ask(client, text, **fields):
 
 
 def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while not (found := condition()):
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)

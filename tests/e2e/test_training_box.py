@@ -11,7 +11,7 @@ import time
 
 import pytest
 from gguf_tiny import tiny_model
-from hearthbox import BUILD, MODEL_NAME, AdminError, Box, model_path
+from hearthbox import BUILD, MODEL_NAME, PATIENCE, AdminError, Box, model_path
 from python_client import RequestFailed
 
 GREEDY = {"temperature": {"value": 0}, "max_tokens": {"value": 8}}
@@ -67,7 +67,7 @@ def start(client, **fields):
 
 def statuses(client, seconds=60):
     """What follows a train_start or train_follow, up to the end."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while time.monotonic() < end:
         frame = client.receive(seconds)
         if frame.WhichOneof("body") != "train_status":
@@ -144,7 +144,7 @@ def test_data_sets(box, client):
 def test_admin_requests_with_descriptors_that_are_wrong(box):
     def call(request, *fds):
         with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(20)
+            s.settimeout(20 * PATIENCE)
             s.connect(str(box.home / "run/hearth/admin.sock"))
             socket.send_fds(s, [json.dumps(request).encode() + b"\n"], list(fds))
             data = s.makefile("rb").readline()
@@ -243,7 +243,7 @@ def test_a_daemon_that_ends_goes_on_after_its_start(box, client, whole, how):
         box.process.wait(20)
         box.process = None
         box.start()
-    end = time.monotonic() + 60
+    end = time.monotonic() + 60 * PATIENCE
     while not box.admin("adapters.list")["adapters"]:
         assert time.monotonic() < end, box.admin("train.status")
         time.sleep(0.1)
@@ -380,7 +380,7 @@ def test_choices(learnt, client):
     box.stop()
     box.start()
     with box.hello(token) as again:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 20 * PATIENCE
         while said(again) != a:  # as soon as the model's hash is known
             assert time.monotonic() < end
             time.sleep(0.1)

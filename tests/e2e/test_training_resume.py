@@ -7,7 +7,7 @@ import time
 
 import pytest
 from gguf_tiny import tiny_model
-from hearthbox import Box
+from hearthbox import PATIENCE, Box
 from test_training_box import DONE, FAILED, SMALL, STEPPING, STOPPED, ask, fill, finish, statuses, with_patience
 
 LONG = {"data_set": "set", "adapter": "a", "epochs": {"value": 1000}, "lr": {"value": 0.01}} | SMALL
@@ -28,7 +28,7 @@ def box():
 
 
 def training(box, *states, problem=""):
-    end = time.monotonic() + 40
+    end = time.monotonic() + 40 * PATIENCE
     while True:
         now = box.admin("train.status")["training"]
         if now["state"] in states and problem in now["problem"]:
@@ -96,7 +96,7 @@ def test_an_adapter_of_a_model_by_path_answers_after_a_restart(box):
     box.stop()
     box.start()
     with box.hello(token) as client:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 20 * PATIENCE
         while ask(client) != expected:  # as soon as the model's hash is known; nobody lists the models
             assert time.monotonic() < end
             time.sleep(0.1)

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from hearthbox import ROOT, AdminError, Box, model_path, python_client
+from hearthbox import PATIENCE, ROOT, AdminError, Box, model_path, python_client
 from websockets.exceptions import ConnectionClosed
 
 TINY = ROOT / "tests/golden/tiny-llama.gguf"
@@ -67,7 +67,7 @@ def sampling(**values):
 
 
 def wait_finished(client, conversation, turns=2, timeout=120):
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * PATIENCE
     while time.monotonic() < deadline:
         got = client.call("get_conversation", conversation_id=conversation)
         if len(got.turns) >= turns and all(t.finished for t in got.turns):
@@ -307,7 +307,7 @@ def test_two_people_are_answered_together(box):
         b, _ = start(bob, sampling=sampling(max_tokens=10, temperature=0))
         list(bob.events())
         assert ann.call("get_status").active_responses == 1, "bob waited for ann's whole answer"
-        assert time.monotonic() - started < 60
+        assert time.monotonic() - started < 60 * PATIENCE
         ann.call("cancel", response_id=a.response_id)
 
 
@@ -321,7 +321,7 @@ def test_deleting_a_conversation_ends_its_answer(box):
             client.call("get_conversation", conversation_id=accepted.conversation_id)
         with fails_with("NOT_FOUND"):
             client.call("resume", response_id=accepted.response_id)
-        deadline = time.monotonic() + 3
+        deadline = time.monotonic() + 3 * PATIENCE
         while box.admin("status")["engine_active"] and time.monotonic() < deadline:
             time.sleep(0.05)
         status = box.admin("status")
