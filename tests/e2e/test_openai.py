@@ -41,9 +41,8 @@ def new_token(box, name="test", person="owner", **fields):
 def http_client(box, token=None):
     context = ssl.create_default_context(cadata=box.ca_pem)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    return httpx.Client(
-        verify=context, base_url=f"https://localhost:{box.port}", headers=headers, timeout=60 * PATIENCE, trust_env=False
-    )
+    base_url, timeout = f"https://localhost:{box.port}", 60 * PATIENCE
+    return httpx.Client(verify=context, base_url=base_url, headers=headers, timeout=timeout, trust_env=False)
 
 
 def client_of(box, token=None):
