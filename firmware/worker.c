@@ -314,13 +314,31 @@ void hd_worker_cancel_all(struct hd_worker *worker)
     pthread_mutex_unlock(&worker->lock);
 }
 
+// What waits for the engine thread and is older than this deletion: questions may hold what was deleted, so what is
+// computed for them is not kept; caches that came from disk are not taken in. {lock}
+static void forget_waiting(struct hd_worker *worker, const struct hd_forget *forget)
+{
+    size_t n = 0;
+    for (struct hd_waiting *w = worker->first; w; w = w->next)
+        w->forget = w->forget || hd_worker_is_meant(forget, &w->job->person, &w->job->conversation);
+    for (size_t i = 0; i < worker->n_imports; i++) {
+        struct hd_import *import = &worker->imports[i];
+        if (hd_id_is_zero(&forget->person) || hd_id_equal(&forget->person, &import->person))
+            hd_wipe_free(import->data, import->len_bytes);
+        else
+            worker->imports[n++] = *import;
+    }
+    worker->n_imports = n;
+}
+
 void hd_worker_forget(struct hd_worker *worker, const struct hd_id *conversation, const struct hd_id *person)
 {
     static const struct hd_id none;
+    const struct hd_forget forget = {conversation ? *conversation : none, person ? *person : none};
     pthread_mutex_lock(&worker->lock);
+    forget_waiting(worker, &forget);
     if (person && worker->n_forgets < HD_MAX_FORGETS)
-        worker->forgets[worker->n_forgets++] =
-            (struct hd_forget){conversation ? *conversation : none, *person};
+        worker->forgets[worker->n_forgets++] = forget;
     else
         worker->forget_all = true;
     worker->forget_seq++;

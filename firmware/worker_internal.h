@@ -36,6 +36,7 @@ struct hd_waiting {
     struct hd_job *job;
     int64_t since_ms;         // by hd_steady_ms
     char path[HD_PATH_BYTES]; // of the model; "" = the one in use when its turn comes
+    bool forget;              // something of it was deleted meanwhile: nothing computed for it is kept
 };
 
 // What a person has had of the engine. The one with the least is served next.
@@ -237,6 +238,8 @@ void hd_worker_leave(struct hd_worker *worker);
 // hearth_request.owner: of what the person keeps, or of questions that stand alone, whose cache is never stored.
 uint64_t hd_worker_owner(struct hd_worker *worker, const struct hd_id *person, bool kept);
 void hd_worker_forget_person(struct hd_loaded *model, const struct hd_id *person);
+bool hd_worker_is_meant(const struct hd_forget *forget, const struct hd_id *person,
+                        const struct hd_id *conversation); // any thread
 
 // worker_adapters.c (engine thread)
 // Gives the slot the adapter that its job wants, if any. INVALID: it is for another model; BUSY: no room now.

@@ -504,6 +504,7 @@ static void start_jobs(struct hd_worker *worker)
                                                     : error.code;
         hd_worker_leave(worker);
         if (status == HEARTH_OK) {
+            slot->forget = slot->forget || waiting->forget;
             free(waiting);
         } else if (status == HEARTH_BUSY && hd_model_running(model) > 0) {
             model->wait_for_end = true;
@@ -556,10 +557,10 @@ static void do_cancels(struct hd_worker *worker)
         cancel(worker, NULL);
 }
 
-static bool is_meant(const struct hd_forget *forget, const struct hd_slot_session *slot)
+bool hd_worker_is_meant(const struct hd_forget *forget, const struct hd_id *person, const struct hd_id *conversation)
 {
-    return (hd_id_is_zero(&forget->person) || hd_id_equal(&forget->person, &slot->person)) &&
-           (hd_id_is_zero(&forget->conversation) || hd_id_equal(&forget->conversation, &slot->conversation));
+    return (hd_id_is_zero(&forget->person) || hd_id_equal(&forget->person, person)) &&
+           (hd_id_is_zero(&forget->conversation) || hd_id_equal(&forget->conversation, conversation));
 }
 
 // Idle sessions that were to go are closed, and with them every page that was kept for their owner.
@@ -591,7 +592,8 @@ static void forget(struct hd_loaded *model, const struct hd_forget *forget)
 {
     for (unsigned i = 0; i < model->n_slots; i++) {
         struct hd_slot_session *slot = &model->slots[i];
-        slot->forget = slot->forget || (slot->session && is_meant(forget, slot));
+        slot->forget =
+            slot->forget || (slot->session && hd_worker_is_meant(forget, &slot->person, &slot->conversation));
     }
     close_forgotten(model);
     hd_worker_forget_person(model, &forget->person);

@@ -565,6 +565,37 @@ static void forgetting_reaches_the_engine_and_voids_exports(void **state)
     assert_int_equal(seen.n_prefixes, 1); // nothing is left to export
 }
 
+// The engine thread is in a step meanwhile: it meets all of this at once, the deletion last.
+static void what_waits_when_something_is_deleted_is_not_kept(void **state)
+{
+    (void)state;
+    struct hd_id id, own, person = id_of(1), other = id_of(2);
+    config.max_sessions = 1;
+    start(0);
+    use("one");
+    atomic_store(&fake_hang, true);
+    assert_int_equal(ask(3, "", 5, &id), HEARTH_OK);
+    WAIT_FOR(fake_find('s', NULL, 0) >= 0);
+    hd_worker_import(worker, &person, path_of("one"), calloc(1, 8), 8);
+    hd_worker_import(worker, &other, path_of("one"), calloc(1, 8), 8);
+    assert_int_equal(ask(1, "", 5, &own), HEARTH_OK); // may hold the deleted turn
+    hd_worker_forget(worker, NULL, &person);
+    atomic_store(&fake_hang, false);
+    WAIT_FOR(seen.n_done == 2);
+    hd_worker_export_all(worker);
+    WAIT_FOR(seen.n_exported == 1);
+    int import = fake_find('i', "one", 0), answer = fake_find('a', "one", 0);
+    answer = fake_find('a', "one", (unsigned)answer + 1);
+    uint64_t owner = fake_log[answer].owner;
+    assert_true(import >= 0 && fake_log[import].owner != owner); // the other one's alone
+    assert_int_equal(fake_find('i', "one", (unsigned)import + 1), -1);
+    int forgotten = fake_find('f', "one", (unsigned)answer); // again, what the answer has left
+    assert_true(forgotten > answer && fake_log[forgotten].owner == owner);
+    assert_int_equal(seen.n_prefixes, 0);
+    assert_int_equal(ask(1, "", 5, &own), HEARTH_OK); // later questions are kept as ever
+    WAIT_FOR(seen.n_prefixes == 1);
+}
+
 static void a_cache_from_disk_goes_to_its_model_only(void **state)
 {
     (void)state;
@@ -677,6 +708,7 @@ int main(int argc, char **argv)
         T(a_hanging_step_is_seen),
         T(caches_are_exported_when_idle_and_on_demand),
         T(forgetting_reaches_the_engine_and_voids_exports),
+        T(what_waits_when_something_is_deleted_is_not_kept),
         T(a_cache_from_disk_goes_to_its_model_only),
         T(a_question_that_stands_alone_leaves_no_export),
         T(a_load_that_nobody_waits_for_is_given_up),
