@@ -91,6 +91,17 @@ int cli_wrong(const struct cli *cli, const char *format, ...)
     return CLI_USAGE;
 }
 
+int cli_check_list_words(const struct cli *cli, const char *add, const char *remove)
+{
+    const char *verb = cli->args[0];
+    bool named = cli->n_args == 2;
+    if (!strcmp(verb, "list"))
+        return named ? cli_wrong(cli, "'list' takes no name") : -1;
+    if (strcmp(verb, add) && strcmp(verb, remove))
+        return cli_wrong(cli, "'%s' is none of list, %s, %s", verb, add, remove);
+    return named ? -1 : cli_wrong(cli, "'%s' wants a name", verb);
+}
+
 int cli_exit_code(enum hearth_status status)
 {
     switch (status) {

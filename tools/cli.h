@@ -77,6 +77,9 @@ int cli_parse(struct cli *cli, int argc, char **argv);
 int cli_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int cli_wrong(const struct cli *cli, const char *format, ...)
     __attribute__((format(printf, 2, 3))); // returns 2
+// The words of a command "list | ADD NAME | REMOVE NAME", whose last two are given: -1 if they are right, else the exit
+// code, after its line on stderr.
+int cli_check_list_words(const struct cli *cli, const char *add, const char *remove);
 // Something that a person should know, on stderr; nothing failed.
 void cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 // As cli_fail, for an error of the engine.

@@ -7,6 +7,7 @@
 #include "engine/learn.h"
 #include "tools/data_box.h"
 #include "tools/data_file.h"
+#include "tools/data_record.h"
 #include "tools/hearth.h"
 #include "tools/json_line.h"
 #include "tools/models.h"
@@ -170,17 +171,6 @@ static int pack(struct inspection *x)
     return status ? cli_fail_status(&err) : CLI_OK;
 }
 
-static json_t *reasons(const uint64_t *counts, int n, bool fixes)
-{
-    json_t *out = json_object();
-    for (int i = 0; i < n; i++)
-        if (counts[i])
-            json_object_set_new(out, fixes ? hearth_data_fix_text((enum hearth_data_fix)i)
-                                           : hearth_data_skip_text((enum hearth_data_skip)i),
-                                json_integer((json_int_t)counts[i]));
-    return out;
-}
-
 static int print_json(const struct inspection *x)
 {
     json_t *files = json_array();
@@ -192,8 +182,8 @@ static int print_json(const struct inspection *x)
             files, json_pack("{s:s, s:s, s:f, s:I, s:I, s:I, s:o, s:o}", "file", x->files[i].path, "format",
                              hearth_data_format_name(format), "weight", x->files[i].weight, "records",
                              (json_int_t)c.n_records, "turns", (json_int_t)c.n_turns, "pairs", (json_int_t)c.n_pairs,
-                             "skipped", reasons(c.skipped, HEARTH_DATA_N_SKIPS, false), "changed",
-                             reasons(c.fixed, HEARTH_DATA_N_FIXES, true)));
+                             "skipped", data_reasons_json(c.skipped, HEARTH_DATA_N_SKIPS, false), "changed",
+                             data_reasons_json(c.fixed, HEARTH_DATA_N_FIXES, true)));
     }
     json_t *all = json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "files", files, "samples",
                             (json_int_t)x->n_samples, "held_out", (json_int_t)x->n_held_out, "tokens",

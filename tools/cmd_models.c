@@ -216,15 +216,11 @@ int cmd_models(int argc, char **argv)
         .max_args = 2,
     };
     int code = cli_parse(&cli, argc, argv);
+    if (code < 0)
+        code = cli_check_list_words(&cli, "use", "rm");
     if (code >= 0)
         return code;
-    const char *verb = cli.args[0];
-    bool named = cli.n_args == 2;
-    if (!strcmp(verb, "list"))
-        return named ? cli_wrong(&cli, "'list' takes no name") : list(&cli);
-    if (strcmp(verb, "use") && strcmp(verb, "rm"))
-        return cli_wrong(&cli, "'%s' is none of list, use, rm", verb);
-    if (!named)
-        return cli_wrong(&cli, "'%s' wants a name", verb);
-    return verb[0] == 'u' ? use(&cli, cli.args[1]) : remove_model(&cli, cli.args[1]);
+    if (cli.n_args == 1)
+        return list(&cli);
+    return cli.args[0][0] == 'u' ? use(&cli, cli.args[1]) : remove_model(&cli, cli.args[1]);
 }

@@ -44,17 +44,13 @@ int cmd_people(int argc, char **argv)
         .max_args = 2,
     };
     int code = cli_parse(&cli, argc, argv);
+    if (code < 0)
+        code = cli_check_list_words(&cli, "add", "remove");
     if (code >= 0)
         return code;
-    const char *verb = cli.args[0];
-    bool named = cli.n_args == 2;
-    if (!strcmp(verb, "list"))
-        return named ? cli_wrong(&cli, "'list' takes no name") : list_people(&cli);
-    if (strcmp(verb, "add") && strcmp(verb, "remove"))
-        return cli_wrong(&cli, "'%s' is none of list, add, remove", verb);
-    if (!named)
-        return cli_wrong(&cli, "'%s' wants a name", verb);
-    if (verb[0] == 'a')
+    if (cli.n_args == 1)
+        return list_people(&cli);
+    if (cli.args[0][0] == 'a')
         return admin_show(&cli, json_pack("{s:s, s:s}", "cmd", "people.add", "name", cli.args[1]), NULL, "added");
     return admin_show(&cli, json_pack("{s:s, s:s}", "cmd", "people.remove", "person", cli.args[1]), NULL,
                       "removed, with all conversations and devices");

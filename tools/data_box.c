@@ -140,24 +140,13 @@ static int read_conversations(struct import *x, const char *person, struct admin
 
 // ---- telling
 
-static json_t *reasons(const uint64_t *counts, int n, bool fixes)
-{
-    json_t *out = json_object();
-    for (int i = 0; i < n; i++)
-        if (counts[i])
-            json_object_set_new(out, fixes ? hearth_data_fix_text((enum hearth_data_fix)i)
-                                           : hearth_data_skip_text((enum hearth_data_skip)i),
-                                json_integer((json_int_t)counts[i]));
-    return out;
-}
-
 static json_t *counts_json(const struct import *x)
 {
     const struct hearth_data_counts *c = &x->counts;
     return json_pack("{s:I, s:I, s:I, s:o, s:o}", "records", (json_int_t)(x->n_written[0] + x->n_written[1]), "turns",
                      (json_int_t)c->n_turns, "pairs", (json_int_t)(c->n_pairs - x->n_pairs_left), "skipped",
-                     reasons(c->skipped, HEARTH_DATA_N_SKIPS, false), "fixed",
-                     reasons(c->fixed, HEARTH_DATA_N_FIXES, true));
+                     data_reasons_json(c->skipped, HEARTH_DATA_N_SKIPS, false), "fixed",
+                     data_reasons_json(c->fixed, HEARTH_DATA_N_FIXES, true));
 }
 
 static void print_reasons(const json_t *item, const char *key, const char *label)

@@ -70,3 +70,14 @@ json_t *data_record_json(const struct hearth_data_record *r, bool *raw)
         json_decref(out);
     return good ? out : NULL;
 }
+
+json_t *data_reasons_json(const uint64_t *counts, int n, bool fixes)
+{
+    json_t *out = json_object();
+    for (int i = 0; i < n; i++)
+        if (counts[i])
+            json_object_set_new(out, fixes ? hearth_data_fix_text((enum hearth_data_fix)i)
+                                           : hearth_data_skip_text((enum hearth_data_skip)i),
+                                json_integer((json_int_t)counts[i]));
+    return out;
+}

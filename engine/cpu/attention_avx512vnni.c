@@ -21,8 +21,9 @@ INLINE __m512 stored(enum ht_kv_type type, const unsigned char *p, size_t at, __
         d);
 }
 
+// n queries against 32 of the positions, from j
 INLINE void score_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *k,
-                          const float *q, size_t q_step, unsigned n, float *out, size_t stride)
+                          const float *q, size_t q_step, unsigned n, unsigned j, float *out, size_t stride)
 {
     __m512 acc[HT_MAX_QUERIES][2], d0 = _mm512_setzero_ps(), d1 = d0;
     for (unsigned i = 0; i < n; i++)
@@ -30,11 +31,11 @@ INLINE void score_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, 
     const unsigned char *scale = k + (size_t)g->k_dim * HT_KV_PAGE;
     for (uint32_t d = 0; d < g->k_dim; d++, q += q_step) {
         if (type == HT_KV_Q8 && d % 32 == 0) {
-            d0 = stored(HT_KV_F16, scale, d / 32 * HT_KV_PAGE, d0);
-            d1 = stored(HT_KV_F16, scale, d / 32 * HT_KV_PAGE + 16, d1);
+            d0 = stored(HT_KV_F16, scale, d / 32 * HT_KV_PAGE + j, d0);
+            d1 = stored(HT_KV_F16, scale, d / 32 * HT_KV_PAGE + j + 16, d1);
         }
-        __m512 k0 = stored(type, k, (size_t)d * HT_KV_PAGE, d0),
-               k1 = stored(type, k, (size_t)d * HT_KV_PAGE + 16, d1);
+        __m512 k0 = stored(type, k, (size_t)d * HT_KV_PAGE + j, d0),
+               k1 = stored(type, k, (size_t)d * HT_KV_PAGE + j + 16, d1);
         for (unsigned i = 0; i < n; i++) {
             __m512 qi = _mm512_set1_ps(q[i]);
             acc[i][0] = _mm512_fmadd_ps(qi, k0, acc[i][0]);
@@ -42,31 +43,9 @@ INLINE void score_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, 
         }
     }
     for (unsigned i = 0; i < n; i++) {
-        _mm512_storeu_ps(out + i * stride, acc[i][0]);
-        _mm512_storeu_ps(out + i * stride + 16, acc[i][1]);
+        _mm512_storeu_ps(out + i * stride + j, acc[i][0]);
+        _mm512_storeu_ps(out + i * stride + j + 16, acc[i][1]);
     }
-}
-
-INLINE void score_all(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *k,
-                      const float *q, unsigned n, float *out, size_t stride)
-{
-    size_t step = n;
-#define TAKE(count)                                                                                          \
-    for (; n >= (count); n -= (count), q += (count), out += (count)*stride)                                  \
-        score_queries(type, g, k, q, step, count, out, stride);
-    TAKE(12) TAKE(6) TAKE(3) TAKE(2) TAKE(1)
-#undef TAKE
-}
-
-static void scores(const struct ht_kv_geometry *g, const unsigned char *k, const float *q, unsigned n,
-                   float *out, size_t stride)
-{
-    if (g->type == HT_KV_F16)
-        score_all(HT_KV_F16, g, k, q, n, out, stride);
-    else if (g->type == HT_KV_F32)
-        score_all(HT_KV_F32, g, k, q, n, out, stride);
-    else
-        score_all(HT_KV_Q8, g, k, q, n, out, stride);
 }
 
 // n queries, `vectors` * 16 values from d on (the last 16 by mask), positions [from, to)
@@ -108,27 +87,10 @@ INLINE void value_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, 
         value_columns(type, g, v, e, stride, n, from, to, d, 1, first_lanes(g->v_dim - d), acc);
 }
 
-INLINE void value_all(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *v,
-                      const float *e, size_t stride, unsigned n, unsigned from, unsigned to,
-                      float *const *acc)
-{
-#define TAKE(count)                                                                                          \
-    for (; n >= (count); n -= (count), e += (count)*stride, acc += (count))                                  \
-        value_queries(type, g, v, e, stride, count, from, to, acc);
-    TAKE(12) TAKE(6) TAKE(3) TAKE(2) TAKE(1)
-#undef TAKE
-}
-
-static void values(const struct ht_kv_geometry *g, const unsigned char *v, const float *e, size_t stride,
-                   unsigned n, unsigned from, unsigned to, float *const *acc)
-{
-    if (g->type == HT_KV_F16)
-        value_all(HT_KV_F16, g, v, e, stride, n, from, to, acc);
-    else if (g->type == HT_KV_F32)
-        value_all(HT_KV_F32, g, v, e, stride, n, from, to, acc);
-    else
-        value_all(HT_KV_Q8, g, v, e, stride, n, from, to, acc);
-}
+#define SCORE_POSITIONS HT_KV_PAGE
+#define SCORE_COUNTS(take) take(12) take(6) take(3) take(2) take(1)
+#define VALUE_COUNTS(take) take(12) take(6) take(3) take(2) take(1)
+#include "engine/cpu/attention_template.h"
 
 static float softmax(float *s, uint32_t from, uint32_t to, float scale, float softcap, float slope,
                      uint32_t p)

@@ -56,29 +56,6 @@ INLINE void score_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, 
             vst1q_f32(out + i * stride + j + 4 * v, acc[i][v]);
 }
 
-INLINE void score_all(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *k,
-                      const float *q, unsigned n, float *out, size_t stride)
-{
-    size_t step = n;
-#define TAKE(count)                                                                                          \
-    for (; n >= (count); n -= (count), q += (count), out += (count)*stride)                                  \
-        for (unsigned j = 0; j < HT_KV_PAGE; j += 16)                                                        \
-            score_queries(type, g, k, q, step, count, j, out, stride);
-    TAKE(4) TAKE(3) TAKE(1)
-#undef TAKE
-}
-
-static void scores(const struct ht_kv_geometry *g, const unsigned char *k, const float *q, unsigned n,
-                   float *out, size_t stride)
-{
-    if (g->type == HT_KV_F16)
-        score_all(HT_KV_F16, g, k, q, n, out, stride);
-    else if (g->type == HT_KV_F32)
-        score_all(HT_KV_F32, g, k, q, n, out, stride);
-    else
-        score_all(HT_KV_Q8, g, k, q, n, out, stride);
-}
-
 INLINE void value_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *v,
                           const float *e, size_t stride, unsigned n, unsigned from, unsigned to,
                           float *const *acc)
@@ -113,27 +90,10 @@ INLINE void value_queries(enum ht_kv_type type, const struct ht_kv_geometry *g, 
                 acc[i][d] = fmaf(e[i * stride + j], ht_kv_get_v(g, v - g->v_at, j, d), acc[i][d]);
 }
 
-INLINE void value_all(enum ht_kv_type type, const struct ht_kv_geometry *g, const unsigned char *v,
-                      const float *e, size_t stride, unsigned n, unsigned from, unsigned to,
-                      float *const *acc)
-{
-#define TAKE(count)                                                                                          \
-    for (; n >= (count); n -= (count), e += (count)*stride, acc += (count))                                  \
-        value_queries(type, g, v, e, stride, count, from, to, acc);
-    TAKE(6) TAKE(3) TAKE(1)
-#undef TAKE
-}
-
-static void values(const struct ht_kv_geometry *g, const unsigned char *v, const float *e, size_t stride,
-                   unsigned n, unsigned from, unsigned to, float *const *acc)
-{
-    if (g->type == HT_KV_F16)
-        value_all(HT_KV_F16, g, v, e, stride, n, from, to, acc);
-    else if (g->type == HT_KV_F32)
-        value_all(HT_KV_F32, g, v, e, stride, n, from, to, acc);
-    else
-        value_all(HT_KV_Q8, g, v, e, stride, n, from, to, acc);
-}
+#define SCORE_POSITIONS 16
+#define SCORE_COUNTS(take) take(4) take(3) take(1)
+#define VALUE_COUNTS(take) take(6) take(3) take(1)
+#include "engine/cpu/attention_template.h"
 
 // Scaled, capped and biased scores; their exponentials. 4 at a time; ends and the sums, 16 chains, are plain.
 static float softmax(float *s, uint32_t from, uint32_t to, float scale, float cap, float slope, uint32_t p)
