@@ -36,6 +36,7 @@ struct hd_waiting {
     struct hd_job *job;
     int64_t since_ms;         // by hd_steady_ms
     char path[HD_PATH_BYTES]; // of the model; "" = the one in use when its turn comes
+    bool held;                // there was no room for it: no question of this person begins before an answer ends
     bool forget;              // something of it was deleted meanwhile: nothing computed for it is kept
 };
 
@@ -208,6 +209,9 @@ struct hd_waiting *hd_queue_pick(struct hd_worker *worker, unsigned n_places,
 struct hd_waiting *hd_queue_remove(struct hd_worker *worker, const struct hd_id *response, const char *path);
 void hd_queue_put_back(struct hd_worker *worker,
                        struct hd_waiting *waiting); // what was picked and found no room
+// Whether a question of this person for this model waits for the end of an answer; release: one has ended.
+bool hd_queue_is_held(const struct hd_worker *worker, const struct hd_waiting *waiting);
+void hd_queue_release(struct hd_worker *worker);
 void hd_queue_started(struct hd_worker *worker, const struct hd_id *person, int change); // of running answers
 void hd_queue_charge(struct hd_worker *worker, const struct hd_id *person, double tokens);
 unsigned hd_queue_waiting(struct hd_worker *worker, const struct hd_id *person);

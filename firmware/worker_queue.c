@@ -5,7 +5,9 @@
 // Each person has a count of the tokens that were computed for them. Whoever has the least is served next; between
 // equals the one with fewer running answers, then the older question. Who comes, or comes back, starts where the least
 // of those present stands: nobody saves up, and nobody pays for having been alone. While others wait nobody runs more
-// than their share of the places.
+// than their share of the places. Nobody takes the last of three places or more who has half of them, nor the last part
+// of the context who has an answer (worker_run.c): who comes new waits for no answer of a flood. A question that finds
+// no room holds the later ones of its person if that person has an answer, else everybody's.
 #include <stdlib.h>
 #include <string.h>
 
@@ -117,6 +119,21 @@ struct hd_waiting *hd_queue_remove(struct hd_worker *worker, const struct hd_id 
             return take_out(worker, w);
     }
     return NULL;
+}
+
+bool hd_queue_is_held(const struct hd_worker *worker, const struct hd_waiting *waiting)
+{
+    for (const struct hd_waiting *w = worker->first; w; w = w->next) {
+        if (w->held && hd_id_equal(&w->job->person, &waiting->job->person) && strcmp(w->path, waiting->path) == 0)
+            return true;
+    }
+    return false;
+}
+
+void hd_queue_release(struct hd_worker *worker)
+{
+    for (struct hd_waiting *w = worker->first; w; w = w->next)
+        w->held = false;
 }
 
 // Of n_places, when everybody present gets as many.

@@ -15,6 +15,8 @@ enum {
         512, // positions promised to an answer at first, and kept free for it when old turns are dropped
     PAGE_ROOM = 64,   // sessions take whole pages
     BYTES_PER_ID = 3, // where ids cannot be counted beforehand
+    NEWCOMERS = 4,    // this part of the positions is kept for people without an answer,
+    LEAST_PLACES = 3, // and, of so many places, the last one for those with less than half of them
 };
 
 static void push_cancelled(struct hd_worker *worker, const struct hd_job *job)
@@ -67,6 +69,7 @@ void hd_slot_end_job(struct hd_slot_session *slot)
     pthread_mutex_lock(&worker->lock);
     worker->n_active--;
     hd_queue_started(worker, &job->person, -1);
+    hd_queue_release(worker);
     pthread_mutex_unlock(&worker->lock);
     hd_job_free(job);
     hd_models_publish(worker);
@@ -167,6 +170,15 @@ unsigned hd_model_running(const struct hd_loaded *model)
     unsigned n = 0;
     for (unsigned i = 0; i < model->n_slots; i++)
         n += model->slots[i].job != NULL;
+    return n;
+}
+
+// Of them one person's.
+static unsigned running_of(const struct hd_loaded *model, const struct hd_id *person)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < model->n_slots; i++)
+        n += model->slots[i].job && hd_id_equal(&model->slots[i].job->person, person);
     return n;
 }
 
@@ -408,11 +420,12 @@ static enum hearth_status start_prompt(struct hd_slot_session *slot, struct hd_j
 {
     struct hd_loaded *model = slot->model;
     size_t room = answer_room(model, job), n_ctx = model->info.n_ctx;
+    size_t kept_free = running_of(model, &job->person) ? n_ctx / NEWCOMERS : 0;
     bool may_drop = job->drop_old && prompt->messages;
     while (may_drop && prompt->n_ids + room > n_ctx && drop_oldest(prompt))
         count_ids(model, prompt);
     size_t need = prompt->n_ids + room < n_ctx ? prompt->n_ids + room : n_ctx;
-    if (!make_room(model, slot, (unsigned)need) && hd_model_running(model) > 0)
+    if (!make_room(model, slot, (unsigned)(need + kept_free)) && hd_model_running(model) > 0)
         return HEARTH_BUSY;
     slot->planned = (unsigned)need;
     enum hearth_status status = submit(slot, job, prompt, err);
@@ -448,7 +461,12 @@ static bool may_start(void *user, const struct hd_waiting *waiting)
     struct hd_worker *worker = user;
     struct hd_loaded *model =
         hd_models_loaded_at(worker, waiting->path[0] ? waiting->path : worker->chosen_path);
-    if (!model || model->leaving || model->wait_for_end || hd_model_running(model) >= model->n_slots)
+    if (!model || model->leaving || model->wait_for_end || hd_queue_is_held(worker, waiting))
+        return false;
+    unsigned n_places = model->n_slots;
+    if (n_places >= LEAST_PLACES && 2 * running_of(model, &waiting->job->person) >= n_places)
+        n_places--; // so that nobody has all of them when somebody comes
+    if (hd_model_running(model) >= n_places)
         return false;
     const struct hd_adapter *adapter = waiting->job->adapter;
     if (adapter && atomic_load(&adapter->state) == HD_ADAPTER_OPENING)
@@ -507,7 +525,10 @@ static void start_jobs(struct hd_worker *worker)
             slot->forget = slot->forget || waiting->forget;
             free(waiting);
         } else if (status == HEARTH_BUSY && hd_model_running(model) > 0) {
-            model->wait_for_end = true;
+            if (running_of(model, &waiting->job->person))
+                waiting->held = true; // who has an answer waits alone
+            else
+                model->wait_for_end = true; // it is their turn: nobody takes what becomes free
             unpick(worker, waiting, model->name, NULL);
         } else {
             unpick(worker, waiting, model->name, &error);

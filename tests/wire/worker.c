@@ -178,21 +178,50 @@ static int place_in(const struct hd_id *list, unsigned n, const struct hd_id *id
 static void a_flood_does_not_keep_another_waiting(void **state)
 {
     (void)state;
-    struct hd_id flood[30], other;
+    struct hd_id flood[30], other, third;
     start(0);
     use("one");
     atomic_store(&fake_step_us, 5000);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 30; i++)
         assert_int_equal(ask(1, "", 100, &flood[i]), HEARTH_OK);
-    WAIT_FOR(seen.n_started == 4); // all places, since nobody else is there
-    atomic_store(&fake_step_us, 200);
-    atomic_store(&fake_hang, true); // until all have asked
-    for (int i = 4; i < 30; i++)
-        assert_int_equal(ask(1, "", 20, &flood[i]), HEARTH_OK);
+    WAIT_FOR(seen.n_started == 3);
+    usleep(20000);
+    drain();
+    assert_int_equal(seen.n_started, 3); // of four places: the last one is kept
     assert_int_equal(ask(2, "", 20, &other), HEARTH_OK);
-    atomic_store(&fake_hang, false);
-    WAIT_FOR(seen.n_done == 31);
-    assert_int_equal(place_in(seen.started, seen.n_started, &other), 4); // the very next one
+    assert_int_equal(ask(3, "", 20, &third), HEARTH_OK);
+    WAIT_FOR(seen.n_started == 4);
+    assert_int_equal(seen.n_done, 0); // it began beside the flood, at once
+    assert_true(hd_id_equal(&seen.started[3], &other));
+    atomic_store(&fake_step_us, 200);
+    WAIT_FOR(seen.n_done == 32);
+    assert_int_equal(place_in(seen.started, seen.n_started, &third), 4); // with the first place that is free
+}
+
+static void long_questions_leave_room_for_another(void **state)
+{
+    (void)state;
+    struct hd_id id[4], other;
+    start(0);
+    use("one"); // 4,096 positions
+    atomic_store(&fake_step_us, 5000);
+    ask_messages = 100;
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(ask(1, "", 100, &id[i]), HEARTH_OK);
+    ask_messages = 1;
+    assert_int_equal(ask(1, "", 100, &id[3]), HEARTH_OK); // would fit, but is not its turn
+    WAIT_FOR(seen.n_started == 2);
+    usleep(20000);
+    drain();
+    assert_int_equal(seen.n_started, 2); // a quarter of the positions stays free
+    ask_messages = 60;
+    assert_int_equal(ask(2, "", 20, &other), HEARTH_OK);
+    ask_messages = 1;
+    WAIT_FOR(seen.n_started == 3);
+    assert_int_equal(seen.n_done, 0);
+    assert_true(hd_id_equal(&seen.started[2], &other));
+    WAIT_FOR(seen.n_done == 5);
+    assert_true(hd_id_equal(&seen.started[3], &id[2]) && hd_id_equal(&seen.started[4], &id[3]));
 }
 
 static void two_who_wait_take_turns(void **state)
@@ -690,6 +719,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
         T(a_flood_does_not_keep_another_waiting),
+        T(long_questions_leave_room_for_another),
         T(two_who_wait_take_turns),
         T(long_answers_count_more),
         T(who_comes_new_does_not_make_up_for_the_past),
