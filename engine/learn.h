@@ -51,7 +51,7 @@ bool hearth_data_format_find(const char *name, enum hearth_data_format *format);
 // Why a record was left out.
 #define HEARTH_DATA_SKIP_MAP(X)                                                     \
     X(NOT_JSON, "not valid JSON")                                                   \
-    X(NOT_UTF8, "not UTF-8")                                                        \
+    X(NOT_UTF8, "not UTF-8 text")                                                   \
     X(CUT_OFF, "half-written: the file ends inside it")                             \
     X(TOO_LARGE, "more bytes than a record may have")                               \
     X(TOO_DEEP, "nested too deeply")                                                \
@@ -95,7 +95,7 @@ const char *hearth_data_skip_text(enum hearth_data_skip skip); // never NULL
     X(CITATIONS, "citation marks removed")                         \
     X(HIDDEN, "hidden or technical messages passed over")          \
     X(MERGED, "an answer's parts joined")                          \
-    X(SPLIT, "split at pair borders")                              \
+    X(SPLIT, "split to fit a sequence")                            \
     X(TRUNCATED, "truncated to a sequence")
 
 enum hearth_data_fix {
@@ -353,7 +353,8 @@ enum hearth_train_moments { // of AdamW
     HEARTH_TRAIN_MOMENTS_8BIT, // two bytes for a value, not eight; other bytes come out
 };
 enum hearth_train_state {
-    HEARTH_TRAIN_READING = 0, // the data set
+    HEARTH_TRAIN_OPENING = 0, // what hearth_trainer_begin has left
+    HEARTH_TRAIN_READING,     // the data set
     HEARTH_TRAIN_STEPPING,
     HEARTH_TRAIN_EVALUATING,  // held-out loss
     HEARTH_TRAIN_DONE,
@@ -372,8 +373,10 @@ struct hearth_train_part { // of a file that is saved: they come in order, the l
 struct hearth_train_files {
     const char *folder;
     enum hearth_status (*save)(void *user, const struct hearth_train_part *part, struct hearth_error *err);
-    // *data is malloc's and the trainer's; NOT_FOUND: no such file.
-    enum hearth_status (*load)(void *user, const char *name, void **data, size_t *len_bytes, struct hearth_error *err);
+    // Fills `bytes` (len_bytes 0: nothing) with those from `offset` on; *size_bytes = of the whole file. Parts are
+    // asked for in order. NOT_FOUND: no such file.
+    enum hearth_status (*load)(void *user, const char *name, size_t offset, void *bytes, size_t len_bytes,
+                               size_t *size_bytes, struct hearth_error *err);
     void *user;
 };
 
@@ -429,16 +432,24 @@ struct hearth_train_info {
     bool stopped_early;
 };
 
-// Plans and takes its memory. Nothing is read yet but the checkpoint.
+// Plans, takes its memory and gives it its first values. Nothing is read yet but the checkpoint.
 enum hearth_status hearth_trainer_open(struct hearth_trainer **trainer, struct hearth_engine *engine,
                                        const struct hearth_train_params *params, struct hearth_error *err);
+// The same without what takes long: hearth_trainer_run does that in pieces of its own, and fails where opening would.
+// params->init must live while the state is OPENING; the memory is known at once.
+enum hearth_status hearth_trainer_begin(struct hearth_trainer **trainer, struct hearth_engine *engine,
+                                        const struct hearth_train_params *params, struct hearth_error *err);
 // Works for about budget_ms (at least one piece; 0 = exactly one). A failure (a loss that is no number: NUMERIC, a full
 // disk: IO) ends the run; the last good checkpoint is there.
 enum hearth_status hearth_trainer_run(struct hearth_trainer *trainer, double budget_ms, struct hearth_error *err);
 void hearth_trainer_get_info(const struct hearth_trainer *trainer, struct hearth_train_info *info);
+// What was left out of a file and changed in it, and the format that was found. All 0 while the state is READING.
+void hearth_trainer_get_counts(const struct hearth_trainer *trainer, size_t file, struct hearth_data_counts *counts,
+                               enum hearth_data_format *format);
 // Writes a checkpoint at the next border of an optimizer step that hearth_trainer_run reaches.
 void hearth_trainer_checkpoint(struct hearth_trainer *trainer);
-// What has been learnt so far; the caller closes it.
+// What has been learnt so far; the caller closes it. Once the state is DONE this gives the trainer's own away and can
+// be asked once; before, it is a copy, made between steps.
 enum hearth_status hearth_trainer_adapter(struct hearth_trainer *trainer, struct hearth_adapter **adapter,
                                           struct hearth_error *err);
 // Lets go of everything; what came after the last checkpoint is lost.

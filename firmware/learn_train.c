@@ -384,6 +384,9 @@ static void run_begin(struct hd_task *task) // keeper thread; the place is the d
     }
     if (err->code == HEARTH_OK && !n_parts)
         err->code = hd_fail(err, HEARTH_FORMAT, "the files of the data set are gone");
+    struct hearth_error ignored = {0}; // the trainer tells when it asks for it again
+    if (err->code == HEARTH_OK)
+        (void)hd_run_files_open(t->job->files, "checkpoint.bin", &ignored);
 }
 
 static void done_begin(struct hd_task *task)

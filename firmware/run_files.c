@@ -2,10 +2,13 @@
 // Files of a training. See run_files.h. One lock guards what waits to be written.
 #include "firmware/run_files.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct waiting {
     char name[HD_SEALED_NAME_BYTES + 1]; // "" = free place
@@ -20,6 +23,9 @@ struct hd_run_files {
     struct waiting waiting[HD_MAX_RUN_FILES]; // {lock}
     uint8_t *coming; // a file whose parts come, by the trainer's thread alone; NULL = none
     size_t coming_bytes;
+    char opened[HD_SEALED_NAME_BYTES + 1]; // a file that is being loaded; "" = none
+    int opened_fd;                         // memory without a name
+    uint64_t opened_bytes, opened_at;      // at: where the last part ended
     struct hd_keeper *keeper;
     char dir[HD_PATH_BYTES];
     struct hd_sealer *sealer;
@@ -43,6 +49,7 @@ struct hd_run_files *hd_run_files_new(struct hd_keeper *keeper, const struct hd_
     atomic_init(&files->refs, 1);
     atomic_init(&files->abandoned, false);
     pthread_mutex_init(&files->lock, NULL);
+    files->opened_fd = -1;
     files->keeper = hd_keeper_ref(keeper);
     files->sealer = hd_sealer_ref(place->sealer);
     snprintf(files->dir, sizeof files->dir, "%s", place->dir);
@@ -66,6 +73,8 @@ void hd_run_files_unref(struct hd_run_files **out)
     for (size_t i = 0; i < HD_MAX_RUN_FILES; i++)
         hd_wipe_free(files->waiting[i].data, files->waiting[i].len_bytes);
     hd_wipe_free(files->coming, files->coming_bytes);
+    if (files->opened_fd >= 0)
+        close(files->opened_fd);
     hd_sealer_unref(&files->sealer);
     hd_keeper_unref(&files->keeper);
     pthread_mutex_destroy(&files->lock);
@@ -186,26 +195,80 @@ enum hearth_status hd_run_files_save(void *user, const struct hearth_train_part 
     return hd_fail(err, HEARTH_LIMIT, "a training has more than %d files", HD_MAX_RUN_FILES);
 }
 
-enum hearth_status hd_run_files_load(void *user, const char *name, void **data, size_t *len_bytes,
-                                     struct hearth_error *err)
+// ---- loading
+
+static void close_opened(struct hd_run_files *files)
 {
-    struct hd_run_files *files = user;
+    if (files->opened_fd >= 0)
+        close(files->opened_fd);
+    files->opened_fd = -1;
+    files->opened_bytes = files->opened_at = 0;
+    files->opened[0] = 0;
+}
+
+enum hearth_status hd_run_files_open(struct hd_run_files *files, const char *name, struct hearth_error *err)
+{
     const struct hd_sealed_place place = {files->dir, files->sealer};
-    uint8_t *bytes = NULL;
-    *data = NULL;
-    *len_bytes = 0;
+    close_opened(files);
+    enum hearth_status status =
+        hd_sealed_read_fd(&place, name, HD_MAX_RUN_FILE_BYTES, &files->opened_fd, &files->opened_bytes, err);
+    if (status == HEARTH_OK)
+        snprintf(files->opened, sizeof files->opened, "%s", name);
+    return status;
+}
+
+// What was read is given back at once: closing a large file would wait for all of it. After the last part it is as if
+// it had not been opened.
+static enum hearth_status read_opened(struct hd_run_files *files, size_t offset, void *bytes, size_t len_bytes,
+                                      struct hearth_error *err)
+{
+    if (offset > files->opened_bytes || len_bytes > files->opened_bytes - offset)
+        return hd_fail(err, HEARTH_INVALID, "%s is not as long as that", files->opened);
+    for (size_t done = 0; done < len_bytes;) {
+        ssize_t n = pread(files->opened_fd, (uint8_t *)bytes + done, len_bytes - done, (off_t)(offset + done));
+        if (n <= 0)
+            return hd_fail_errno(err, n < 0 ? errno : EIO, "cannot read", files->opened);
+        done += (size_t)n;
+    }
+    if (len_bytes)
+        (void)fallocate(files->opened_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)len_bytes);
+    files->opened_at = offset + len_bytes;
+    if (files->opened_at == files->opened_bytes)
+        close_opened(files);
+    return HEARTH_OK;
+}
+
+// True: it waits to be written, and `bytes` are of what waits.
+static bool load_waiting(struct hd_run_files *files, const char *name, size_t offset, void *bytes, size_t len_bytes,
+                         size_t *size_bytes)
+{
+    bool found = false;
     pthread_mutex_lock(&files->lock);
-    for (size_t i = 0; i < HD_MAX_RUN_FILES; i++) { // not written yet
-        struct waiting *w = &files->waiting[i];
-        if (!w->data || strcmp(w->name, name) != 0)
+    for (size_t i = 0; i < HD_MAX_RUN_FILES; i++) {
+        const struct waiting *w = &files->waiting[i];
+        if (!w->data || strcmp(w->name, name) != 0 || offset > w->len_bytes || len_bytes > w->len_bytes - offset)
             continue;
-        bytes = malloc(w->len_bytes + 1);
-        *len_bytes = w->len_bytes;
-        if (bytes)
-            memcpy(bytes, w->data, w->len_bytes);
+        found = true;
+        *size_bytes = w->len_bytes;
+        if (len_bytes)
+            memcpy(bytes, w->data + offset, len_bytes);
     }
     pthread_mutex_unlock(&files->lock);
-    *data = bytes;
-    return bytes ? HEARTH_OK
-                 : hd_sealed_read(&place, name, HD_MAX_RUN_FILE_BYTES, (uint8_t **)data, len_bytes, err);
+    return found;
+}
+
+enum hearth_status hd_run_files_load(void *user, const char *name, size_t offset, void *bytes, size_t len_bytes,
+                                     size_t *size_bytes, struct hearth_error *err)
+{
+    struct hd_run_files *files = user;
+    enum hearth_status status = HEARTH_OK;
+    *size_bytes = 0;
+    if (load_waiting(files, name, offset, bytes, len_bytes, size_bytes))
+        return HEARTH_OK;
+    if (strcmp(files->opened, name) != 0 || offset < files->opened_at)
+        status = hd_run_files_open(files, name, err);
+    if (status != HEARTH_OK)
+        return status;
+    *size_bytes = files->opened_bytes;
+    return read_opened(files, offset, bytes, len_bytes, err);
 }

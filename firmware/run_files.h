@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The files of a training, sealed: what the trainer saves is copied, part by part, and written by the keeper thread, so
-// that no slice waits for a disk. A file that is saved again before it was written replaces what waits. Any thread, but
-// the parts of files come from one.
+// that no slice waits for a disk; what it goes on from was read by that thread before. A file that is saved again
+// before it was written replaces what waits. Any thread, but the parts of files come and go by one at a time.
 #ifndef HD_RUN_FILES_H
 #define HD_RUN_FILES_H
 #include "engine/learn.h"
@@ -21,7 +21,10 @@ void hd_run_files_abandon(struct hd_run_files *files);
 
 // hearth_train_files: `user` is the struct hd_run_files.
 enum hearth_status hd_run_files_save(void *user, const struct hearth_train_part *part, struct hearth_error *err);
-enum hearth_status hd_run_files_load(void *user, const char *name, void **data, size_t *len_bytes,
-                                     struct hearth_error *err);
+enum hearth_status hd_run_files_load(void *user, const char *name, size_t offset, void *bytes, size_t len_bytes,
+                                     size_t *size_bytes, struct hearth_error *err);
+// Keeper thread, before the trainer has the files: what it loads first is read from disk and unsealed, so that no slice
+// waits for that. NOT_FOUND: there is none.
+enum hearth_status hd_run_files_open(struct hd_run_files *files, const char *name, struct hearth_error *err);
 
 #endif

@@ -194,9 +194,26 @@ static enum hearth_status open_trainer(struct hd_worker *worker, struct hd_loade
     params.on_step = on_step;
     params.user = worker;
     hd_worker_enter(worker);
-    enum hearth_status status = hearth_trainer_open(&t->trainer, model->engine, &params, err);
+    enum hearth_status status = hearth_trainer_begin(&t->trainer, model->engine, &params, err);
     hd_worker_leave(worker);
     return status;
+}
+
+// Of the adapter that it begins from, as it was read; until the trainer has taken its values.
+static uint64_t init_bytes(const struct hd_training *t)
+{
+    return t->job->init ? t->job->init->values_bytes : 0;
+}
+
+static void drop_init(struct hd_worker *worker)
+{
+    struct hd_training *t = &worker->training;
+    uint64_t bytes = init_bytes(t);
+    hd_adapter_unref(&t->job->init);
+    t->memory_bytes -= bytes;
+    t->model->needed_bytes -= bytes;
+    count(worker, 0, 0);
+    hd_models_publish(worker);
 }
 
 static void begin(struct hd_worker *worker, struct hd_loaded *model)
@@ -214,6 +231,7 @@ static void begin(struct hd_worker *worker, struct hd_loaded *model)
         error.code = open_trainer(worker, model, &error);
     if (error.code == HEARTH_OK) {
         hearth_trainer_get_info(t->trainer, &info);
+        info.memory_bytes += init_bytes(t);
         if (!hd_models_make_room(worker, info.memory_bytes, model, "the training", &error))
             error.code = HEARTH_NOMEM;
     }
@@ -298,6 +316,7 @@ bool hd_train_is_leaving(const struct hd_worker *worker)
 static enum hd_train_state state_of(const struct hearth_train_info *info)
 {
     switch (info->state) {
+    case HEARTH_TRAIN_OPENING:
     case HEARTH_TRAIN_READING: return HD_TRAIN_READING;
     case HEARTH_TRAIN_EVALUATING: return HD_TRAIN_EVALUATING;
     default: return HD_TRAIN_STEPPING;
@@ -317,6 +336,8 @@ void hd_train_slice(struct hd_worker *worker)
     enum hearth_status status = hearth_trainer_run(t->trainer, HD_TRAIN_SLICE_MS, &error);
     hd_worker_leave(worker);
     hearth_trainer_get_info(t->trainer, &info);
+    if (t->job->init && info.state != HEARTH_TRAIN_OPENING)
+        drop_init(worker);
     count(worker, hd_steady_us() - from_us, before.last.step ? info.last.tokens - before.last.tokens : 0);
     if (status != HEARTH_OK) {
         fail(worker, &error);

@@ -220,23 +220,36 @@ static float normal(uint32_t a, uint32_t b)
     return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
 }
 
-void ht_adapter_init(struct hearth_adapter *adapter, uint64_t seed, bool gaussian)
+// Values [from, to) of a target's A.
+static void draw_values(const struct ht_adapter_target *t, float *a, size_t from, size_t to, uint64_t seed,
+                        bool gaussian)
+{
+    uint64_t stream = UINT64_C(0x41) << 56 | (uint64_t)t->layer << 8 | t->linear; // 0x41: A's first values
+    float bound = 1 / sqrtf((float)t->k), deviation = 1 / (float)t->rank;
+    struct ht_philox draw; // of two values
+    for (size_t v = from; v < to; v++) {
+        if (v % 2 == 0 || v == from)
+            draw = ht_philox(seed, v / 2, stream);
+        const uint32_t *bits = &draw.v[2 * (v % 2)];
+        a[v] = gaussian ? deviation * normal(bits[0], bits[1]) : bound * (2 * ht_unit_f32(bits[0]) - 1);
+    }
+}
+
+void ht_adapter_init_part(struct hearth_adapter *adapter, uint64_t seed, bool gaussian, size_t from, size_t n)
 {
     for (size_t i = 0; i < adapter->n_targets; i++) {
         const struct ht_adapter_target *t = &adapter->targets[i];
-        float *a = adapter->values + t->a_at;
-        size_t n = (size_t)t->rank * t->k;
-        uint64_t stream = UINT64_C(0x41) << 56 | (uint64_t)t->layer << 8 | t->linear; // 0x41: A's first values
-        float bound = 1 / sqrtf((float)t->k), deviation = 1 / (float)t->rank;
-        struct ht_philox draw; // of two values
-        for (size_t v = 0; v < n; v++) {
-            if (v % 2 == 0)
-                draw = ht_philox(seed, v / 2, stream);
-            const uint32_t *bits = &draw.v[2 * (v % 2)];
-            a[v] = gaussian ? deviation * normal(bits[0], bits[1]) : bound * (2 * ht_unit_f32(bits[0]) - 1);
-        }
-        memset(adapter->values + t->b_at, 0, (size_t)t->n * t->rank * sizeof *a);
+        size_t first = t->a_at, end = first + (size_t)t->rank * t->k;
+        size_t lo = from > first ? from : first, hi = from + n < end ? from + n : end;
+        if (lo < hi)
+            draw_values(t, adapter->values + first, lo - first, hi - first, seed, gaussian);
     }
+}
+
+void ht_adapter_init(struct hearth_adapter *adapter, uint64_t seed, bool gaussian)
+{
+    memset(adapter->values, 0, adapter->n_values * sizeof *adapter->values);
+    ht_adapter_init_part(adapter, seed, gaussian, 0, adapter->n_values);
 }
 
 static bool all_finite(const float *values, size_t n)

@@ -89,6 +89,8 @@ HT_MUST_USE enum hearth_status ht_adapter_create(struct hearth_adapter **adapter
                                                  const struct ht_adapter_spec *spec, struct hearth_error *err);
 // PEFT's: B = 0 and A ~ U(±1/sqrt(k)), or N(0, 1/rank) with `gaussian`. Of the seed, layer and linear alone.
 void ht_adapter_init(struct hearth_adapter *adapter, uint64_t seed, bool gaussian);
+// The same of values [from, from + n) alone, which are 0 so far.
+void ht_adapter_init_part(struct hearth_adapter *adapter, uint64_t seed, bool gaussian, size_t from, size_t n);
 
 // ---- for the readers: an empty adapter; targets in any order, then sorted; room for their values
 HT_MUST_USE enum hearth_status ht_adapter_new(struct hearth_adapter **adapter, const char *path, const char *format,

@@ -153,7 +153,7 @@ static enum hearth_status make(struct ht_graph *g, const struct hearth_adapter *
     return ht_record_update(g, err);
 }
 
-static enum hearth_status create(struct ht_graph **graph, const struct ht_model *model,
+enum hearth_status ht_graph_make(struct ht_graph **graph, const struct ht_model *model,
                                  const struct hearth_adapter *adapter, const struct ht_graph_params *params,
                                  struct hearth_error *err)
 {
@@ -181,20 +181,24 @@ enum hearth_status ht_graph_create(struct ht_graph **graph, const struct ht_mode
                                    const struct hearth_adapter *adapter, const struct ht_graph_params *params,
                                    struct hearth_error *err)
 {
-    HT_TRY(create(graph, model, adapter, params, err));
+    HT_TRY(ht_graph_make(graph, model, adapter, params, err));
     enum hearth_status status = ht_graph_write(*graph, HT_GRAPH_VALUES, adapter->values, err);
     if (status != HEARTH_OK)
         ht_graph_destroy(graph);
     return status;
 }
 
-// Memory is promised, not used, while nothing is written.
+uint64_t ht_graph_bytes(const struct ht_graph *graph)
+{
+    return graph->bytes;
+}
+
 enum hearth_status ht_graph_memory(const struct ht_model *model, const struct hearth_adapter *adapter,
                                    const struct ht_graph_params *params, uint64_t *bytes, struct hearth_error *err)
 {
     struct ht_graph *g;
     *bytes = 0;
-    HT_TRY(create(&g, model, adapter, params, err));
+    HT_TRY(ht_graph_make(&g, model, adapter, params, err));
     *bytes = g->bytes;
     ht_graph_destroy(&g);
     return HEARTH_OK;

@@ -47,6 +47,11 @@ struct ht_graph;
 HT_MUST_USE enum hearth_status ht_graph_create(struct ht_graph **graph, const struct ht_model *model,
                                                const struct hearth_adapter *adapter,
                                                const struct ht_graph_params *params, struct hearth_error *err);
+// The same with values of 0: ht_graph_state_write gives it others, a part at a time. Its memory is promised, not used.
+HT_MUST_USE enum hearth_status ht_graph_make(struct ht_graph **graph, const struct ht_model *model,
+                                             const struct hearth_adapter *adapter,
+                                             const struct ht_graph_params *params, struct hearth_error *err);
+uint64_t ht_graph_bytes(const struct ht_graph *graph); // that it takes
 void ht_graph_destroy(struct ht_graph **graph);
 // What it will take, before it is made.
 HT_MUST_USE enum hearth_status ht_graph_memory(const struct ht_model *model, const struct hearth_adapter *adapter,

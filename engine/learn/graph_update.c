@@ -4,7 +4,7 @@
 #include "engine/base/mem.h"
 #include "engine/learn/graph_impl.h"
 
-enum { FLAT_STEP = 1 << 22, MOMENT_STREAM = (1 << 24) - 2 }; // a stream of draws that nothing else has
+enum { FLAT_STEP = 1 << 20, MOMENT_STREAM = (1 << 24) - 2 }; // a stream of draws that nothing else has
 
 // ---------------------------------------------------------------- ranges
 

@@ -12,7 +12,8 @@
 
 // Changes with every change of what a run computes that the device's own numerics do not tell.
 #define TRAIN_VERSION "train/2"
-enum { SAVE_BYTES = 2 << 20 }; // of a checkpoint in one piece
+// Of a checkpoint in one piece; drawn or copied in one: a few milliseconds each.
+enum { SAVE_BYTES = 2 << 20, PIECE_VALUES = 1 << 18 };
 
 void hearth_train_default(struct hearth_train_params *params)
 {
@@ -189,28 +190,14 @@ static enum hearth_status make_graph(struct hearth_trainer *t, struct hearth_err
                                            .decay = (float)p->decay,
                                            .moments = (enum ht_graph_moments)p->moments,
                                            .clip = (float)p->clip};
-    uint64_t need, have = hearth_memory_free();
-    HT_TRY(ht_graph_memory(&t->engine->model, t->adapter, &params, &need, err));
-    t->info.memory_bytes = need + t->adapter->n_values * sizeof(float) * (p->patience ? 2 : 1);
+    uint64_t have = hearth_memory_free();
+    HT_TRY(ht_graph_make(&t->graph, &t->engine->model, t->adapter, &params, err));
+    t->info.memory_bytes = ht_graph_bytes(t->graph) + t->adapter->n_values * sizeof(float) * (p->patience ? 2 : 1);
     if (have && t->info.memory_bytes > have)
         return ht_fail(err, HEARTH_NOMEM, "training takes %llu MiB, %llu MiB are free; shorter sequences%s take less",
                        (unsigned long long)(t->info.memory_bytes >> 20), (unsigned long long)(have >> 20),
                        p->checkpointing ? "" : " or checkpointing");
-    return ht_graph_create(&t->graph, &t->engine->model, t->adapter, &params, err);
-}
-
-static enum hearth_status resume(struct hearth_trainer *t, struct hearth_error *err)
-{
-    struct hearth_error cause = {0};
-    enum hearth_status status = ht_train_load(t, &cause);
-    if (status == HEARTH_OK) {
-        t->resumed = t->saved = true;
-        t->saved_evaluated = t->evaluated;
-        t->info.saved_step = t->step;
-    } else if (status != HEARTH_NOT_FOUND) { // it ended before the first checkpoint: it begins anew
-        return ht_fail(err, status, "%s", cause.text);
-    }
-    return ht_train_log_cut(t, err);
+    return HEARTH_OK;
 }
 
 static enum hearth_status prepare(struct hearth_trainer *t, const struct hearth_train_params *params,
@@ -227,18 +214,15 @@ static enum hearth_status prepare(struct hearth_trainer *t, const struct hearth_
     HT_TRY(ht_train_adapter(t, err));
     t->info.n_params = t->adapter->n_values;
     if (p->patience) {
-        t->best_values = ht_calloc(t->adapter->n_values, sizeof *t->best_values);
+        t->best_values = ht_alloc_big(t->adapter->n_values * sizeof *t->best_values);
         if (!t->best_values)
             return ht_fail(err, HEARTH_NOMEM, "out of memory for the best adapter so far");
     }
-    HT_TRY(make_graph(t, err));
-    HT_TRY(ht_train_identity(t, err));
-    t->params.init = NULL; // borrowed for opening only
-    return p->resume ? resume(t, err) : ht_train_log_cut(t, err);
+    return make_graph(t, err);
 }
 
-enum hearth_status hearth_trainer_open(struct hearth_trainer **trainer, struct hearth_engine *engine,
-                                       const struct hearth_train_params *params, struct hearth_error *err)
+enum hearth_status hearth_trainer_begin(struct hearth_trainer **trainer, struct hearth_engine *engine,
+                                        const struct hearth_train_params *params, struct hearth_error *err)
 {
     *trainer = NULL;
     HT_TRY(check(engine, params, err));
@@ -247,6 +231,7 @@ enum hearth_status hearth_trainer_open(struct hearth_trainer **trainer, struct h
         return ht_fail(err, HEARTH_NOMEM, "out of memory for a trainer");
     t->engine = engine;
     t->save_bytes = SAVE_BYTES;
+    t->piece_values = PIECE_VALUES;
     t->best = INFINITY;
     t->last_loss = t->last_held_out = t->first_held_out = NAN;
     t->info.last.held_out = t->info.last.loss = NAN;
@@ -258,6 +243,17 @@ enum hearth_status hearth_trainer_open(struct hearth_trainer **trainer, struct h
     return status;
 }
 
+enum hearth_status hearth_trainer_open(struct hearth_trainer **trainer, struct hearth_engine *engine,
+                                       const struct hearth_train_params *params, struct hearth_error *err)
+{
+    enum hearth_status status = hearth_trainer_begin(trainer, engine, params, err);
+    while (status == HEARTH_OK && (*trainer)->phase == HT_TRAIN_OPEN)
+        status = ht_train_piece(*trainer, err);
+    if (status != HEARTH_OK)
+        hearth_trainer_close(trainer);
+    return status;
+}
+
 void hearth_trainer_close(struct hearth_trainer **trainer)
 {
     struct hearth_trainer *t = *trainer;
@@ -265,8 +261,10 @@ void hearth_trainer_close(struct hearth_trainer **trainer)
     if (!t)
         return;
     ht_train_save_drop(t);
+    ht_train_load_drop(t);
     hearth_data_set_close(&t->set);
     ht_graph_destroy(&t->graph);
+    ht_free_big(t->best_values, t->info.n_params * sizeof *t->best_values);
     hearth_adapter_close(&t->adapter);
     ht_train_store_free(&t->store);
     ht_train_window_free(&t->window);
@@ -281,7 +279,6 @@ void hearth_trainer_close(struct hearth_trainer **trainer)
     ht_free(t->formats);
     ht_free(t->licenses);
     ht_free(t->rows_of_epoch);
-    ht_free(t->best_values);
     ht_free(t);
 }
 
@@ -307,8 +304,9 @@ void hearth_trainer_get_info(const struct hearth_trainer *trainer, struct hearth
 {
     *info = trainer->info;
     info->stopped_early = trainer->stopped_early;
-    info->state = trainer->phase <= HT_TRAIN_COUNT  ? HEARTH_TRAIN_READING
-                  : trainer->phase == HT_TRAIN_EVAL ? HEARTH_TRAIN_EVALUATING
+    info->state = trainer->phase == HT_TRAIN_OPEN    ? HEARTH_TRAIN_OPENING
+                  : trainer->phase <= HT_TRAIN_COUNT ? HEARTH_TRAIN_READING
+                  : trainer->phase == HT_TRAIN_EVAL  ? HEARTH_TRAIN_EVALUATING
                   : trainer->phase == HT_TRAIN_ENDED ? HEARTH_TRAIN_DONE
                                                      : HEARTH_TRAIN_STEPPING;
 }
@@ -321,10 +319,15 @@ void hearth_trainer_checkpoint(struct hearth_trainer *trainer)
 enum hearth_status hearth_trainer_adapter(struct hearth_trainer *trainer, struct hearth_adapter **adapter,
                                           struct hearth_error *err)
 {
+    enum ht_train_phase phase = trainer->phase;
     *adapter = NULL;
-    if (trainer->phase == HT_TRAIN_PASS || trainer->phase == HT_TRAIN_UPDATE || trainer->phase == HT_TRAIN_NORM ||
-        trainer->phase == HT_TRAIN_EVAL)
-        return ht_fail(err, HEARTH_BUSY, "a step is under way: ask between steps");
+    if (phase == HT_TRAIN_ENDED) { // its values are there
+        *adapter = trainer->adapter;
+        trainer->adapter = NULL;
+        return *adapter ? HEARTH_OK : ht_fail(err, HEARTH_INVALID, "the adapter was given away before");
+    }
+    if (phase != HT_TRAIN_READ && phase != HT_TRAIN_COUNT && phase != HT_TRAIN_BORDER && phase != HT_TRAIN_SAVE)
+        return ht_fail(err, HEARTH_BUSY, "a step, the beginning or the end is under way: ask between steps");
     HT_TRY(ht_train_values(trainer, err));
     return ht_train_adapter_copy(adapter, trainer->adapter, err);
 }

@@ -108,14 +108,28 @@ struct ht_batch ht_train_batch_part(struct ht_train_batch *batch, uint32_t first
 
 // ---------------------------------------------------------------- the trainer
 
-enum ht_train_phase { HT_TRAIN_READ, HT_TRAIN_COUNT, HT_TRAIN_BORDER, HT_TRAIN_PASS, HT_TRAIN_NORM, HT_TRAIN_UPDATE,
-                      HT_TRAIN_EVAL, HT_TRAIN_SAVE, HT_TRAIN_FINISH, HT_TRAIN_ENDED };
+enum ht_train_phase { HT_TRAIN_OPEN, HT_TRAIN_READ, HT_TRAIN_COUNT, HT_TRAIN_BORDER, HT_TRAIN_PASS, HT_TRAIN_NORM,
+                      HT_TRAIN_UPDATE, HT_TRAIN_EVAL, HT_TRAIN_SAVE, HT_TRAIN_FINISH, HT_TRAIN_ENDED };
+
+struct ht_train_opening { // what is there of the beginning
+    size_t at;            // values
+    struct ht_hash hash;  // of the alphas and values that it begins from
+};
 
 struct ht_train_saver { // a checkpoint that is being written; buffer NULL: none is
     struct ht_file *file;  // NULL: through files.save
     unsigned char *buffer; // save_bytes
     size_t at, vectors_at, size;
     struct ht_hash hash;
+};
+
+struct ht_train_state;
+struct ht_train_loader { // a checkpoint that is being read; buffer NULL: none is
+    struct ht_file *file;  // NULL: through files.load
+    unsigned char *buffer; // save_bytes
+    size_t at, vectors_at, size;
+    struct ht_hash hash;
+    struct ht_train_state *state; // its numbers
 };
 
 struct ht_train_licenses { // that a file's records tell, joined by ", "
@@ -166,8 +180,12 @@ struct hearth_trainer {
 
     bool resumed, saved, saved_evaluated; // saved: there is a checkpoint of this step
     struct ht_train_saver saver;
-    size_t save_bytes;  // that a piece writes of a checkpoint
-    unsigned finishing; // pieces of the end that are done
+    struct ht_train_loader loader;
+    struct ht_train_opening opening;
+    size_t save_bytes;   // that a piece writes or reads of a checkpoint
+    size_t piece_values; // that a piece draws or copies
+    size_t finished_at;  // values of the end that are there
+    unsigned finishing;  // pieces behind them that are done
 
     // ---- the step or evaluation at hand
     uint32_t at, n_at; // the micro-batch's first sequence, and its sequences
@@ -180,7 +198,9 @@ struct hearth_trainer {
 double ht_train_rate(const struct hearth_train_params *params, uint64_t step, uint64_t n_steps);
 
 // ---- identity and manifest (trainer_identity.c)
-HT_MUST_USE enum hearth_status ht_train_identity(struct hearth_trainer *t, struct hearth_error *err);
+// init: checksum of what it begins from; NULL: of a new adapter
+HT_MUST_USE enum hearth_status ht_train_identity(struct hearth_trainer *t, const unsigned char init[HT_HASH_BYTES],
+                                                 struct hearth_error *err);
 // INVALID with the first thing that differs.
 HT_MUST_USE enum hearth_status ht_train_same(const struct hearth_trainer *t, const char *text, size_t len_bytes,
                                              struct hearth_error *err);
@@ -194,8 +214,9 @@ HT_MUST_USE enum hearth_status ht_train_manifest(const struct hearth_trainer *t,
 // A piece of one; the state must not change before it is done.
 HT_MUST_USE enum hearth_status ht_train_save(struct hearth_trainer *t, bool *done, struct hearth_error *err);
 void ht_train_save_drop(struct hearth_trainer *t); // one that is not done
-// Fills graph and trainer. NOT_FOUND: there is none.
-HT_MUST_USE enum hearth_status ht_train_load(struct hearth_trainer *t, struct hearth_error *err);
+// A piece of reading one into graph and trainer. NOT_FOUND: there is none.
+HT_MUST_USE enum hearth_status ht_train_load(struct hearth_trainer *t, bool *done, struct hearth_error *err);
+void ht_train_load_drop(struct hearth_trainer *t); // one that is not done
 
 // ---- log and results (trainer_files.c)
 HT_MUST_USE enum hearth_status ht_train_report(struct hearth_trainer *t, const struct hearth_train_step *step,
@@ -204,15 +225,21 @@ HT_MUST_USE enum hearth_status ht_train_report(struct hearth_trainer *t, const s
 HT_MUST_USE enum hearth_status ht_train_log_cut(struct hearth_trainer *t, struct hearth_error *err);
 // A piece of the end.
 HT_MUST_USE enum hearth_status ht_train_finish(struct hearth_trainer *t, bool *done, struct hearth_error *err);
-// t->adapter becomes what has been learnt so far, lineage included.
+// t->adapter becomes what has been learnt so far, lineage included, at once.
 HT_MUST_USE enum hearth_status ht_train_values(struct hearth_trainer *t, struct hearth_error *err);
 // folder/name, freed with ht_free; NULL when memory is short.
 char *ht_train_path(const struct hearth_trainer *t, const char *name);
 
 // ---- adapters (trainer_adapter.c)
+// The run's own, its values still 0.
 HT_MUST_USE enum hearth_status ht_train_adapter(struct hearth_trainer *t, struct hearth_error *err);
+// Its first values [from, from + n), drawn or those of params.init.
+void ht_train_adapter_values(struct hearth_trainer *t, size_t from, size_t n);
 HT_MUST_USE enum hearth_status ht_train_adapter_copy(struct hearth_adapter **copy, const struct hearth_adapter *from,
                                                      struct hearth_error *err);
+
+// ---- the beginning (trainer_open.c): a piece of it
+HT_MUST_USE enum hearth_status ht_train_open(struct hearth_trainer *t, struct hearth_error *err);
 
 // ---- pieces (trainer_run.c)
 HT_MUST_USE enum hearth_status ht_train_piece(struct hearth_trainer *t, struct hearth_error *err);

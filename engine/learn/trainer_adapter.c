@@ -7,8 +7,9 @@
 #include "engine/learn/trainer.h"
 #include "engine/model/session.h"
 
-enum hearth_status ht_train_adapter_copy(struct hearth_adapter **copy, const struct hearth_adapter *from,
-                                         struct hearth_error *err)
+// Everything but the values, which are 0.
+static enum hearth_status copy_frame(struct hearth_adapter **copy, const struct hearth_adapter *from,
+                                     struct hearth_error *err)
 {
     HT_TRY(ht_adapter_new(copy, "adapter", "memory", err));
     struct hearth_adapter *a = *copy;
@@ -31,13 +32,20 @@ enum hearth_status ht_train_adapter_copy(struct hearth_adapter **copy, const str
     memcpy(a->targets, from->targets, from->n_targets * sizeof *a->targets);
     a->n_targets = from->n_targets;
     HT_TRY_TO(failed, ht_adapter_lay_out(a, err));
-    memcpy(a->values, from->values, a->n_values * sizeof *a->values);
     for (size_t i = 0; i < from->n_lineage; i++)
         HT_TRY_TO(failed, ht_adapter_lineage_add(a, from->lineage[i].key, from->lineage[i].value, err));
     return HEARTH_OK;
 failed:
     hearth_adapter_close(copy);
     return status;
+}
+
+enum hearth_status ht_train_adapter_copy(struct hearth_adapter **copy, const struct hearth_adapter *from,
+                                         struct hearth_error *err)
+{
+    HT_TRY(copy_frame(copy, from, err));
+    memcpy((*copy)->values, from->values, from->n_values * sizeof *from->values);
+    return HEARTH_OK;
 }
 
 static bool is_word(const char *text, size_t len, const char *word)
@@ -90,16 +98,23 @@ static enum hearth_status made_new(struct hearth_trainer *t, struct hearth_error
     const struct hearth_train_params *p = &t->params;
     struct ht_adapter_spec spec = {.rank = p->rank, .alpha = p->alpha, .dropout = p->dropout, .rslora = p->rslora};
     HT_TRY(parse_targets(p->targets, &spec.linears, err));
-    HT_TRY(ht_adapter_create(&t->adapter, &t->engine->model.hp, &spec, err));
-    ht_adapter_init(t->adapter, p->seed, p->gaussian);
-    return HEARTH_OK;
+    return ht_adapter_create(&t->adapter, &t->engine->model.hp, &spec, err);
+}
+
+void ht_train_adapter_values(struct hearth_trainer *t, size_t from, size_t n)
+{
+    const struct hearth_adapter *init = t->params.init;
+    if (init)
+        memcpy(t->adapter->values + from, init->values + from, n * sizeof *init->values);
+    else
+        ht_adapter_init_part(t->adapter, t->params.seed, t->params.gaussian, from, n);
 }
 
 enum hearth_status ht_train_adapter(struct hearth_trainer *t, struct hearth_error *err)
 {
     if (t->params.init) {
         HT_TRY(check_init(t->params.init, t, err));
-        HT_TRY(ht_train_adapter_copy(&t->adapter, t->params.init, err));
+        HT_TRY(copy_frame(&t->adapter, t->params.init, err));
         t->adapter->dropout = t->params.dropout;
     } else {
         HT_TRY(made_new(t, err));

@@ -155,22 +155,33 @@ static enum hearth_status write_manifest(struct hearth_trainer *t, struct hearth
     return status;
 }
 
-// What has been learnt becomes the adapter's values; with patience the best of it.
 enum hearth_status ht_train_values(struct hearth_trainer *t, struct hearth_error *err)
 {
-    if (t->phase >= HT_TRAIN_FINISH && t->best_values && isfinite(t->best))
-        memcpy(t->adapter->values, t->best_values, t->adapter->n_values * sizeof(float));
-    else
-        HT_TRY(ht_graph_read(t->graph, HT_GRAPH_VALUES, t->adapter->values, err));
+    HT_TRY(ht_graph_read(t->graph, HT_GRAPH_VALUES, t->adapter->values, err));
     return put_lineage(t, err);
+}
+
+// The next of what has been learnt become the adapter's values; with patience of the best of it.
+static enum hearth_status finish_values(struct hearth_trainer *t, struct hearth_error *err)
+{
+    size_t at = t->finished_at, left = t->adapter->n_values - at, n = left < t->piece_values ? left : t->piece_values;
+    float *values = t->adapter->values + at;
+    t->finished_at += n;
+    if (!t->best_values || !isfinite(t->best))
+        return ht_graph_state_read(t->graph, at * sizeof *values, values, n * sizeof *values, err);
+    memcpy(values, t->best_values + at, n * sizeof *values);
+    return HEARTH_OK;
 }
 
 // The manifest comes last: where it is, the run is finished.
 enum hearth_status ht_train_finish(struct hearth_trainer *t, bool *done, struct hearth_error *err)
 {
+    *done = false;
+    if (t->finished_at < t->adapter->n_values)
+        return finish_values(t, err);
     *done = t->finishing == 2;
     switch (t->finishing++) {
-    case 0: return ht_train_values(t, err);
+    case 0: return put_lineage(t, err);
     case 1: return t->params.files.save ? HEARTH_OK : write_adapter(t, err);
     default: return write_manifest(t, err);
     }

@@ -34,19 +34,12 @@ static json_t *describe_data(const struct hearth_data_set_params *d)
                      (int)d->keep_foreign_names, "seed", (json_int_t)d->seed, "epoch", (json_int_t)d->epoch);
 }
 
-static json_t *describe_init(const struct hearth_adapter *init)
+static json_t *describe_init(const unsigned char *sum)
 {
-    unsigned char sum[HT_HASH_BYTES];
     char text[2 * HT_HASH_BYTES + 1];
-    struct ht_hash hash;
-    if (!init)
+    if (!sum)
         return json_string("new");
-    ht_hash_init(&hash);
-    for (size_t i = 0; i < init->n_targets; i++)
-        ht_hash_add(&hash, &init->targets[i].alpha, sizeof init->targets[i].alpha);
-    ht_hash_add(&hash, init->values, init->n_values * sizeof *init->values);
-    ht_hash_end(&hash, sum);
-    hex_of(sum, sizeof sum, text);
+    hex_of(sum, HT_HASH_BYTES, text);
     return json_string(text);
 }
 
@@ -62,7 +55,8 @@ static json_t *describe_targets(const struct hearth_adapter *a)
     return list;
 }
 
-enum hearth_status ht_train_identity(struct hearth_trainer *t, struct hearth_error *err)
+enum hearth_status ht_train_identity(struct hearth_trainer *t, const unsigned char init[HT_HASH_BYTES],
+                                     struct hearth_error *err)
 {
     static const char *const schedules[] = {"cosine", "linear", "constant"}, *const moments[] = {"f32", "8bit"};
     const struct hearth_train_params *p = &t->params;
@@ -72,7 +66,7 @@ enum hearth_status ht_train_identity(struct hearth_trainer *t, struct hearth_err
                             "precision", t->info.precision, "architecture", t->adapter->architecture,
                             "template", t->engine->info.chat_template, "targets", describe_targets(t->adapter), "rank",
                             (json_int_t)first->rank, "alpha", (double)first->alpha, "rslora", (int)t->adapter->rslora,
-                            "gaussian", (int)p->gaussian, "init", describe_init(p->init), "dropout",
+                            "gaussian", (int)p->gaussian, "init", describe_init(init), "dropout",
                             (double)p->dropout, "lora plus", (double)p->lora_plus, "neftune", (double)p->neftune);
     json_t *how = json_pack("{s:s, s:I, s:I, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I}", "schedule",
                             schedules[p->schedule], "batch", (json_int_t)p->n_batch, "micro rows",

@@ -34,6 +34,45 @@ static struct hearth_train_step told(const struct hearth_trainer *t)
 
 // ---------------------------------------------------------------- reading
 
+// Why there is nothing to train on: all is held out, or the commonest reason why records were left out.
+static enum hearth_status nothing_left(const struct hearth_trainer *t, struct hearth_error *err)
+{
+    static const char nothing[] = "the data holds nothing to train on";
+    size_t file = 0;
+    int reason = 0;
+    for (size_t i = 0; i < t->params.data.n_files; i++)
+        for (int k = 0; k < HEARTH_DATA_N_SKIPS; k++)
+            if (t->counts[i].skipped[k] > t->counts[file].skipped[reason]) {
+                file = i;
+                reason = k;
+            }
+    const struct hearth_data_counts *c = &t->counts[file];
+    if (t->store.n_samples)
+        return ht_fail(err, HEARTH_FORMAT, "%s: all of its %llu samples are held out", nothing,
+                       (unsigned long long)t->store.n_samples);
+    if (!c->skipped[reason])
+        return ht_fail(err, HEARTH_FORMAT, "%s", nothing);
+    return ht_fail(err, HEARTH_FORMAT, "%s: %llu records of %.60s were left out: %s (first: line %llu)", nothing,
+                   (unsigned long long)c->skipped[reason], ht_data_file_name(&t->files[file]),
+                   hearth_data_skip_text((enum hearth_data_skip)reason), (unsigned long long)c->first_line[reason]);
+}
+
+// What a run of these samples cannot be.
+static enum hearth_status check_samples(const struct hearth_trainer *t, struct hearth_error *err)
+{
+    double weight = 0;
+    if (!t->info.n_train)
+        return nothing_left(t, err);
+    for (size_t i = 0; i < t->params.data.n_files; i++)
+        weight += t->counts[i].n_records ? t->weights[i] : 0;
+    if (!(weight > 0))
+        return ht_fail(err, HEARTH_INVALID, "the files' weights leave nothing to train on");
+    if (t->params.patience && !t->info.n_held_out)
+        return ht_fail(err, HEARTH_INVALID, "patience needs held-out conversations, and of these none is: hold out a "
+                       "larger share");
+    return HEARTH_OK;
+}
+
 static enum hearth_status end_reading(struct hearth_trainer *t, struct hearth_error *err)
 {
     unsigned char sum[HT_HASH_BYTES];
@@ -51,13 +90,18 @@ static enum hearth_status end_reading(struct hearth_trainer *t, struct hearth_er
     memcpy(t->data_checksum, sum, sizeof sum);
     t->info.n_held_out = t->store.n_held_out;
     t->info.n_train = t->store.n_samples - t->store.n_held_out;
-    if (!t->info.n_train)
-        return ht_fail(err, HEARTH_FORMAT, "the data holds nothing to train on (%llu samples, all of them held out)",
-                       (unsigned long long)t->store.n_samples);
+    HT_TRY(check_samples(t, err));
     t->n_windows = ht_train_n_windows(&t->order, false);
     t->n_eval_windows = ht_train_n_windows(&t->order, true);
     t->phase = HT_TRAIN_COUNT;
     return HEARTH_OK;
+}
+
+void hearth_trainer_get_counts(const struct hearth_trainer *trainer, size_t file, struct hearth_data_counts *counts,
+                               enum hearth_data_format *format)
+{
+    *counts = trainer->counts[file];
+    *format = trainer->formats[file];
 }
 
 // Keeps each licence that is met once; a word within another one counts as met.
@@ -404,6 +448,7 @@ static enum hearth_status finish(struct hearth_trainer *t, struct hearth_error *
 enum hearth_status ht_train_piece(struct hearth_trainer *t, struct hearth_error *err)
 {
     switch (t->phase) {
+    case HT_TRAIN_OPEN: return ht_train_open(t, err);
     case HT_TRAIN_READ: return read_some(t, err);
     case HT_TRAIN_COUNT: return count_some(t, err);
     case HT_TRAIN_BORDER: return border(t, err);

@@ -15,16 +15,16 @@ enum { MAX_IDENTITY = 1 << 20, HEAD_BYTES = 16 };
 
 // ---------------------------------------------------------------- the numbers
 
-struct state {
+struct ht_train_state {
     uint64_t n_values, step, n_steps, rows_done, tokens, targets, log_bytes, best_step, n_bad;
     double last_loss, last_held_out, first_held_out, best;
     uint32_t epoch, window, row, evaluated, stopped_early, n_vectors;
     unsigned char data_checksum[HT_HASH_BYTES];
 };
 
-static struct state state_of(const struct hearth_trainer *t)
+static struct ht_train_state state_of(const struct hearth_trainer *t)
 {
-    struct state s = {.n_values = t->adapter->n_values,
+    struct ht_train_state s = {.n_values = t->adapter->n_values,
                       .step = t->step,
                       .n_steps = t->n_steps,
                       .rows_done = t->cursor.rows_done,
@@ -47,7 +47,7 @@ static struct state state_of(const struct hearth_trainer *t)
     return s;
 }
 
-static void take_state(struct hearth_trainer *t, const struct state *s)
+static void take_state(struct hearth_trainer *t, const struct ht_train_state *s)
 {
     t->step = s->step;
     t->n_steps = s->n_steps;
@@ -97,7 +97,7 @@ static enum hearth_status open_file(struct hearth_trainer *t, struct hearth_erro
 static enum hearth_status begin(struct hearth_trainer *t, const char *identity, struct hearth_error *err)
 {
     struct ht_train_saver *s = &t->saver;
-    const struct state state = state_of(t);
+    const struct ht_train_state state = state_of(t);
     const uint32_t sizes[2] = {(uint32_t)strlen(identity), sizeof state};
     s->buffer = ht_calloc(1, t->save_bytes);
     if (!s->buffer)
@@ -166,108 +166,115 @@ enum hearth_status ht_train_save(struct hearth_trainer *t, bool *done, struct he
     return status;
 }
 
-// ---------------------------------------------------------------- reading
-
-struct source { // a file, or memory from files.load
-    struct ht_file *file;
-    unsigned char *bytes;
-    size_t at, size;
-    struct ht_hash hash;
-};
+// ---------------------------------------------------------------- reading, a part in each piece
 
 static enum hearth_status broken(struct hearth_error *err)
 {
     return ht_fail(err, HEARTH_FORMAT, NAME " is damaged: the run cannot go on from it");
 }
 
-static enum hearth_status get(struct source *source, void *data, size_t len_bytes, struct hearth_error *err)
+// The next bytes of the file, or of what files.load gives.
+static enum hearth_status get(struct hearth_trainer *t, void *data, size_t len_bytes, struct hearth_error *err)
 {
-    if (len_bytes > source->size - source->at)
+    struct ht_train_loader *l = &t->loader;
+    size_t size;
+    if (len_bytes > l->size - l->at)
         return broken(err);
-    if (source->file)
-        HT_TRY(ht_file_read(source->file, data, len_bytes, source->at, err));
-    else
-        memcpy(data, source->bytes + source->at, len_bytes);
-    source->at += len_bytes;
-    ht_hash_add(&source->hash, data, len_bytes);
+    HT_TRY(l->file ? ht_file_read(l->file, data, len_bytes, l->at, err)
+                   : t->params.files.load(t->params.files.user, NAME, l->at, data, len_bytes, &size, err));
+    l->at += len_bytes;
+    ht_hash_add(&l->hash, data, len_bytes);
     return HEARTH_OK;
 }
 
-static enum hearth_status get_identity(struct hearth_trainer *t, struct source *source, size_t len_bytes,
-                                       struct hearth_error *err)
+static enum hearth_status open_source(struct hearth_trainer *t, struct hearth_error *err)
+{
+    struct ht_train_loader *l = &t->loader;
+    if (t->params.files.load)
+        return t->params.files.load(t->params.files.user, NAME, 0, NULL, 0, &l->size, err);
+    char *path = ht_train_path(t, NAME);
+    if (!path)
+        return ht_fail(err, HEARTH_NOMEM, "out of memory for a path");
+    enum hearth_status status = ht_file_open_read(&l->file, path, err);
+    ht_free(path);
+    l->size = status == HEARTH_OK ? (size_t)ht_file_size(l->file) : 0;
+    return status;
+}
+
+static enum hearth_status get_identity(struct hearth_trainer *t, size_t len_bytes, struct hearth_error *err)
 {
     char *identity = ht_calloc(len_bytes + 1, 1);
     if (!identity)
         return ht_fail(err, HEARTH_NOMEM, "out of memory for a checkpoint");
-    enum hearth_status status = get(source, identity, len_bytes, err);
+    enum hearth_status status = get(t, identity, len_bytes, err);
     if (status == HEARTH_OK)
         status = ht_train_same(t, identity, len_bytes, err);
     ht_free(identity);
     return status;
 }
 
-static enum hearth_status get_vectors(struct hearth_trainer *t, struct source *source, struct hearth_error *err)
+// Everything before the vectors.
+static enum hearth_status begin_load(struct hearth_trainer *t, struct hearth_error *err)
 {
-    size_t states = ht_graph_state_bytes(t->graph), n;
-    unsigned char *buffer = ht_calloc(1, t->save_bytes);
-    enum hearth_status status = buffer ? HEARTH_OK : ht_fail(err, HEARTH_NOMEM, "out of memory for a checkpoint");
-    for (size_t at = 0; status == HEARTH_OK && at < states; at += n) {
-        n = states - at < t->save_bytes ? states - at : t->save_bytes;
-        status = get(source, buffer, n, err);
-        if (status == HEARTH_OK)
-            status = ht_graph_state_write(t->graph, at, buffer, n, err);
-    }
-    ht_free(buffer);
-    if (status == HEARTH_OK && t->best_values)
-        status = get(source, t->best_values, t->adapter->n_values * sizeof(float), err);
-    return status;
-}
-
-static enum hearth_status get_all(struct hearth_trainer *t, struct source *source, struct hearth_error *err)
-{
+    struct ht_train_loader *l = &t->loader;
     char head[sizeof magic];
     uint32_t sizes[2];
-    struct state state;
-    unsigned char sum[HT_HASH_BYTES], found[HT_HASH_BYTES];
-    ht_hash_init(&source->hash);
-    HT_TRY(get(source, head, sizeof head, err));
-    HT_TRY(get(source, sizes, sizeof sizes, err));
-    if (memcmp(head, magic, sizeof magic) || !sizes[0] || sizes[0] > MAX_IDENTITY || sizes[1] != sizeof state)
+    HT_TRY(open_source(t, err));
+    l->buffer = ht_calloc(1, t->save_bytes);
+    l->state = ht_calloc(1, sizeof *l->state);
+    if (!l->buffer || !l->state)
+        return ht_fail(err, HEARTH_NOMEM, "out of memory for a checkpoint");
+    ht_hash_init(&l->hash);
+    HT_TRY(get(t, head, sizeof head, err));
+    HT_TRY(get(t, sizes, sizeof sizes, err));
+    if (memcmp(head, magic, sizeof magic) || !sizes[0] || sizes[0] > MAX_IDENTITY || sizes[1] != sizeof *l->state)
         return broken(err);
-    HT_TRY(get_identity(t, source, sizes[0], err));
-    HT_TRY(get(source, &state, sizeof state, err));
-    size_t rest = vectors_bytes(t) + HT_HASH_BYTES;
-    if (state.n_values != t->adapter->n_values || source->size - source->at != rest)
+    HT_TRY(get_identity(t, sizes[0], err));
+    HT_TRY(get(t, l->state, sizeof *l->state, err));
+    l->vectors_at = l->at;
+    if (l->state->n_values != t->adapter->n_values || l->size - l->at != vectors_bytes(t) + HT_HASH_BYTES)
         return broken(err);
-    HT_TRY(get_vectors(t, source, err));
-    ht_hash_end(&source->hash, sum);
-    HT_TRY(get(source, found, sizeof found, err));
-    if (memcmp(sum, found, sizeof sum))
-        return broken(err);
-    take_state(t, &state);
     return HEARTH_OK;
 }
 
-enum hearth_status ht_train_load(struct hearth_trainer *t, struct hearth_error *err)
+// The next values, moments or best values.
+static enum hearth_status get_some(struct hearth_trainer *t, struct hearth_error *err)
 {
-    struct source source = {0};
-    enum hearth_status status;
-    if (t->params.files.load) {
-        void *data = NULL;
-        HT_TRY(t->params.files.load(t->params.files.user, NAME, &data, &source.size, err));
-        source.bytes = data;
-        status = get_all(t, &source, err);
-        ht_free_foreign(data);
-        return status;
-    }
-    char *path = ht_train_path(t, NAME);
-    if (!path)
-        return ht_fail(err, HEARTH_NOMEM, "out of memory for a path");
-    status = ht_file_open_read(&source.file, path, err);
-    ht_free(path);
-    HT_TRY(status);
-    source.size = (size_t)ht_file_size(source.file);
-    status = get_all(t, &source, err);
-    ht_file_close(&source.file);
+    struct ht_train_loader *l = &t->loader;
+    size_t at = l->at - l->vectors_at, states = ht_graph_state_bytes(t->graph);
+    size_t left = (at < states ? states : vectors_bytes(t)) - at, n = left < t->save_bytes ? left : t->save_bytes;
+    if (at >= states)
+        return get(t, (unsigned char *)t->best_values + (at - states), n, err);
+    HT_TRY(get(t, l->buffer, n, err));
+    return ht_graph_state_write(t->graph, at, l->buffer, n, err);
+}
+
+static enum hearth_status end_load(struct hearth_trainer *t, struct hearth_error *err)
+{
+    unsigned char sum[HT_HASH_BYTES], found[HT_HASH_BYTES];
+    ht_hash_end(&t->loader.hash, sum);
+    HT_TRY(get(t, found, sizeof found, err));
+    if (memcmp(sum, found, sizeof sum))
+        return broken(err);
+    take_state(t, t->loader.state);
+    return HEARTH_OK;
+}
+
+void ht_train_load_drop(struct hearth_trainer *t)
+{
+    ht_file_close(&t->loader.file);
+    ht_free(t->loader.buffer);
+    ht_free(t->loader.state);
+    t->loader = (struct ht_train_loader){0};
+}
+
+enum hearth_status ht_train_load(struct hearth_trainer *t, bool *done, struct hearth_error *err)
+{
+    struct ht_train_loader *l = &t->loader;
+    bool begun = l->buffer != NULL;
+    *done = begun && l->at + HT_HASH_BYTES == l->size;
+    enum hearth_status status = !begun ? begin_load(t, err) : *done ? end_load(t, err) : get_some(t, err);
+    if (status != HEARTH_OK || *done)
+        ht_train_load_drop(t);
     return status;
 }

@@ -698,19 +698,20 @@ static enum hearth_status save(void *user, const struct hearth_train_part *part,
     return HEARTH_OK;
 }
 
-static enum hearth_status load(void *user, const char *name, void **data, size_t *n, struct hearth_error *err)
+static enum hearth_status load(void *user, const char *name, size_t offset, void *bytes, size_t len_bytes,
+                               size_t *size_bytes, struct hearth_error *err)
 {
     struct kept *k = user;
     (void)err;
+    *size_bytes = 0;
     for (unsigned i = 0; i < k->n; i++)
         if (!strcmp(k->names[i], name)) {
-            *n = k->files[i].n;
-            *data = malloc(*n);
-            memcpy(*data, k->files[i].data, *n);
+            *size_bytes = k->files[i].n;
+            assert_true(offset <= *size_bytes && len_bytes <= *size_bytes - offset);
+            if (bytes)
+                memcpy(bytes, k->files[i].data + offset, len_bytes);
             return HEARTH_OK;
         }
-    *data = NULL;
-    *n = 0;
     return HEARTH_NOT_FOUND;
 }
 

@@ -16,6 +16,7 @@ static atomic_uint fake_step_slices = 3;
 static atomic_uint fake_slice_us = 2000;
 static atomic_uint fake_train_bytes = 1 << 20;
 static atomic_bool fake_train_nan; // the next step's loss is no number
+static atomic_bool fake_opening;   // a beginning that lasts as long as this is true
 static atomic_uint fake_loaded;    // adapters in engines
 static atomic_uint fake_adapter_bytes; // what the next one takes of an engine
 static unsigned fake_taken[4096];      // by id
@@ -26,11 +27,11 @@ void hearth_train_default(struct hearth_train_params *params)
     params->n_batch = 4;
 }
 
-enum hearth_status hearth_trainer_open(struct hearth_trainer **trainer, struct hearth_engine *engine,
-                                       const struct hearth_train_params *params, struct hearth_error *err)
+enum hearth_status hearth_trainer_begin(struct hearth_trainer **trainer, struct hearth_engine *engine,
+                                        const struct hearth_train_params *params, struct hearth_error *err)
 {
     struct hearth_trainer *t = calloc(1, sizeof *t);
-    void *data = NULL;
+    uint64_t step = 0;
     size_t n = 0;
     *trainer = t;
     if (!t)
@@ -39,12 +40,10 @@ enum hearth_status hearth_trainer_open(struct hearth_trainer **trainer, struct h
     t->params = *params;
     t->info.memory_bytes = atomic_load(&fake_train_bytes);
     snprintf(t->info.precision, sizeof t->info.precision, "f32");
-    enum hearth_status status = params->files.load(params->files.user, "checkpoint.bin", &data, &n, err);
-    if (status == HEARTH_OK && n == sizeof t->info.last.step) {
-        memcpy(&t->info.last.step, data, n);
-        t->info.saved_step = t->info.last.step;
-    }
-    free(data);
+    const struct hearth_train_files *files = &params->files;
+    if (files->load(files->user, "checkpoint.bin", 0, NULL, 0, &n, err) == HEARTH_OK && n == sizeof step &&
+        files->load(files->user, "checkpoint.bin", 0, &step, n, &n, err) == HEARTH_OK)
+        t->info.last.step = t->info.saved_step = step;
     fake_note('T', engine->name, t->info.last.step);
     return HEARTH_OK;
 }
@@ -64,6 +63,9 @@ enum hearth_status hearth_trainer_run(struct hearth_trainer *t, double budget_ms
     (void)budget_ms;
     fake_note('t', t->engine->name, t->info.last.step);
     usleep(atomic_load(&fake_slice_us));
+    t->info.state = atomic_load(&fake_opening) ? HEARTH_TRAIN_OPENING : HEARTH_TRAIN_READING;
+    if (t->info.state == HEARTH_TRAIN_OPENING)
+        return HEARTH_OK;
     if (++t->slices < atomic_load(&fake_step_slices))
         return HEARTH_OK;
     t->slices = 0;

@@ -130,6 +130,7 @@ static int setup(void **state)
     atomic_store(&fake_step_slices, 3);
     atomic_store(&fake_slice_us, 2000);
     atomic_store(&fake_train_bytes, 1 << 20);
+    atomic_store(&fake_opening, false);
     atomic_store(&fake_loaded, 0);
     atomic_store(&fake_adapter_bytes, 0);
     write_model("one", "ok llama Q4_1 4096 41943040 1024 1048576"); // 40 + 4 + 1 MiB
@@ -196,6 +197,7 @@ static enum hearth_status ask(const char *model, unsigned n_tokens, struct hd_ad
     return status;
 }
 
+static struct hd_adapter *train_init; // that the next training begins from; its job's
 static enum hearth_status train(uint64_t n_steps)
 {
     struct hd_train_job *job = hd_train_job_new();
@@ -205,6 +207,8 @@ static enum hearth_status train(uint64_t n_steps)
     snprintf(job->model_path, sizeof job->model_path, "%s", path_of("one"));
     snprintf(job->base_sha256, sizeof job->base_sha256, "%s", sha256_of("one"));
     job->params.max_steps = n_steps;
+    job->init = train_init;
+    train_init = NULL;
     job->files = hd_run_files_ref(files);
     enum hearth_status status = hd_worker_train(worker, job, &err);
     if (status != HEARTH_OK)
@@ -215,15 +219,17 @@ static enum hearth_status train(uint64_t n_steps)
 // Until the checkpoint of this step is on disk.
 static void wait_written(uint64_t step)
 {
-    void *data = NULL;
+    const struct hd_sealed_place place = {dir, sealer};
+    uint8_t *data = NULL;
     size_t n = 0;
     uint64_t found = 0;
     int64_t until_ms = now_ms() + WAIT_MS;
     while (found != step && now_ms() < until_ms) {
         hd_keeper_tell(keeper);
-        if (hd_run_files_load(files, "checkpoint.bin", &data, &n, &err) == HEARTH_OK)
+        if (hd_sealed_read(&place, "checkpoint.bin", sizeof found, &data, &n, &err) == HEARTH_OK) {
             memcpy(&found, data, sizeof found);
-        free(data);
+            hd_wipe_free(data, n);
+        }
         usleep(1000);
     }
     assert_int_equal(found, step);
@@ -484,6 +490,31 @@ static void adapters_count_in_the_budget(void **state)
     assert_int_equal(seen.n_done, 4);
 }
 
+// The budget: 100 MiB, of which the model has 45 and a training 1. What it begins from counts until it has begun.
+static void what_a_training_begins_from_counts(void **state)
+{
+    (void)state;
+    use("one");
+    train_init = adapter_of(1, sha256_of("one"), HD_ADAPTER_OPEN);
+    train_init->values_bytes = 60 << 20;
+    assert_int_equal(train(100000), HEARTH_OK);
+    WAIT_FOR(seen.n_states && state_now() == HD_TRAIN_FAILED);
+    assert_non_null(strstr(seen.train_error.text, "the training needs 61.0 MiB"));
+    assert_int_equal(held_mib(), 45);
+    atomic_store(&fake_opening, true);
+    train_init = adapter_of(1, sha256_of("one"), HD_ADAPTER_OPEN);
+    train_init->values_bytes = 30 << 20;
+    assert_int_equal(train(100000), HEARTH_OK);
+    WAIT_FOR(held_mib() == 45 + 31);
+    ask_with(2, 13, ""); // 26 MiB: there are 24
+    assert_int_equal(seen.n_failed, 1);
+    assert_non_null(strstr(seen.last_error.text, "the adapter a2 needs 26.0 MiB"));
+    atomic_store(&fake_opening, false);
+    WAIT_FOR(held_mib() == 45 + 1);
+    ask_with(2, 13, "");
+    assert_int_equal(seen.n_done, 1);
+}
+
 static void an_idle_model_or_adapter_makes_room(void **state)
 {
     (void)state;
@@ -518,6 +549,7 @@ int main(int argc, char **argv)
         TEST(one_for_another_model_is_refused_or_left_out),
         TEST(the_least_recently_used_gives_way),
         TEST(adapters_count_in_the_budget),
+        TEST(what_a_training_begins_from_counts),
         TEST(an_idle_model_or_adapter_makes_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
