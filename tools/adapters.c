@@ -33,26 +33,27 @@ static int split(const char *word, char path[PATHS_MAX], float *scale)
     return CLI_OK;
 }
 
-// A folder that training writes holds its adapter as a file; PEFT's has its configuration.
-static void enter_folder(char path[PATHS_MAX])
+// PEFT's folder has its configuration.
+const char *adapters_path(char found[PATHS_MAX], const char *path)
 {
-    char file[PATHS_MAX];
-    if (!paths_is_dir(path) || !paths_join(file, path, "adapter_config.json") || paths_is_file(file))
-        return;
-    if (paths_join(file, path, "adapter.gguf") && paths_is_file(file))
-        memcpy(path, file, strlen(file) + 1);
+    if (!paths_is_dir(path) || !paths_join(found, path, "adapter_config.json") || paths_is_file(found))
+        return path;
+    return paths_join(found, path, "adapter.gguf") && paths_is_file(found) ? found : path;
 }
 
-static int open_one(struct adapters *adapters, const char *word, const struct hearth_adapter_base *base)
+static int open_one(struct adapters *adapters, const char *word, const struct hearth_adapter_base *base,
+                    const char *out)
 {
-    char path[PATHS_MAX];
+    char word_path[PATHS_MAX], found[PATHS_MAX];
     struct hearth_adapter *adapter;
     struct hearth_error err = {0};
     float scale;
-    int code = split(word, path, &scale);
+    int code = split(word, word_path, &scale);
     if (code)
         return code;
-    enter_folder(path);
+    const char *path = adapters_path(found, word_path);
+    if (out && paths_same(path, out))
+        return cli_fail(CLI_USAGE, "%s is one of the adapters: name another file to write", out);
     if (hearth_adapter_open(&adapter, path, base, &err))
         return cli_fail_status(&err);
     adapters->uses[adapters->n++] = (struct hearth_adapter_use){adapter, scale};
@@ -83,12 +84,12 @@ static int load(struct hearth_engine *engine, const char *model, const struct ad
 }
 
 int adapters_open(struct adapters *adapters, const char *const *words, size_t n_words,
-                  const struct hearth_adapter_base *base)
+                  const struct hearth_adapter_base *base, const char *out)
 {
     int code = CLI_OK;
     adapters->n = 0;
     for (size_t i = 0; i < n_words && !code; i++)
-        code = open_one(adapters, words[i], base);
+        code = open_one(adapters, words[i], base, out);
     return code;
 }
 
@@ -105,7 +106,7 @@ int adapters_load(struct hearth_engine *engine, const char *model, const struct 
 {
     struct adapters adapters;
     *id = 0;
-    int code = adapters_open(&adapters, words->items, words->n, NULL);
+    int code = adapters_open(&adapters, words->items, words->n, NULL, NULL);
     if (!code && adapters.n)
         code = load(engine, model, &adapters, id);
     adapters_close(&adapters);

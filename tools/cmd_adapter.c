@@ -23,21 +23,23 @@ struct words {
     struct adapter_box_words box;
 };
 
-// Opens an adapter; `base` names a model or is NULL.
-static int open_adapter(struct hearth_adapter **adapter, const char *path, const char *base)
+// Opens an adapter; `base` names a model, which `out` must not be, or is NULL.
+static int open_adapter(struct hearth_adapter **adapter, const char *path, const char *base, const char *out)
 {
     struct hearth_error err = {0};
-    char base_path[PATHS_MAX], sha256[HASH_HEX];
+    char base_path[PATHS_MAX], sha256[HASH_HEX], found[PATHS_MAX];
     struct hearth_adapter_base which = {base_path, sha256};
     *adapter = NULL;
     if (base) {
         int code = models_find(base_path, base);
         if (code)
             return code;
+        if (out && paths_same(base_path, out))
+            return cli_fail(CLI_USAGE, "%s is the model itself: name another file to write", out);
         if (!models_sha256(base_path, sha256))
             return cli_fail(CLI_NOINPUT, "cannot read %s: %s", base_path, strerror(errno));
     }
-    if (hearth_adapter_open(adapter, path, base ? &which : NULL, &err))
+    if (hearth_adapter_open(adapter, adapters_path(found, path), base ? &which : NULL, &err))
         return cli_fail_status(&err);
     return CLI_OK;
 }
@@ -112,7 +114,7 @@ static int inspect(const struct cli *cli, const struct words *words)
 {
     struct hearth_adapter *adapter;
     struct hearth_adapter_info info;
-    int code = open_adapter(&adapter, cli->args[1], words->base);
+    int code = open_adapter(&adapter, cli->args[1], words->base, NULL);
     if (code)
         return code;
     hearth_adapter_get_info(adapter, &info);
@@ -148,9 +150,9 @@ static int diff(const struct cli *cli, const struct words *words)
     struct hearth_adapter *a, *b = NULL;
     struct hearth_error err = {0};
     struct list list = {.json = cli->json ? json_array() : NULL};
-    int code = open_adapter(&a, cli->args[1], words->base);
+    int code = open_adapter(&a, cli->args[1], words->base, NULL);
     if (!code)
-        code = open_adapter(&b, cli->args[2], words->base);
+        code = open_adapter(&b, cli->args[2], words->base, NULL);
     if (!code && !cli->json)
         printf("%-28s %10s %10s %10s\n", "linear", "A", "B", "A - B");
     if (!code && hearth_adapter_diff(a, b, each_difference, &list, &err))
@@ -175,7 +177,7 @@ static int convert(const struct cli *cli, const struct words *words, bool to_pef
     struct hearth_adapter *adapter;
     struct hearth_adapter_info info;
     struct hearth_error err = {0};
-    int code = open_adapter(&adapter, cli->args[1], words->base);
+    int code = open_adapter(&adapter, cli->args[1], words->base, words->out);
     if (code)
         return code;
     hearth_adapter_get_info(adapter, &info);
@@ -267,7 +269,7 @@ static int merge(const struct cli *cli, const struct words *words)
         return code;
     if (stat(path, &st) || !models_sha256(path, sha256))
         return cli_fail(CLI_NOINPUT, "cannot read %s: %s", path, strerror(errno));
-    code = adapters_open(&adapters, (const char *const *)cli->args + 1, (size_t)cli->n_args - 1, &base);
+    code = adapters_open(&adapters, (const char *const *)cli->args + 1, (size_t)cli->n_args - 1, &base, words->out);
     const struct hearth_merge_params params = {.base = &base, .uses = adapters.uses, .n_uses = adapters.n,
                                                .type = words->type, .progress = on_merged, .progress_user = &m};
     m.bytes = (uint64_t)st.st_size;

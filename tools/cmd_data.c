@@ -262,8 +262,10 @@ static int run(const struct cli *cli, const struct words *words, const struct mo
     x.n_shown = words->show;
     x.color = cli_color(stdout);
     x.json = cli->json;
-    for (size_t i = 0; i < x.n_files; i++)
-        data_file_parse(cli->args[i + 1], &x.files[i]);
+    for (size_t i = 0; i < x.n_files && !wrong; i++)
+        wrong = data_file_parse(cli, cli->args[i + 1], &x.files[i]);
+    if (wrong)
+        return wrong;
     if (options->model || options->chat_template) {
         int code = models_open(&x.engine, cli, options);
         if (code)

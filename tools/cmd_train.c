@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "engine/learn.h"
+#include "tools/adapters.h"
 #include "tools/data_file.h"
 #include "tools/hash.h"
 #include "tools/hearth.h"
@@ -114,8 +115,8 @@ struct training {
     struct hearth_data_file files[CLI_LIST_MAX];
     char base_path[PATHS_MAX], sha256[HASH_HEX];
     int folder; // locked
-    bool tty, shown;
-    double drawn_s, held_out, first_held_out, loss;
+    bool tty, shown, told; // told: what was left out of the data
+    double drawn_s, held_out, loss;
     uint64_t first_step;
 };
 
@@ -185,8 +186,6 @@ static void on_step(void *user, const struct hearth_train_step *s)
     struct training *t = user;
     if (!isnan(s->held_out)) {
         t->held_out = s->held_out;
-        if (!s->step)
-            t->first_held_out = s->held_out;
     } else {
         t->loss = s->loss;
     }
@@ -249,8 +248,8 @@ static int set_params(struct training *t, struct hearth_train_params *p)
 {
     hearth_train_default(p);
     int code = choose(t->cli, p);
-    for (size_t i = 0; i < words.data.n; i++) // words of argv, cut where the paths end
-        data_file_parse((char *)words.data.items[i], &t->files[i]);
+    for (size_t i = 0; i < words.data.n && !code; i++) // words of argv, cut where the paths end
+        code = data_file_parse(t->cli, (char *)words.data.items[i], &t->files[i]);
     if (words.truncate)
         p->data.style.too_long = HEARTH_DATA_LONG_RIGHT;
     p->data.files = t->files;
@@ -291,6 +290,7 @@ static int open_all(struct training *t, struct hearth_train_params *p)
 {
     struct hearth_error err = {0};
     struct hearth_train_info info;
+    char found[PATHS_MAX];
     int code = set_params(t, p);
     if (!code)
         code = models_find(t->base_path, words.model.model);
@@ -301,7 +301,7 @@ static int open_all(struct training *t, struct hearth_train_params *p)
     if (!models_sha256(t->base_path, t->sha256))
         return cli_fail(CLI_NOINPUT, "cannot read %s: %s", t->base_path, strerror(errno));
     const struct hearth_adapter_base base = {t->base_path, t->sha256};
-    if (words.init && hearth_adapter_open(&t->init, words.init, &base, &err))
+    if (words.init && hearth_adapter_open(&t->init, adapters_path(found, words.init), &base, &err))
         return cli_fail_status(&err);
     p->init = t->init;
     code = models_open(&t->engine, t->cli, &words.model);
@@ -343,6 +343,18 @@ static int stop_here(struct training *t)
     return CLI_INTERRUPTED;
 }
 
+// Once all data is read: what was left out of it.
+static void tell_skips(struct training *t)
+{
+    struct hearth_data_counts counts;
+    enum hearth_data_format format;
+    for (size_t i = 0; i < words.data.n && !t->told; i++) {
+        hearth_trainer_get_counts(t->trainer, i, &counts, &format);
+        data_file_note_skips(t->files[i].path, &counts);
+    }
+    t->told = true;
+}
+
 static int run_all(struct training *t)
 {
     const struct sigaction action = {.sa_handler = on_signal};
@@ -361,6 +373,8 @@ static int run_all(struct training *t)
             hearth_trainer_checkpoint(t->trainer);
         asked = interrupted != 0;
         hearth_trainer_get_info(t->trainer, &info);
+        if (info.state > HEARTH_TRAIN_READING)
+            tell_skips(t);
         if (asked && info.state != HEARTH_TRAIN_DONE && (!info.saving || info.state == HEARTH_TRAIN_READING))
             return stop_here(t);
     }
@@ -369,7 +383,23 @@ static int run_all(struct training *t)
 
 // ---------------------------------------------------------------- the end
 
-static int print_end(struct training *t)
+// The held-out loss of the adapter that stays, and the one before the first step.
+static void print_held_out(const struct curve *curve)
+{
+    const struct curve_point *p = curve->held_out, *kept = p + curve->n_held_out - 1;
+    if (!curve->n_held_out || p->step > 0)
+        return;
+    for (size_t i = 0; i < curve->n_held_out && words.patience; i++)
+        if (p[i].loss < kept->loss)
+            kept = &p[i];
+    printf("; held-out loss %.4f, before %.4f", kept->loss, p->loss);
+    if (words.patience && kept->step > 0)
+        printf(" (of step %.0f, the best one)", kept->step);
+    else if (words.patience)
+        printf(": no step was better than the beginning, which the adapter is");
+}
+
+static int print_end(struct training *t, const struct curve *curve)
 {
     struct hearth_train_info info;
     hearth_trainer_get_info(t->trainer, &info);
@@ -388,8 +418,7 @@ static int print_end(struct training *t)
     printf("%llu steps%s, %llu samples, %llu tokens, %s", (unsigned long long)info.last.step,
            info.stopped_early ? " (stopped early)" : "", (unsigned long long)info.n_train,
            (unsigned long long)info.last.tokens, info.precision);
-    if (!isnan(t->held_out) && !isnan(t->first_held_out))
-        printf("; held-out loss %.4f, before %.4f", t->held_out, t->first_held_out);
+    print_held_out(curve);
     printf("\n%s/adapter.gguf\n", words.out);
     return cli_finish(CLI_OK);
 }
@@ -407,8 +436,10 @@ static int draw_end(struct training *t)
         code = cli_fail(CLI_IOERR, "%s/loss.svg: cannot write it: %s", words.out, strerror(errno));
     if (!code && !t->cli->json)
         curve_print(&curve, stdout);
+    if (!code)
+        code = print_end(t, &curve);
     curve_free(&curve);
-    return code ? code : print_end(t);
+    return code;
 }
 
 static int train(const struct cli *cli, int argc, char **argv)
@@ -416,7 +447,7 @@ static int train(const struct cli *cli, int argc, char **argv)
     static struct training t; // zero, and too large for a stack
     struct hearth_train_params params = {0};
     t = (struct training){.cli = cli, .argc = argc, .argv = argv, .folder = -1, .tty = cli_is_tty(stderr),
-                          .held_out = NAN, .first_held_out = NAN, .loss = NAN};
+                          .held_out = NAN, .loss = NAN};
     int code = open_all(&t, &params);
     if (!code)
         code = run_all(&t);

@@ -215,7 +215,9 @@ static int import(const struct cli *cli, const struct data_box_words *words, str
         code = read_conversations(&x, words->person, admin);
     for (int i = 2; i < cli->n_args && !code; i++) {
         struct hearth_data_file file;
-        data_file_parse(cli->args[i], &file);
+        code = data_file_parse(cli, cli->args[i], &file);
+        if (code)
+            break;
         code = file.weight == 1 ? read_file(&x, &file)
                                 : cli_wrong(cli, "a data set of the box has no weights within: import it alone");
     }

@@ -21,11 +21,12 @@ static int take_data(struct eval *eval, const char *const *list, size_t n, struc
     params->keep_duplicates = true;
     params->seed = w->seed;
     params->n_seq = (unsigned)w->seq;
-    for (size_t i = 0; i < n; i++) {
-        data_file_parse((char *)list[i], &files[i]); // words of argv
+    int code = data_file_style(eval->cli, w->mask, &params->style);
+    for (size_t i = 0; i < n && !code; i++) {
+        code = data_file_parse(eval->cli, (char *)list[i], &files[i]); // words of argv
         files[i].weight = 1;
     }
-    return data_file_style(eval->cli, w->mask, &params->style);
+    return code;
 }
 
 static unsigned positions(const struct eval *eval)
@@ -43,7 +44,8 @@ static uint64_t text_bytes(const struct hearth_data_record *record)
     return bytes;
 }
 
-static int run_data(struct eval *eval, const struct hearth_data_set_params *data, bool all,
+// `first`: what is left out is told.
+static int run_data(struct eval *eval, const struct hearth_data_set_params *data, bool all, bool first,
                     bool (*each)(void *user, const struct hearth_eval_record *record), void *user)
 {
     struct hearth_error err = {0};
@@ -57,10 +59,8 @@ static int run_data(struct eval *eval, const struct hearth_data_set_params *data
     progress_start(&eval->bar, "scoring", 0, total);
     enum hearth_status status = hearth_eval_data(eval->scorer, &params, counts, &err);
     progress_end(&eval->bar);
-    for (size_t i = 0; i < data->n_files && !status; i++)
-        for (int k = 0; k < HEARTH_DATA_N_SKIPS; k++)
-            eval_print_skips(data->files[i].path, hearth_data_skip_text((enum hearth_data_skip)k),
-                             counts[i].skipped[k], counts[i].first_line[k]);
+    for (size_t i = 0; i < data->n_files && !status && first; i++)
+        data_file_note_skips(data->files[i].path, &counts[i]);
     return status ? cli_fail_status(&err) : CLI_OK;
 }
 
@@ -175,7 +175,7 @@ static int ppl_file(struct ppl_job *job, char *word)
                                              .stride = (size_t)w->stride, .chunks = w->chunks, .lines = w->lines,
                                              .progress = on_text, .user = eval};
     if (!text)
-        code = run_data(eval, &data, true, add_record, job);
+        code = run_data(eval, &data, true, true, add_record, job);
     else if (hearth_ppl_file(eval->scorer, &params, &job->one, &err))
         code = cli_fail_status(&err);
     progress_end(&eval->bar);
@@ -272,7 +272,7 @@ int eval_loss(struct eval *eval)
     if (code)
         return code;
     hearth_scorer_use(eval->scorer, id);
-    code = run_data(eval, &data, false, print_loss, &job);
+    code = run_data(eval, &data, false, true, print_loss, &job);
     if (!code && job.failed)
         code = cli_fail(CLI_IOERR, "a record could not be written as JSON");
     if (code)
@@ -371,7 +371,7 @@ static int compare(struct units *u, const struct hearth_data_set_params *data)
         if (code)
             break;
         hearth_scorer_use(eval->scorer, id);
-        code = run_data(eval, data, false, add_unit, u);
+        code = run_data(eval, data, false, !u->side, add_unit, u);
         if (!code && u->out_of_memory)
             code = cli_fail(CLI_OSERR, "out of memory for %zu conversations", u->n);
         if (!code && id && hearth_engine_adapter_drop(eval->engine, id, &err))

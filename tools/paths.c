@@ -86,6 +86,12 @@ bool paths_is_dir(const char *path)
     return !stat(path, &st) && S_ISDIR(st.st_mode);
 }
 
+bool paths_same(const char *a, const char *b)
+{
+    struct stat x, y;
+    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 char *paths_read(const char *path, size_t max_bytes)
 {
     FILE *file = fopen(path, "rbe");

@@ -19,6 +19,7 @@ bool paths_join(char path[PATHS_MAX], const char *dir, const char *name);
 
 bool paths_is_file(const char *path);
 bool paths_is_dir(const char *path);
+bool paths_same(const char *a, const char *b); // both are there, and are one file
 
 // A small text file as one allocated string (NUL-terminated), NULL if it cannot be read or is larger than
 // max.

@@ -339,7 +339,10 @@ static enum hearth_status read_folder(struct peft *p, const char *folder, struct
     if (dropout && !(json_is_number(dropout) && json_number_value(dropout) >= 0 && json_number_value(dropout) < 1))
         return ht_fail(err, HEARTH_FORMAT, "%s: lora_dropout is not in [0, 1)", p->shown);
     p->adapter->dropout = dropout ? (float)json_number_value(dropout) : 0;
-    p->adapter->rslora = json_is_true(json_object_get(p->config, "use_rslora"));
+    const json_t *rslora = json_object_get(p->config, "use_rslora");
+    if (rslora && !json_is_boolean(rslora) && !json_is_null(rslora))
+        return ht_fail(err, HEARTH_FORMAT, "%s: use_rslora is neither true nor false", p->shown);
+    p->adapter->rslora = json_is_true(rslora);
     p->adapter->peft_rows = true;
     HT_TRY(read_tensors(p, err));
     return read_origin(p, err);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Readers: a file's items become records of one form, format by format. One thread per reader.
+#include <stdio.h>
 #include <string.h>
 
 #include "engine/base/io.h"
@@ -111,7 +112,8 @@ static void take_text(struct hearth_data_reader *r, const struct ht_data_item *i
     r->line = item->line;
     if (item->unusable) {
         ht_data_skip(r, item->skip);
-    } else if (!ht_utf8_valid(item->text.bytes, item->text.len_bytes)) {
+    } else if (!ht_utf8_valid(item->text.bytes, item->text.len_bytes) ||
+               memchr(item->text.bytes, 0, item->text.len_bytes)) {
         ht_data_skip(r, HEARTH_DATA_SKIP_NOT_UTF8);
     } else if (r->format != HEARTH_DATA_TEXT) {
         ht_data_daily_line(r, item->text);
@@ -190,6 +192,33 @@ static bool holds(struct ht_text text, const char *what)
     return text.len_bytes && memmem(text.bytes, text.len_bytes, what, strlen(what));
 }
 
+// A plain text is taken for one only where its name does not say otherwise.
+static enum hearth_status plain_format(struct hearth_data_reader *r, bool dialogs, struct hearth_error *err)
+{
+    static const char *const endings[] = {".json", ".jsonl", ".ndjson"};
+    size_t len = strlen(r->path);
+    r->format = dialogs ? HEARTH_DATA_DAILY : HEARTH_DATA_TEXT;
+    for (size_t i = 0; i < sizeof endings / sizeof *endings && !dialogs; i++)
+        if (len > strlen(endings[i]) && !strcmp(r->path + len - strlen(endings[i]), endings[i]))
+            return ht_fail(err, HEARTH_FORMAT, "%s: does not begin as JSON does; to learn it as it stands say :text "
+                           "behind its name", ht_shown_path(r->path));
+    return HEARTH_OK;
+}
+
+static enum hearth_status not_recognised(const struct hearth_data_reader *r, int n_items, int n_objects,
+                                         struct hearth_error *err)
+{
+    char names[160] = "";
+    if (!n_objects)
+        return ht_fail(err, HEARTH_FORMAT, n_items ? "%s: the first records are no whole JSON objects"
+                                                   : "%s: holds no records", ht_shown_path(r->path));
+    for (int i = HEARTH_DATA_AUTO + 1; i < HEARTH_DATA_N_FORMATS; i++)
+        snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", *names ? ", " : "",
+                 hearth_data_format_name((enum hearth_data_format)i));
+    return ht_fail(err, HEARTH_FORMAT, "%s: the format was not recognised; name it after a colon: %s",
+                   ht_shown_path(r->path), names);
+}
+
 // Looks at the first objects with a stream of its own.
 static enum hearth_status detect(struct hearth_data_reader *r, struct hearth_error *err)
 {
@@ -197,24 +226,24 @@ static enum hearth_status detect(struct hearth_data_reader *r, struct hearth_err
     struct ht_data_item item;
     HT_TRY(ht_data_stream_open(&stream, r->path, err));
     bool more = true;
+    int n_items = 0, n_objects = 0;
     enum hearth_status status = HEARTH_OK;
     if (stream.mode == HT_DATA_TEXT) {
-        r->format = holds(ht_data_stream_peek(&stream), "__eou__") ? HEARTH_DATA_DAILY : HEARTH_DATA_TEXT;
+        status = plain_format(r, holds(ht_data_stream_peek(&stream), "__eou__"), err);
         more = false;
     }
     for (int i = 0; i < LOOKED_AT && !r->format && more && !status; i++) {
         status = ht_data_stream_next(&stream, &item, &more, err);
+        n_items += !status && more;
         if (status || !more || item.unusable)
             continue;
         json_t *value = json_loadb(item.text.bytes, item.text.len_bytes, JSON_ALLOW_NUL, NULL);
         r->format = ht_data_detect(value);
+        n_objects += json_is_object(value);
         json_decref(value);
     }
     ht_data_stream_close(&stream);
-    if (!status && !r->format)
-        status = ht_fail(err, HEARTH_FORMAT, "%s: the format was not recognised; name it after a colon",
-                         ht_shown_path(r->path));
-    return status;
+    return !status && !r->format ? not_recognised(r, n_items, n_objects, err) : status;
 }
 
 static char *copy(const char *text)

@@ -15,6 +15,7 @@ struct cutting { // the conversation at hand
     bool active, raw;
     size_t n_fixed;              // turns before the first question
     size_t next;                 // turn, or token of a plain text, where the next piece begins
+    size_t begin, n;             // of a plain text's tokens: the window at hand; n 0 = it was not cut
     unsigned piece;
     uint32_t *turn_tokens;       // [capacity] of each turn
     struct hearth_data_turn *turns; // [capacity] of the piece
@@ -347,7 +348,6 @@ static enum hearth_status begin_cutting(struct hearth_data_set *set, struct hear
     c->raw = r->raw;
     c->next = r->raw ? 0 : c->n_fixed;
     c->piece = 0;
-    set->counts[set->file].fixed[HEARTH_DATA_FIX_SPLIT]++;
     return HEARTH_OK;
 }
 
@@ -375,6 +375,8 @@ static void name_piece(struct hearth_data_set *set, const struct hearth_data_tur
     set->piece.n_turns = n_turns;
     snprintf(set->cut.id, sizeof set->cut.id, "%.128s_%zu", set->record->id, start);
     set->piece.id = set->cut.id;
+    if (!set->cut.piece)
+        set->counts[set->file].fixed[HEARTH_DATA_FIX_SPLIT]++;
     set->sample.piece = set->cut.piece++;
 }
 
@@ -422,21 +424,17 @@ static enum hearth_status next_piece(struct hearth_data_set *set, bool *made, st
     return HEARTH_OK;
 }
 
-// A plain text's tokens, window by window. They are made anew for each: windows of one record are few.
-static enum hearth_status next_window(struct hearth_data_set *set, bool *made, struct hearth_error *err)
+// The next window of a plain text, whose tokens are all in set->tokens.
+static void next_window(struct hearth_data_set *set)
 {
     struct cutting *c = &set->cut;
-    HT_TRY(tokenize(set, set->record->turns, set->record->n_turns, made, err));
-    if (!*made || c->next + 1 >= set->tokens.n) {
-        c->active = *made = false;
-        return HEARTH_OK;
-    }
-    size_t begin = c->next, n = set->tokens.n, end = n - begin > set->n_seq ? begin + set->n_seq : n;
-    ht_data_tokens_cut(&set->tokens, begin, end);
-    name_piece(set, set->record->turns, set->record->n_turns, begin);
+    size_t n = set->tokens.n, end = n - c->next > set->n_seq ? c->next + set->n_seq : n;
+    c->begin = c->next;
+    c->n = end - c->begin;
+    set->tokens.weights[c->begin] = 0; // it was the last target of the window before
+    name_piece(set, set->record->turns, set->record->n_turns, c->begin);
     c->next = end == n ? n : end - 1; // the last token of a window is the first of the next: each is a target once
     c->active = c->next + 1 < n;
-    return HEARTH_OK;
 }
 
 // What is too long and is not split: cut to a sequence, or left out.
@@ -484,7 +482,7 @@ static enum hearth_status whole(struct hearth_data_set *set, bool *made, struct 
     const struct hearth_data_record *r = set->record;
     set->piece = *r;
     set->sample.piece = 0;
-    set->tokens.n = set->tokens.n_targets = 0;
+    set->tokens.n = set->tokens.n_targets = set->cut.n = 0;
     *made = true;
     if (!set->params.engine)
         return HEARTH_OK;
@@ -494,7 +492,10 @@ static enum hearth_status whole(struct hearth_data_set *set, bool *made, struct 
     if (set->n_seq && set->tokens.n > set->n_seq && !r->n_rejected &&
         set->params.style.too_long == HEARTH_DATA_LONG_SPLIT) {
         HT_TRY(begin_cutting(set, err));
-        return r->raw ? next_window(set, made, err) : next_piece(set, made, err);
+        if (!r->raw)
+            return next_piece(set, made, err);
+        next_window(set);
+        return HEARTH_OK;
     }
     shorten(set, &set->tokens, made);
     if (*made && !set->tokens.n_targets) {
@@ -511,6 +512,29 @@ static enum hearth_status whole(struct hearth_data_set *set, bool *made, struct 
     return HEARTH_OK;
 }
 
+// What is at hand becomes the sample.
+static void show(struct hearth_data_set *set)
+{
+    const struct cutting *c = &set->cut;
+    struct hearth_data_sample *s = &set->sample;
+    bool tokens = set->params.engine != NULL, pair = tokens && set->piece.n_rejected;
+    size_t begin = c->n ? c->begin : 0;
+    s->record = &set->piece;
+    s->file = set->file;
+    s->held_out = hearth_data_is_held_out(set->record->id, set->params.seed, set->params.held_out);
+    s->copies = ht_data_copies(set->record->id, set->files[set->file].weight, set->params.seed, set->params.epoch);
+    s->ids = tokens ? set->tokens.ids + begin : NULL;
+    s->weights = tokens ? set->tokens.weights + begin : NULL;
+    s->n_tokens = c->n ? c->n : set->tokens.n;
+    s->n_targets = 0;
+    for (size_t i = 0; i < s->n_tokens; i++)
+        s->n_targets += s->weights[i] > 0;
+    s->rejected_ids = pair ? set->rejected.ids : NULL;
+    s->rejected_weights = pair ? set->rejected.weights : NULL;
+    s->n_rejected_tokens = pair ? set->rejected.n : 0;
+    s->n_rejected_targets = pair ? set->rejected.n_targets : 0;
+}
+
 enum hearth_status hearth_data_set_next(struct hearth_data_set *set, const struct hearth_data_sample **sample,
                                         struct hearth_error *err)
 {
@@ -519,7 +543,11 @@ enum hearth_status hearth_data_set_next(struct hearth_data_set *set, const struc
     while (!made) {
         if (set->cut.active) {
             first = set->cut.piece == 0;
-            HT_TRY(set->cut.raw ? next_window(set, &made, err) : next_piece(set, &made, err));
+            made = set->cut.raw;
+            if (made)
+                next_window(set);
+            else
+                HT_TRY(next_piece(set, &made, err));
             continue;
         }
         HT_TRY(next_record(set, err));
@@ -536,21 +564,7 @@ enum hearth_status hearth_data_set_next(struct hearth_data_set *set, const struc
         counts->n_turns += set->record->pair_only ? 0 : set->record->n_turns;
         counts->n_pairs += set->piece.n_rejected > 0;
     }
-    bool tokens = set->params.engine != NULL;
-    set->sample.record = &set->piece;
-    set->sample.file = set->file;
-    set->sample.held_out = hearth_data_is_held_out(set->record->id, set->params.seed, set->params.held_out);
-    set->sample.copies = ht_data_copies(set->record->id, set->files[set->file].weight, set->params.seed,
-                                        set->params.epoch);
-    set->sample.ids = tokens ? set->tokens.ids : NULL;
-    set->sample.weights = tokens ? set->tokens.weights : NULL;
-    set->sample.n_tokens = set->tokens.n;
-    set->sample.n_targets = set->tokens.n_targets;
-    bool pair = tokens && set->piece.n_rejected;
-    set->sample.rejected_ids = pair ? set->rejected.ids : NULL;
-    set->sample.rejected_weights = pair ? set->rejected.weights : NULL;
-    set->sample.n_rejected_tokens = pair ? set->rejected.n : 0;
-    set->sample.n_rejected_targets = pair ? set->rejected.n_targets : 0;
+    show(set);
     *sample = &set->sample;
     return HEARTH_OK;
 }

@@ -258,24 +258,38 @@ enum hearth_status ht_data_stream_next(struct ht_data_stream *s, struct ht_data_
 
 static enum hearth_status check_text(const struct ht_data_stream *s, struct hearth_error *err)
 {
+    static const struct {
+        const char *begin, *what; // files that people have and that are no text
+    } known[] = {{"\xFF\xFE", "is UTF-16 or UTF-32; UTF-8 is needed"},
+                 {"\xFE\xFF", "is UTF-16; UTF-8 is needed"},
+                 {"\x1F\x8B", "is compressed (gzip): unpack it first"},
+                 {"PK\3\4", "is a zip archive: unpack it first"},
+                 {"\x28\xB5\x2F\xFD", "is compressed (zstd): unpack it first"},
+                 {"\xFD" "7zXZ", "is compressed (xz): unpack it first"},
+                 {"PAR1", "is a Parquet table: write it as JSON lines first"}};
     const unsigned char *p = (const unsigned char *)s->buf;
     const char *path = ht_shown_path(ht_file_path(s->file));
-    if (s->end >= 2 && ((p[0] == 0xFF && p[1] == 0xFE) || (p[0] == 0xFE && p[1] == 0xFF)))
-        return ht_fail(err, HEARTH_FORMAT, "%s: is UTF-16; UTF-8 is needed", path);
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (s->end >= strlen(known[i].begin) && !memcmp(p, known[i].begin, strlen(known[i].begin)))
+            return ht_fail(err, HEARTH_FORMAT, "%s: %s", path, known[i].what);
     for (size_t i = 0; i < s->end; i++)
         if (p[i] < 0x20 && !is_blank((char)p[i]) && p[i] != '\f' && p[i] != '\v' && p[i] != 0x1B && p[i] != '\b')
             return ht_fail(err, HEARTH_FORMAT, "%s: is not text (a byte of value %u at %zu)", path, p[i], i);
     return HEARTH_OK;
 }
 
-// One object a line, or objects over several lines: does the first line hold a whole one?
+// One object a line, or objects one after the other: does the first line hold a whole one, and nothing but it?
 static enum ht_data_mode lines_or_values(const struct ht_data_stream *s)
 {
     struct scan v = {0};
     const char *p = s->buf + s->at, *end = memchr(p, '\n', s->end - s->at);
+    size_t all = end ? (size_t)(end - p) : s->end - s->at, n = scan_value(&v, p, all);
+    while (v.done && n < all && is_blank(p[n]))
+        n++;
+    if (v.done && n < all && (p[n] == '{' || p[n] == ','))
+        return HT_DATA_VALUES;
     if (!end)
         return HT_DATA_LINES;
-    scan_value(&v, p, (size_t)(end - p));
     while (end < s->buf + s->end && is_blank(*end))
         end++;
     bool next_opens = end < s->buf + s->end && *end == '{';

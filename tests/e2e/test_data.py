@@ -79,9 +79,11 @@ def test_what_is_wrong(tmp_path):
         (empty, "is empty", 65),
         (binary, "is not text", 65),
         (tmp_path / "absent.json", "absent.json", 66),
+        (f"{binary}:alpca", "'alpca'", 2),
+        (f"{binary}:text:-1", "'text:-1'", 2),
     ):
         done = run("inspect", file)
         assert done.returncode == code and done.stderr.count("\n") == 1
-        assert cause in done.stderr and file.name in done.stderr
+        assert cause in done.stderr and (code == 2 or file.name in done.stderr)
     assert run("import", empty).returncode == 2  # a name and files
     assert run("inspect").returncode == run("inspect", "--mask", "no", empty).returncode == 2

@@ -172,6 +172,53 @@ def test_bad_words_and_data(chats, tmp_path):
     assert "not a finite number" in done.stderr and "chats.jsonl line" in done.stderr
 
 
+def test_what_is_left_out_is_told(chats, tmp_path):
+    some = tmp_path / "some.jsonl"
+    some.write_text(chats.read_text() + '{"messages": 1}\n' + '{"messages": []')
+    told = train(some, tmp_path / "run", "--max-steps", "1").stderr
+    assert "some.jsonl: left out 1: half-written: the file ends inside it (first: line 42)\n" in told
+    assert "some.jsonl: left out 1: a field is missing or of another kind (first: line 41)\n" in told
+    some.write_text('{"messages": 1}\n' * 3)
+    told = train(some, tmp_path / "none", "--max-steps", "1", code=65).stderr
+    assert "3 records of some.jsonl were left out: a field is missing or of another kind (first: line 1)" in told
+    for data, more, cause in ((chats, ("--held-out", "0.99"), "samples are held out"),
+                              (f"{chats}:0", (), "weights leave nothing to train on"),
+                              (chats, ("--held-out", "0", "--patience", "2"), "patience needs held-out")):
+        assert cause in train(data, tmp_path / "no", *more, "--max-steps", "1", code=65).stderr
+
+
+def test_early_stop_tells_what_stays(chats, tmp_path):
+    done = train(chats, tmp_path / "run", "--eval-every", "1", "--patience", "2", "--lora-plus", "900",
+                 "--schedule", "constant", "--warmup", "0")
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    held_out = {x["step"]: x["held_out"] for x in log if "held_out" in x}
+    best = min(held_out, key=held_out.get)
+    assert max(held_out) == best + 2
+    assert f"held-out loss {held_out[best]:.4f}, before {held_out[0]:.4f}" in done.stdout
+    assert ("was better than the beginning" if best == 0 else f"(of step {best}, the best one)") in done.stdout
+
+
+def test_a_folder_is_an_adapter(chats, tmp_path):
+    train(chats, tmp_path / "run", "--max-steps", "2")
+    train(chats, tmp_path / "on", "--max-steps", "1", "--init", tmp_path / "run")
+
+    def adapter(*more):
+        return subprocess.run([HEARTH, "adapter", *map(str, more)], capture_output=True, text=True, check=False)
+
+    told = [adapter("inspect", "--json", path).stdout for path in (tmp_path / "run", tmp_path / "run/adapter.gguf")]
+    assert told[0] == told[1] and json.loads(told[0])["targets"]
+    assert adapter("export", tmp_path / "run", "--to", "peft", "--out", tmp_path / "peft").returncode == 0
+    # What is read is never what is written.
+    before = (tmp_path / "run/adapter.gguf").read_bytes()
+    model = tmp_path / "model.gguf"
+    model.write_bytes(Path(TINY).read_bytes())
+    for more in (("merge", tmp_path / "run", "-m", TINY, "--out", tmp_path / "run/adapter.gguf"),
+                 ("import", tmp_path / "peft", "--base", model, "--out", model)):
+        done = adapter(*more)
+        assert done.returncode == 2 and "name another file to write" in done.stderr
+    assert (tmp_path / "run/adapter.gguf").read_bytes() == before and model.read_bytes() == Path(TINY).read_bytes()
+
+
 def test_a_huge_file_with_one_line(tmp_path):
     file = tmp_path / "huge.json"
     with open(file, "wb") as out:

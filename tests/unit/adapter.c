@@ -323,6 +323,7 @@ static void configurations(void **state)
     config_refused(CONFIG(",\"alpha_pattern\":{\"layers\\\\.[0-9]+\":3}"), "no plain name");
     config_refused(CONFIG(",\"alpha_pattern\":{\"q_proj\":\"3\"}"), "no number");
     config_refused(CONFIG(",\"lora_dropout\":1"), "lora_dropout");
+    config_refused(CONFIG(",\"use_rslora\":1"), "neither true nor false");
     config_refused("{\"peft_type\":\"IA3\"}", "only LORA");
     config_refused("{\"peft_type\":\"LORA\",\"r\":4}", "the configuration says 4");
     config_refused("{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":0}", "not above 0");

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <cmocka.h>
 
 #include "engine/learn.h"
@@ -443,6 +444,54 @@ static void text_windows(void **state)
     assert_int_equal(n_targets, whole); // each token is a target once
 }
 
+// A book in one record: its tokens are made once, not for each of its thousands of windows.
+static void a_long_text(void **state)
+{
+    (void)state;
+    enum { BYTES = 400000 };
+    const struct hearth_data_sample *s;
+    size_t n_windows = 0;
+    clock_t start = clock();
+    char *text = malloc(BYTES + 1);
+    size_t n = (size_t)snprintf(text, BYTES, "{\"text\":\"");
+    for (; n < BYTES - 2; n++)
+        text[n] = n % 61 == 60 ? ' ' : (char)('a' + n * 7 % 26);
+    memcpy(text + n, "\"}", 3);
+    struct hearth_data_set *set = open_set(file_of("book", text), "assistant", 64);
+    free(text);
+    do {
+        assert_int_equal(hearth_data_set_next(set, &s, NULL), HEARTH_OK);
+        assert_true(!s || (s->piece == n_windows++ && s->weights[0] == 0 && s->n_targets == s->n_tokens - 1));
+        assert_true((double)(clock() - start) / CLOCKS_PER_SEC < 60); // less than one of them
+    } while (s);
+    assert_true(n_windows > 1000);
+    hearth_data_set_close(&set);
+}
+
+// Only what was cut counts as split.
+static void split_is_counted(void **state)
+{
+    (void)state;
+    static const char text[] = "[" C("a", H("question") "," G("an answer of some words to split") "," H("next") ","
+                                     G("and another answer of some words"))
+                               "{\"id\":\"b\",\"conversations\":[" H("alone") ","
+                               G("an answer that is too long for a sequence, because it has a great many words in it, "
+                                 "more than sixty of any tokens that a tokenizer could make of them") "]}]";
+    const struct hearth_data_sample *s;
+    struct hearth_data_counts counts;
+    enum hearth_data_format format;
+    use_template("chatml");
+    struct hearth_data_set *set = open_set(file_of("cut", text), "assistant", 60);
+    do
+        assert_int_equal(hearth_data_set_next(set, &s, NULL), HEARTH_OK);
+    while (s);
+    hearth_data_set_get_counts(set, 0, &counts, &format);
+    assert_int_equal(counts.n_records, 1);
+    assert_int_equal(counts.fixed[HEARTH_DATA_FIX_SPLIT], 1);
+    assert_int_equal(counts.skipped[HEARTH_DATA_SKIP_PAIR_TOO_LONG], 1);
+    hearth_data_set_close(&set);
+}
+
 // ---------------------------------------------------------------- duplicates, split
 
 static void duplicates(void **state)
@@ -562,7 +611,14 @@ static void bad_files(void **state)
     refused(" \n\n ", 4, "empty");
     refused("\x7F" "ELF\0\0", 6, "not text");
     refused("\xFF\xFEh\0i\0", 6, "UTF-16");
-    refused("[{\"a\":1}]", 9, "not recognised");
+    refused("[{\"a\":1}]", 9, "not recognised; name it after a colon: alpaca, ");
+    refused("\xFF\xFE\0\0{\0\0\0", 8, "UTF-32");
+    refused("\x1F\x8B\x08", 3, "gzip");
+    refused("PK\3\4\n", 5, "zip archive");
+    refused("PAR1\x15\4", 6, "Parquet");
+    refused("[]", 2, "no records");
+    refused("{\"messages\":[{\"role\"", 20, "no whole JSON objects");
+    refused("# a comment\n{}\n", 15, ":text");
     static const char mixed[] = "{\"instruction\":\"a\",\"output\":\"b\"}\n{\"instruction\":\"a\",\"out\n"
                                 "{\"instruction\":\"a\",\"output\":\"\xE9\"}\n[1]\n{\"instruction\":\"c\","
                                 "\"output\":1}\n"
@@ -575,9 +631,33 @@ static void bad_files(void **state)
     assert_int_equal(c.skipped[HEARTH_DATA_SKIP_MISSING_FIELD], 1);
     assert_int_equal(c.skipped[HEARTH_DATA_SKIP_CUT_OFF], 1);
     assert_int_equal(c.first_line[HEARTH_DATA_SKIP_CUT_OFF], 8);
+    // Two on one line, and commas between lines.
+    c = read_file(file_of("glued", "{\"input\":\"a\",\"target\":\"b\"}{\"input\":\"c\",\"target\":\"d\"}\n"),
+                  HEARTH_DATA_ALPACA, NULL, 0);
+    assert_int_equal(c.n_records, 2);
+    c = read_file(file_of("commas", "{\"input\":\"a\",\"target\":\"b\"},\n{\"input\":\"c\",\"target\":\"d\"},\n"),
+                  HEARTH_DATA_ALPACA, NULL, 0);
+    assert_int_equal(c.n_records, 2);
     c = read_file(file_of("half", "[{\"input\":\"a\",\"target\":\"b\"},\n{\"input\":\"c"), HEARTH_DATA_ALPACA, NULL, 0);
     assert_int_equal(c.n_records, 1);
     assert_int_equal(c.skipped[HEARTH_DATA_SKIP_CUT_OFF], 1);
+}
+
+// A text whose end is a hole, as a file system leaves one after a power cut, beyond what is looked at in the beginning.
+static void zeros_are_no_text(void **state)
+{
+    (void)state;
+    enum { BYTES = 400 << 10, HOLE = 300 << 10 };
+    char *text = malloc(BYTES);
+    memset(text, 'a', HOLE);
+    memset(text + HOLE, 0, BYTES - HOLE);
+    for (size_t i = 99; i < HOLE; i += 100)
+        text[i] = '\n';
+    check_file_write(check_path(folder, "hole"), text, BYTES);
+    free(text);
+    struct hearth_data_counts c = read_file(check_path(folder, "hole"), HEARTH_DATA_TEXT, NULL, 0);
+    assert_true(c.n_records > 5);
+    assert_true(c.skipped[HEARTH_DATA_SKIP_NOT_UTF8] > 2);
 }
 
 static void deep_and_large(void **state)
@@ -651,9 +731,11 @@ int main(void)
         cmocka_unit_test(transcripts),     cmocka_unit_test(both_sides),
         cmocka_unit_test(styles),
         cmocka_unit_test(pieces_are_the_whole), cmocka_unit_test(text_windows),
+        cmocka_unit_test(a_long_text),     cmocka_unit_test(split_is_counted),
         cmocka_unit_test(duplicates),      cmocka_unit_test(split_by_id),
         cmocka_unit_test(packing),         cmocka_unit_test(rows_do_not_leak),
-        cmocka_unit_test(bad_files),       cmocka_unit_test(deep_and_large),
+        cmocka_unit_test(bad_files),       cmocka_unit_test(zeros_are_no_text),
+        cmocka_unit_test(deep_and_large),
         cmocka_unit_test(every_allocation_fails),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
