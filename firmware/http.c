@@ -11,17 +11,12 @@
 
 enum { PIECE_BYTES = 16 << 10, CHUNK_MARK_BYTES = 16 };
 
-static void unknown_path(struct hd_exchange *x)
-{
-    hd_exchange_error(x, HTTP_STATUS_NOT_FOUND, "unknown_url", NULL, "there is nothing under that path");
-}
-
 static const struct hd_route routes[] = {
     {.path = "/v1/chat/completions", .post = true, .run = hd_openai_chat},
     {.path = "/v1/completions", .post = true, .run = hd_openai_complete},
     {.path = "/v1/models", .run = hd_openai_models},
     {.path = "/v1/models/", .run = hd_openai_model},
-    {.path = "/v1/", .run = unknown_path},
+    {.path = "/v1/"}, // what other servers have there: clients want to be told in their own form
     {.path = "/health", .read_by_all = true, .run = hd_health},
     {.path = "/health/live", .read_by_all = true, .run = hd_health_live},
     {.path = "/health/ready", .read_by_all = true, .run = hd_health_ready},
@@ -274,10 +269,12 @@ int hd_exchange_begin(struct lws *wsi, const struct hd_route *route, const char 
     x->rest = x->path + strlen(route->path);
     connection->exchange = x;
     lws_set_timeout(wsi, NO_PENDING_TIMEOUT, 0);
-    if (route->post ? method != HD_POST : method == HD_POST || method == HD_OTHER_METHOD)
+    if (route->run && (route->post ? method != HD_POST : method == HD_POST || method == HD_OTHER_METHOD))
         refuse(x, HTTP_STATUS_METHOD_NOT_ALLOWED, "method_not_allowed", "that path has another method");
     else
         hd_http_authorise(x);
+    if (!x->refused && !route->run)
+        refuse(x, HTTP_STATUS_NOT_FOUND, "unknown_url", "there is nothing under that path");
     x->expected = body_len > 0 ? (size_t)body_len : 0;
     if (!x->refused && route->post && body_len < 0)
         refuse(x, 411, "length_required", "a body needs a Content-Length");

@@ -15,7 +15,7 @@ enum hd_method { HD_GET = 1, HD_HEAD, HD_POST, HD_OTHER_METHOD };
 
 struct hd_route {
     const char *path; // ends with '/': everything below
-    bool post;        // else GET and HEAD
+    bool post;        // else GET and HEAD; without `run` any method, and nothing is there
     bool read_by_all; // no token; else one with scope chat, unless the handler knows better
     bool metrics;     // loopback, or a token with scope admin
     void (*run)(struct hd_exchange *exchange);

@@ -50,38 +50,46 @@ static void add_adapters(struct hd_exchange *x, json_t *list, const struct hd_mo
     }
 }
 
-void hd_openai_models(struct hd_exchange *x)
+// All of them; NULL when that has been answered with an error.
+static json_t *list_models(struct hd_exchange *x)
 {
     struct hd_model_file *files = NULL;
     struct hearth_error error = {0};
     size_t n = 0;
     if (hd_models_list(x->server, &files, &n, &error) != HEARTH_OK) {
         hd_exchange_error(x, HTTP_STATUS_INTERNAL_SERVER_ERROR, "storage", NULL, error.text);
-        return;
+        return NULL;
     }
     json_t *list = json_array();
     for (size_t i = 0; i < n; i++)
         json_array_append_new(list, model_json(x->server, files[i].name));
     add_adapters(x, list, files, n);
     free(files);
-    send_json(x, HTTP_STATUS_OK, json_pack("{s:s, s:o}", "object", "list", "data", list));
+    return list;
+}
+
+void hd_openai_models(struct hd_exchange *x)
+{
+    json_t *list = list_models(x);
+    if (list)
+        send_json(x, HTTP_STATUS_OK, json_pack("{s:s, s:o}", "object", "list", "data", list));
 }
 
 void hd_openai_model(struct hd_exchange *x)
 {
-    struct hd_model_file *files = NULL;
-    struct hearth_error error = {0};
-    size_t n = 0, i = 0;
-    if (hd_models_list(x->server, &files, &n, &error) != HEARTH_OK)
-        n = 0;
-    while (i < n && strcmp(files[i].name, x->rest) != 0)
-        i++;
-    if (i < n)
-        send_json(x, HTTP_STATUS_OK, model_json(x->server, files[i].name));
-    else
+    json_t *list = list_models(x), *model, *found = NULL;
+    size_t i;
+    json_array_foreach(list, i, model)
+    {
+        if (strcmp(json_string_value(json_object_get(model, "id")), x->rest) == 0)
+            found = model;
+    }
+    if (found)
+        send_json(x, HTTP_STATUS_OK, json_incref(found));
+    else if (list)
         hd_exchange_error(x, HTTP_STATUS_NOT_FOUND, "model_not_found", "model",
                           "there is no model of that name");
-    free(files);
+    json_decref(list);
 }
 
 // ---- asking

@@ -123,7 +123,7 @@ static bool add_calls(struct hd_openai_request *r, const json_t *list, size_t in
     const json_t *call;
     char param[64], *text = NULL;
     snprintf(param, sizeof param, "messages[%zu].tool_calls", index);
-    if (!json_is_array(list) || json_array_size(list) == 0)
+    if (!json_is_array(list))
         return hd_openai_wrong(r, param, "%s: an array of calls", param);
     FILE *out = open_memstream(&text, &len);
     if (!out)
@@ -212,7 +212,7 @@ static bool add(struct hd_openai_request *r, const json_t *message, size_t index
     snprintf(param, sizeof param, "messages[%zu].role", index);
     if (!json_is_object(message) || !role)
         return hd_openai_wrong(r, param, "%s: system, developer, user, assistant or tool", param);
-    bool calls_tools = list && !json_is_null(list);
+    bool calls_tools = list && !json_is_null(list) && !(json_is_array(list) && json_array_size(list) == 0);
     if (calls_tools && role != HEARTH_ROLE_ASSISTANT)
         return hd_openai_wrong(r, param, "messages[%zu]: only the assistant has tool_calls", index);
     if (!calls_tools && (!content || json_is_null(content)))

@@ -294,6 +294,8 @@ static bool model(struct hd_openai_request *r, const json_t *v)
 
 static bool prompt(struct hd_openai_request *r, const json_t *v)
 {
+    if (json_array_size(v) == 1) // as many programs send one
+        v = json_array_get(v, 0);
     size_t len = json_string_length(v);
     if (!json_is_string(v) || len == 0)
         return hd_openai_wrong(r, "prompt", "prompt: one string that is not empty");

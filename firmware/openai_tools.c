@@ -103,7 +103,7 @@ bool hd_openai_tools(struct hd_openai_request *r, const json_t *body)
 
 // ---- a forced call
 
-// Every "$ref" into the parameters' own definitions gets the tool's number, since they all move to one place.
+// Every "$ref" of the parameters finds them where they move to: "#/$defs/" and the tool's number.
 static bool move_refs(json_t *value, size_t tool, size_t depth)
 {
     const char *key;
@@ -115,51 +115,33 @@ static bool move_refs(json_t *value, size_t tool, size_t depth)
     json_array_foreach(value, i, item) good = good && move_refs(item, tool, depth + 1);
     json_object_foreach(value, key, item)
     {
-        static const char *const places[] = {"#/$defs/", "#/definitions/"};
         char ref[MAX_REF_BYTES];
         const char *text = strcmp(key, "$ref") ? NULL : json_string_value(item);
-        for (size_t p = 0; text && p < 2; p++) {
-            size_t len = strlen(places[p]);
-            if (strncmp(text, places[p], len) != 0)
-                continue;
-            int n = snprintf(ref, sizeof ref, "#/$defs/%zu_%s", tool, text + len);
+        if (text && text[0] == '#') {
+            int n = snprintf(ref, sizeof ref, "#/$defs/%zu%s", tool, text + 1);
             good = good && n > 0 && (size_t)n < sizeof ref && json_string_set(item, ref) == 0;
-            break;
         }
         good = good && move_refs(item, tool, depth + 1);
     }
     return good;
 }
 
-static bool move_definitions(json_t *parameters, json_t *all, size_t tool)
-{
-    static const char *const places[] = {"$defs", "definitions"};
-    bool good = move_refs(parameters, tool, 0);
-    for (size_t p = 0; good && p < 2; p++) {
-        const char *key;
-        json_t *item;
-        json_object_foreach(json_object_get(parameters, places[p]), key, item)
-        {
-            char name[MAX_REF_BYTES];
-            int n = snprintf(name, sizeof name, "%zu_%s", tool, key);
-            good = good && n > 0 && (size_t)n < sizeof name && json_object_set(all, name, item) == 0;
-        }
-        json_object_del(parameters, places[p]);
-    }
-    return good;
-}
-
-// {"name": the tool's, "arguments": by its parameters}; NULL on failure.
+// {"name": the tool's, "arguments": by its parameters, which become one of the definitions}; NULL on failure.
 static json_t *schema_of(const json_t *tool, size_t index, json_t *definitions)
 {
     const json_t *given = json_object_get(json_object_get(tool, "function"), "parameters");
     json_t *parameters = given ? json_deep_copy(given) : json_pack("{s:s}", "type", "object");
-    if (!parameters || !move_definitions(parameters, definitions, index)) {
+    char number[24], ref[40];
+    snprintf(number, sizeof number, "%zu", index);
+    snprintf(ref, sizeof ref, "#/$defs/%s", number);
+    if (!parameters || !move_refs(parameters, index, 0)) {
         json_decref(parameters);
         return NULL;
     }
-    return json_pack("{s:s, s:{s:{s:s}, s:o}, s:[s, s], s:b}", "type", "object", "properties", "name",
-                     "const", name_of(tool), "arguments", parameters, "required", "name", "arguments",
+    if (json_object_set_new(definitions, number, parameters) != 0)
+        return NULL;
+    return json_pack("{s:s, s:{s:{s:s}, s:{s:s}}, s:[s, s], s:b}", "type", "object", "properties", "name",
+                     "const", name_of(tool), "arguments", "$ref", ref, "required", "name", "arguments",
                      "additionalProperties", 0);
 }
 
@@ -178,7 +160,7 @@ static json_t *schema_of_all(const json_t *tools, const char *name)
         whole = json_incref(json_array_get(list, 0));
     else if (good && json_array_size(list) > 1)
         whole = json_pack("{s:O}", "anyOf", list);
-    if (whole && json_object_size(definitions) && json_object_set(whole, "$defs", definitions) != 0) {
+    if (whole && json_object_set(whole, "$defs", definitions) != 0) {
         json_decref(whole);
         whole = NULL;
     }

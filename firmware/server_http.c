@@ -198,7 +198,7 @@ static int on_http(struct lws *wsi, struct page *page)
     memcpy(name, path, long_path ? 0 : (size_t)path_len);
     name[long_path ? 0 : path_len] = 0;
     const struct hd_route *route = hd_http_route(name);
-    if (body_len > 0 && !(route && route->post && method == HD_POST)) {
+    if (body_len > 0 && !(route && (route->post || !route->run) && method == HD_POST)) {
         refuse(wsi, route && route->post ? HTTP_STATUS_BAD_REQUEST : HTTP_STATUS_METHOD_NOT_ALLOWED,
                "nothing here takes that body");
         return -1;

@@ -123,6 +123,11 @@ def test_completions_go_on_with_a_text(client):
     whole = client.completions.create(**options)
     assert whole.object == "text_completion" and "Paris" in whole.choices[0].text
     assert whole.choices[0].finish_reason == "length" and whole.usage.completion_tokens == 5
+    listed = client.completions.create(**options | {"prompt": [options["prompt"]]})  # as LangChain sends it
+    assert listed.choices[0].text == whole.choices[0].text
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(**options | {"prompt": ["one", "two"]})
+    assert caught.value.param == "prompt"
     chunks = list(client.completions.create(stream=True, **options))
     assert "".join(c.choices[0].text for c in chunks) == whole.choices[0].text
 
@@ -144,6 +149,9 @@ def test_parts_and_developer_are_other_spellings(client):
     other = client.chat.completions.create(messages=plain, **options)
     assert one.choices[0].message.content == other.choices[0].message.content
     assert one.usage.prompt_tokens == other.usage.prompt_tokens
+    spelt[2]["tool_calls"] = []  # none
+    same = client.chat.completions.create(messages=spelt, **options)
+    assert same.choices[0].message.content == other.choices[0].message.content
     short = client.chat.completions.create(messages=plain[-1:], **options)
     assert short.usage.prompt_tokens < one.usage.prompt_tokens
 
@@ -278,6 +286,28 @@ def test_definitions_of_several_tools_do_not_mix(tool_client):
         assert json.loads(choice.message.tool_calls[0].function.arguments) == {"v": value}
 
 
+def test_parameters_that_refer_to_themselves(tool_client):
+    leaf = {"type": "object", "properties": {"v": {"enum": [1]}}, "required": ["v"], "additionalProperties": False}
+    node = {
+        "type": "object",
+        "properties": {"leaf": {"$ref": "#/$defs/leaf"}, "again": {"$ref": "#/properties/leaf"}, "more": {"$ref": "#"}},
+        "required": ["leaf", "again"],
+        "additionalProperties": False,
+        "$defs": {"leaf": leaf},
+    }
+
+    def check(value):
+        assert value["leaf"] == value["again"] == {"v": 1} and set(value) <= {"leaf", "again", "more"}
+        if "more" in value:
+            check(value["more"])
+
+    tools = [NOW, {"type": "function", "function": {"name": "tree", "parameters": node}}]
+    name = {"type": "function", "function": {"name": "tree"}}
+    for seed in range(4):
+        choice = forced(tool_client, name, tools=tools, seed=seed, temperature=2.0).choices[0]
+        check(json.loads(choice.message.tool_calls[0].function.arguments))
+
+
 def test_a_conversation_with_tools_goes_on(tool_client):
     message = forced(tool_client, "required").choices[0].message
     call = message.tool_calls[0]
@@ -377,7 +407,9 @@ def test_http_codes(box, client):
     with http_client(box, new_token(box)["token"]) as http:
         assert http.get("/v1/chat/completions").status_code == 405
         assert http.post("/v1/models", json={}).status_code == 405
-        assert http.post("/v1/embeddings", json={}).status_code in (404, 405)
+        for missing in (http.post("/v1/embeddings", json={"input": "x"}), http.delete("/v1/files/1")):
+            assert missing.status_code == 404 and missing.json()["error"]["code"] == "unknown_url"
+        assert http.post("/v1/embeddings", json={}, headers={"Authorization": "Bearer no"}).status_code == 401
         assert http.get("/v1/nothing").json()["error"]["code"] == "unknown_url"
         assert http.post("/v1/chat/completions", content="{}").status_code == 415
         big = http.post("/v1/chat/completions", json=body(user="x" * (3 << 20)))

@@ -457,6 +457,7 @@ def test_the_openai_door(learnt, client):
 
     names = [m["id"] for m in call("/v1/models")["data"]]
     assert MODEL_NAME in names and f"{MODEL_NAME}@a" in names
+    assert all(call(f"/v1/models/{name}")["id"] == name for name in names)
     body = {"messages": [{"role": "user", "content": "q1?"}], "temperature": 0, "max_tokens": 8}
     answer = call("/v1/chat/completions", body | {"model": f"{MODEL_NAME}@a"})
     assert answer["model"] == f"{MODEL_NAME}@a"
