@@ -410,6 +410,9 @@ static void dispatch(struct hd_client *client, const struct hd_id *request,
         hd_api_import_conversations(client, request, frame->import_conversations);
         break;
     case HEARTH__V1__CLIENT_FRAME__BODY_LIST_DATA_SETS: hd_api_list_data_sets(client, request); break;
+    case HEARTH__V1__CLIENT_FRAME__BODY_DELETE_DATA_SET:
+        hd_api_delete_data_set(client, request, frame->delete_data_set);
+        break;
     case HEARTH__V1__CLIENT_FRAME__BODY_LIST_ADAPTERS: hd_api_list_adapters(client, request); break;
     case HEARTH__V1__CLIENT_FRAME__BODY_USE_ADAPTER: hd_api_use_adapter(client, request, frame->use_adapter); break;
     case HEARTH__V1__CLIENT_FRAME__BODY_HELLO:

@@ -172,6 +172,24 @@ void hd_api_list_data_sets(struct hd_client *client, const struct hd_id *request
     hd_api_reply(client, request, &frame);
 }
 
+void hd_api_delete_data_set(struct hd_client *client, const struct hd_id *request,
+                            const Hearth__V1__DeleteDataSet *body)
+{
+    struct hd_learn *learn = client->server->learn;
+    const struct hd_id *person = &client->device.person;
+    struct hearth_error error = {0};
+    if (!may(client, request, HD_SCOPE_TRAIN) || !learns(client, request))
+        return;
+    const struct hd_learnt *item = hd_learn_find(learn, HD_LEARNT_SET, body->name, person);
+    if (item && hd_id_is_zero(&item->person))
+        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_FORBIDDEN,
+                     "it is the box's: its owner removes it there (hearth data rm)");
+    else if (hd_learn_remove(learn, true, body->name, person, &error) == HEARTH_OK)
+        hd_api_done(client, request);
+    else
+        hd_api_fail(client, request, &error);
+}
+
 // The name of the model whose file has this hash; NULL: none here.
 static char *model_name(struct hd_model_file *files, size_t n, const char *sha256)
 {

@@ -201,6 +201,8 @@ void hd_api_train_follow(struct hd_client *client, const struct hd_id *request);
 void hd_api_import_conversations(struct hd_client *client, const struct hd_id *request,
                                  const Hearth__V1__ImportConversations *body);
 void hd_api_list_data_sets(struct hd_client *client, const struct hd_id *request);
+void hd_api_delete_data_set(struct hd_client *client, const struct hd_id *request,
+                            const Hearth__V1__DeleteDataSet *body);
 void hd_api_list_adapters(struct hd_client *client, const struct hd_id *request);
 void hd_api_use_adapter(struct hd_client *client, const struct hd_id *request, const Hearth__V1__UseAdapter *body);
 
