@@ -97,7 +97,7 @@ static void sleeps_and_wakes(void **state)
     }
 }
 
-// An idle team takes no CPU time, be it one that spins (as many members as CPUs) or one that yields (more).
+// An idle team takes no CPU time, be its members as many as the CPUs or more.
 static void idle_costs_nothing(void **state)
 {
     (void)state;
