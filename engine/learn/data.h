@@ -93,6 +93,7 @@ struct hearth_data_reader {
     struct ht_data_seen ids, pairs;
     json_t *tree;   // messages of an OASST tree that come one a line, until the next tree begins
     size_t tree_bytes, item_bytes;
+    uint64_t tree_line; // where it begins
     struct hearth_data_counts counts;
     bool plain;  // lines or text, no JSON
     bool failed; // memory was short in a list; sticky
@@ -107,6 +108,7 @@ void ht_data_fix(struct hearth_data_reader *r, enum hearth_data_fix fix);
 
 // The record in the making: begin, add turns, emit.
 void ht_data_begin(struct hearth_data_reader *r);
+void ht_data_add_system(struct hearth_data_reader *r, const json_t *value); // its field "system", unless blank
 struct hearth_data_turn *ht_data_add(struct hearth_data_reader *r, enum hearth_role role, struct ht_text text);
 // Checks questions and answers, names the record from `meta` (NULL = nothing is said) and counts it. NULL: skipped.
 struct hearth_data_record *ht_data_emit(struct hearth_data_reader *r, const json_t *meta);

@@ -216,6 +216,8 @@ void ht_data_preference(struct hearth_data_reader *r, const json_t *value)
     ht_data_begin(r);
     if (conversations ? !add_messages(r, conversations) : json_is_array(prompt) && !add_messages(r, prompt))
         return;
+    if (!r->n_turns)
+        ht_data_add_system(r, value);
     if (question.bytes && !add_transcript(r, question))
         ht_data_add(r, HEARTH_ROLE_USER, question);
     size_t n_prompt = r->n_turns, n_shared = n_prompt;

@@ -22,11 +22,29 @@ static struct ht_text first_field(const json_t *value, const char *const *keys)
     return (struct ht_text){0};
 }
 
+// What was said before: "history" holds pairs of a question and its answer. False: it holds something else.
+static bool add_history(struct hearth_data_reader *r, const json_t *value)
+{
+    const json_t *history = json_object_get(value, "history"), *pair;
+    size_t i;
+    json_array_foreach(history, i, pair)
+    {
+        struct ht_text question = ht_data_text_of(json_array_get(pair, 0));
+        struct ht_text answer = ht_data_text_of(json_array_get(pair, 1));
+        if (!question.bytes || !answer.bytes)
+            return false;
+        ht_data_add(r, HEARTH_ROLE_USER, question);
+        ht_data_add(r, HEARTH_ROLE_ASSISTANT, answer);
+    }
+    return true;
+}
+
 static void question_and_answer(struct hearth_data_reader *r, const json_t *meta, struct ht_text question,
                                 struct ht_text input, struct ht_text answer)
 {
     ht_data_begin(r);
-    if (!question.bytes || !answer.bytes) {
+    ht_data_add_system(r, meta);
+    if (!add_history(r, meta) || !question.bytes || !answer.bytes) {
         ht_data_skip(r, HEARTH_DATA_SKIP_MISSING_FIELD);
     } else if (ht_data_blank(question) || ht_data_blank(answer)) {
         ht_data_skip(r, HEARTH_DATA_SKIP_EMPTY);

@@ -103,6 +103,13 @@ struct hearth_data_turn *ht_data_add(struct hearth_data_reader *r, enum hearth_r
     return turn;
 }
 
+void ht_data_add_system(struct hearth_data_reader *r, const json_t *value)
+{
+    struct ht_text system = ht_data_field(value, "system");
+    if (!ht_data_blank(system))
+        ht_data_add(r, HEARTH_ROLE_SYSTEM, system);
+}
+
 static struct ht_text turn_text(const struct hearth_data_turn *turn)
 {
     return (struct ht_text){turn->text, turn->len_bytes};

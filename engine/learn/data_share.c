@@ -208,7 +208,6 @@ static enum hearth_status check_seen(struct hearth_data_reader *r, const json_t 
 enum hearth_status ht_data_sharegpt(struct hearth_data_reader *r, const json_t *value, struct hearth_error *err)
 {
     const json_t *turns = json_object_get(value, "conversations");
-    const struct ht_text system = ht_data_field(value, "system");
     enum hearth_data_skip reason = HEARTH_DATA_SKIP_MISSING_FIELD;
     if (!turns)
         turns = json_object_get(value, "items");
@@ -217,8 +216,7 @@ enum hearth_status ht_data_sharegpt(struct hearth_data_reader *r, const json_t *
         return HEARTH_OK;
     }
     ht_data_begin(r);
-    if (!ht_data_blank(system))
-        ht_data_add(r, HEARTH_ROLE_SYSTEM, system);
+    ht_data_add_system(r, value);
     if (!gather(r, turns) || r->failed)
         return HEARTH_OK;
     size_t first = r->n_turns && r->turns[0].role == HEARTH_ROLE_SYSTEM;

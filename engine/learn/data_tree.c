@@ -240,6 +240,11 @@ static bool walk(struct hearth_data_reader *r, const json_t *meta, const json_t 
 static void take_tree(struct hearth_data_reader *r, const json_t *tree, const json_t *root)
 {
     const json_t *id = json_object_get(tree, "message_tree_id");
+    struct ht_text role = ht_data_field(root, "role");
+    if (role.bytes && ht_data_role(role) == HEARTH_ROLE_ASSISTANT) { // its question is not there
+        ht_data_skip(r, HEARTH_DATA_SKIP_NOT_ALTERNATING);
+        return;
+    }
     json_t *meta = json_pack("{s:O?, s:O?, s:O?}", "id", id ? id : json_object_get(root, "message_id"), "lang",
                              json_object_get(root, "lang"), "model_name", json_object_get(root, "model_name"));
     if (!walk(r, meta, root, false)) {
@@ -272,7 +277,9 @@ static void end_tree(struct hearth_data_reader *r)
 {
     json_t *tree = r->tree, *message, *parent, *index = json_object();
     const json_t *root = NULL;
+    uint64_t line = r->line;
     size_t i;
+    r->line = r->tree_line;
     r->tree = NULL;
     r->tree_bytes = 0;
     json_array_foreach(tree, i, message)
@@ -299,6 +306,7 @@ static void end_tree(struct hearth_data_reader *r)
         take_tree(r, root, root);
     else
         ht_data_skip(r, HEARTH_DATA_SKIP_CYCLE);
+    r->line = line;
     json_decref(index);
     r->value = json_incref(tree); // what the records point into
     json_decref(tree);
@@ -331,8 +339,10 @@ void ht_data_oasst(struct hearth_data_reader *r, const json_t *value)
     }
     if (!message)
         return;
-    if (!r->tree)
+    if (!r->tree) {
         r->tree = json_array();
+        r->tree_line = r->line;
+    }
     if (json_array_size(r->tree) == MAX_TREE_MESSAGES || r->tree_bytes + r->item_bytes > HT_MAX_DATA_RECORD_BYTES) {
         ht_data_skip(r, HEARTH_DATA_SKIP_TOO_LARGE);
         json_decref(message);

@@ -126,6 +126,9 @@ static bool read_question(const json_t *value, enum hearth_choice_form form, str
     static const char *const asks[] = {"ctx",   "prompt",  "question", "question_stem", "query",
                                        "input", "context", "sentence", "text",          NULL};
     static const char *const groups[] = {"subject", "category", "task", NULL};
+    // Who has one of these asks for something else than the text's last word.
+    static const char *const others[] = {"answer", "label",  "answerKey", "gold",    "target",
+                                         "output", "response", "choices",  "endings", "options"};
     *q = (struct question){.text = ht_task_field(value, asks), .group = ht_task_field(value, groups)};
     *reason = HT_TASK_MISSING;
     if (!q->text.bytes)
@@ -134,8 +137,11 @@ static bool read_question(const json_t *value, enum hearth_choice_form form, str
     q->form = form ? form : !choices ? HEARTH_CHOICE_LAST_WORD : HEARTH_CHOICE_TEXT;
     if (!form && choices && (ht_data_field(value, "subject").bytes || ht_data_field(value, "A").bytes))
         q->form = HEARTH_CHOICE_LETTERS;
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (!form && !choices && json_object_get(value, others[i]))
+            return false;
     if (q->form == HEARTH_CHOICE_LAST_WORD)
-        return (form || !json_object_get(value, "answer")) && cut_last_word(q);
+        return cut_last_word(q);
     if (!choices || !read_answer(value, q))
         return false;
     q->chinese = has_chinese(q->text);
@@ -189,7 +195,7 @@ static struct ht_text continuation(struct ht_data_pool *pool, const struct quest
 struct shots { // solved examples
     struct ht_data_pool pool;
     struct {
-        struct ht_text text, group;
+        struct ht_text text, group, context;
     } items[MOST_SHOTS * 64];
     size_t n;
 };
@@ -210,6 +216,7 @@ static enum hearth_status read_shots(const struct hearth_choices_params *p, stru
         make_context(&file.pool, value, &q);
         struct ht_text text = join(&file.pool, q.context, continuation(&file.pool, &q, q.answer));
         shots->items[shots->n].text = join(&shots->pool, text, text_of("\n\n"));
+        shots->items[shots->n].context = join(&shots->pool, q.context, text_of(""));
         shots->items[shots->n++].group = join(&shots->pool, q.group, text_of(""));
         if (file.pool.failed || shots->pool.failed)
             status = ht_fail(err, HEARTH_NOMEM, "out of memory for examples");
@@ -220,7 +227,8 @@ static enum hearth_status read_shots(const struct hearth_choices_params *p, stru
     return status;
 }
 
-// The heading of a subject and the examples before the context: the group's own, if it has some.
+// The heading of a subject and the examples before the context: the group's own, if it has some, and never the question
+// itself with its answer.
 static void add_shots(struct ht_data_pool *pool, const struct shots *shots, unsigned n_shots, struct question *q)
 {
     struct ht_text head = text_of("");
@@ -236,7 +244,7 @@ static void add_shots(struct ht_data_pool *pool, const struct shots *shots, unsi
     for (size_t i = 0; shots && i < shots->n; i++)
         own |= same(shots->items[i].group, q->group);
     for (size_t i = 0, n = 0; shots && i < shots->n && n < n_shots; i++)
-        if (!own || same(shots->items[i].group, q->group)) {
+        if ((!own || same(shots->items[i].group, q->group)) && !same(shots->items[i].context, q->context)) {
             head = join(pool, head, shots->items[i].text);
             n++;
         }

@@ -111,7 +111,8 @@ static enum hearth_status read_shots(const struct hearth_gen_params *p, struct s
     struct hearth_task_counts ignored = {0};
     struct ht_task_file file;
     const json_t *value = NULL;
-    size_t most = p->n_shots < MOST_SHOTS ? p->n_shots : MOST_SHOTS;
+    size_t most = (size_t)p->n_shots + 1; // the question that is asked may be one of them
+    most = most < MOST_SHOTS ? most : MOST_SHOTS;
     HT_TRY(ht_task_open(&file, p->shots_path, &ignored, err));
     enum hearth_status status = ht_task_next(&file, &value, err);
     for (; status == HEARTH_OK && value && shots->n < most; status = ht_task_next(&file, &value, err)) {
@@ -147,17 +148,27 @@ struct run {
     bool stop;
 };
 
+// Does example i stand before the question? n_shots do, and never the question itself with its answer.
+static bool shows(const struct run *run, size_t i, size_t *n_shown)
+{
+    struct ht_text a = run->shots->asks[i], b = run->question->ask;
+    bool itself = a.len_bytes == b.len_bytes && !memcmp(a.bytes, b.bytes, a.len_bytes);
+    return !itself && (*n_shown)++ < run->params->n_shots;
+}
+
 static enum hearth_status ask(struct run *run, struct ht_data_pool *pool, struct ht_gen_made *made,
                               struct hearth_error *err)
 {
     struct question *q = run->question;
+    size_t n_shown = 0;
     if (q->n_messages && !run->params->chat)
         return ht_fail(err, HEARTH_INVALID, "%s: holds conversations, which a chat template must render",
                        ht_shown_path(run->params->path));
     if (!run->params->chat) {
         struct ht_text prompt = text_of("");
         for (size_t i = 0; run->shots && i < run->shots->n; i++)
-            prompt = ht_data_join(pool, prompt, "", run->shots->blocks[i]);
+            if (shows(run, i, &n_shown))
+                prompt = ht_data_join(pool, prompt, "", run->shots->blocks[i]);
         prompt = ht_data_join(pool, prompt, "", q->head);
         prompt = ht_data_join(pool, prompt, "", q->ask);
         prompt = ht_data_join(pool, prompt, "", q->tail);
@@ -167,6 +178,8 @@ static enum hearth_status ask(struct run *run, struct ht_data_pool *pool, struct
     }
     if (!q->n_messages) {
         for (size_t i = 0; run->shots && i < run->shots->n; i++) {
+            if (!shows(run, i, &n_shown))
+                continue;
             add_message(q, HEARTH_ROLE_USER, run->shots->asks[i]);
             add_message(q, HEARTH_ROLE_ASSISTANT, run->shots->answers[i]);
         }

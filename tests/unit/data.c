@@ -141,6 +141,12 @@ static const struct import imports[] = {
      "{\"chosen\":\"\\n\\nHuman: Q\\n\\nAssistant: yes\",\"rejected\":\"\\n\\nHuman: Q\\n\\nAssistant: no\"}",
      "u=Q|a=yes|1!no|", 1, 1},
     {HEARTH_DATA_PREFERENCE, "{\"prompt\":\"Q\",\"chosen\":\"yes\",\"rejected\":\"no\"}", "u=Q|a=yes|1!no|", 1, 1},
+    {HEARTH_DATA_ALPACA,
+     "{\"instruction\":\"Q\",\"output\":\"A\",\"system\":\"S\",\"history\":[[\"Q0\",\"A0\"],[\"Q1\",\"A1\"]]}\n"
+     "{\"instruction\":\"Q\",\"output\":\"A\",\"history\":[[\"Q0\"]]}\n",
+     "s=S|u=Q0|a=A0|u=Q1|a=A1|u=Q|a=A|", 1, 0},
+    {HEARTH_DATA_PREFERENCE, "{\"system\":\"S\",\"question\":\"Q\",\"chosen\":\"yes\",\"rejected\":\"no\"}",
+     "s=S|u=Q|a=yes|2!no|", 1, 1},
     {HEARTH_DATA_EXPORT,
      "{\"id\":\"x\",\"title\":\"t\",\"turns\":[{\"role\":\"user\",\"text\":\"Q\"},{\"role\":\"assistant\",\"text\":"
      "\"A\",\"finished\":true}]}",
@@ -660,6 +666,31 @@ static void zeros_are_no_text(void **state)
     assert_true(c.skipped[HEARTH_DATA_SKIP_NOT_UTF8] > 2);
 }
 
+// A tree of messages one a line is named by its own first line; one that begins with an answer has lost its question.
+static void lines_of_trees(void **state)
+{
+    (void)state;
+#define MESSAGE(id, tree, parent, role)                                                                         \
+    "{\"message_id\":\"" id "\",\"message_tree_id\":\"" tree "\",\"parent_id\":" parent ",\"role\":\"" role    \
+    "\",\"text\":\"x\"}\n"
+    struct hearth_data_reader *reader;
+    const struct hearth_data_record *r;
+    struct hearth_data_counts counts;
+    const struct hearth_data_reader_params params = {
+        .path = file_of("trees", MESSAGE("0", "s", "\"9\"", "assistant") MESSAGE("1", "t", "null", "prompter")
+                                 MESSAGE("2", "t", "\"1\"", "assistant") MESSAGE("3", "u", "null", "prompter"))};
+    assert_int_equal(hearth_data_open(&reader, &params, NULL), HEARTH_OK);
+    assert_int_equal(hearth_data_next(reader, &r, NULL), HEARTH_OK);
+    assert_int_equal(r->line, 2);
+    assert_int_equal(r->n_turns, 2);
+    assert_int_equal(hearth_data_next(reader, &r, NULL), HEARTH_OK);
+    assert_null(r);
+    hearth_data_get_counts(reader, &counts);
+    assert_int_equal(counts.first_line[HEARTH_DATA_SKIP_NOT_ALTERNATING], 1);
+    assert_int_equal(counts.first_line[HEARTH_DATA_SKIP_NO_ANSWER], 4);
+    hearth_data_close(&reader);
+}
+
 static void deep_and_large(void **state)
 {
     (void)state;
@@ -735,7 +766,7 @@ int main(void)
         cmocka_unit_test(duplicates),      cmocka_unit_test(split_by_id),
         cmocka_unit_test(packing),         cmocka_unit_test(rows_do_not_leak),
         cmocka_unit_test(bad_files),       cmocka_unit_test(zeros_are_no_text),
-        cmocka_unit_test(deep_and_large),
+        cmocka_unit_test(lines_of_trees),  cmocka_unit_test(deep_and_large),
         cmocka_unit_test(every_allocation_fails),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

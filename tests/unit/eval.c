@@ -300,6 +300,12 @@ static void letter_choices(void **state)
            HEARTH_CHOICE_AUTO, check_path(folder, "dev.jsonl"), &seen);
     assert_string_equal(model.context, "The following are multiple choice questions (with answers) about old "
                                        "art.\n\nE1\nA. a\nB. b\nAnswer: B\n\nQ4\nA. w\nB. x\nAnswer:");
+    // Examples out of the questions themselves: E1 has E2 before it, never itself with its answer.
+    choose(&model, file_of("e1.jsonl", "{\"subject\": \"old_art\", \"question\": \"E1\", \"choices\": "
+                                       "[\"a\", \"b\"], \"answer\": 1}\n"),
+           HEARTH_CHOICE_AUTO, check_path(folder, "dev.jsonl"), &seen);
+    assert_string_equal(model.context, "The following are multiple choice questions (with answers) about old "
+                                       "art.\n\nE2\nA. a\nB. b\nAnswer: A\n\nE1\nA. a\nB. b\nAnswer:");
 }
 
 static void last_words(void **state)
@@ -315,6 +321,13 @@ static void last_words(void **state)
     assert_string_equal(model.context, "He went to the");
     assert_int_equal(out.counts.skipped[HT_TASK_MISSING], 1);
     assert_int_equal(out.counts.first_line[HT_TASK_MISSING], 2);
+    // Who has an answer of its own asks for more than a last word.
+    out = choose(&model, file_of("asks.jsonl", "{\"text\": \"He went to the sea\"}\n"
+                                               "{\"input\": \"Where did he go to\", \"output\": \"sea\"}\n"
+                                               "{\"question\": \"Where did he go to\", \"choices\": \"sea\"}\n"),
+                 HEARTH_CHOICE_AUTO, NULL, &seen);
+    assert_int_equal(out.counts.n_items, 1);
+    assert_int_equal(out.counts.skipped[HT_TASK_MISSING], 2);
 }
 
 static void wrong_questions(void **state)
@@ -489,7 +502,8 @@ static void answers(void **state)
     params.n_shots = 1;
     params.max_items = 1;
     assert_int_equal(ht_gen_run(&known, &params, &out, &err), HEARTH_OK);
-    assert_string_equal(model.prompt, "Question: 3+4\nAnswer: sum\n#### 7\n\nQuestion: 3+4\nAnswer:");
+    // never the question itself with its answer
+    assert_string_equal(model.prompt, "Question: 4+4\nAnswer: #### 8\n\nQuestion: 3+4\nAnswer:");
     model.n = 0;
     params.chat = true;
     assert_int_equal(ht_gen_run(&known, &params, &out, &err), HEARTH_OK);
