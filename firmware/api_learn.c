@@ -181,7 +181,9 @@ void hd_api_delete_data_set(struct hd_client *client, const struct hd_id *reques
     if (!may(client, request, HD_SCOPE_TRAIN) || !learns(client, request))
         return;
     const struct hd_learnt *item = hd_learn_find(learn, HD_LEARNT_SET, body->name, person);
-    if (item && hd_id_is_zero(&item->person))
+    if (strlen(body->name) > HD_MAX_LEARNT_NAME)
+        hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_LIMIT, "name: at most 64 bytes");
+    else if (item && hd_id_is_zero(&item->person))
         hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_FORBIDDEN,
                      "it is the box's: its owner removes it there (hearth data rm)");
     else if (hd_learn_remove(learn, true, body->name, person, &error) == HEARTH_OK)

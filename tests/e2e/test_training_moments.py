@@ -14,7 +14,8 @@ from test_training_box import (  # noqa: F401
 
 F32, BYTES = 0, 1
 FIELDS = {
-    "epochs": {"value": 10}, "lr": {"value": 0.01}, "seed": {"value": 5}, "rank": {"value": 16}, "targets": "all,output",
+    "epochs": {"value": 10}, "lr": {"value": 0.01}, "seed": {"value": 5}, "rank": {"value": 16},
+    "targets": "all,output",
 }
 
 

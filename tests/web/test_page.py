@@ -352,10 +352,14 @@ def test_settings_tell_about_the_box(paired, box, open_page):
     assert page.evaluate("document.activeElement.textContent").startswith("Settings")
 
 
+def command(box, *words):
+    env = os.environ | {"HEARTH_ADMIN_SOCKET": str(box.folder / "run" / "admin.sock")}
+    return subprocess.run([web_box.build_dir() / "hearth", *words], env=env, capture_output=True, text=True)
+
+
 def test_what_was_learnt_is_chosen_in_the_settings(paired, box, tmp_path):
     def hearth(*words):
-        env = os.environ | {"HEARTH_ADMIN_SOCKET": str(box.folder / "run" / "admin.sock")}
-        return subprocess.run([web_box.build_dir() / "hearth", *words], env=env, capture_output=True, text=True)
+        return command(box, *words)
 
     turns = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "The hearth of the house."}]
     (tmp_path / "set.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
@@ -573,6 +577,45 @@ def test_learning_on_a_phone(paired, screens):
     sheet.get_by_role("button", name="Start").scroll_into_view_if_needed()
     page.screenshot(path=screens / "phone-learning.png")
     check_phone(page)
+
+
+def test_a_data_set_is_deleted_on_a_phone(paired, box, screens, tmp_path):
+    """One's own, after a question; the box's are not offered."""
+    page = paired("Uma", scopes=["chat", "train"], **PHONE)
+    say(page, "Say one word.")
+    wait_done(page)
+    (tmp_path / "notes.txt").write_text("plain words\n")
+    assert command(box, "data", "import", "house", tmp_path / "notes.txt").returncode == 0
+    try:
+        for name in ("walks", "a-long-name-of-fifty-letters-that-has-to-find-its-room"):
+            done = command(box, "data", "import", name, "--conversations", "--person", "Uma")
+            assert done.returncode == 0, done.stderr
+        page.get_by_role("button", name="Conversations").click()
+        page.get_by_role("button", name="Settings").click()
+        sheet, row = page.get_by_role("dialog"), page.locator(".sets li")
+        remove = sheet.get_by_role("button", name="Delete walks")
+        remove.scroll_into_view_if_needed()
+        assert row.count() == 2 and "house" not in sheet.get_by_role("list").inner_text()
+        assert "1 conversation" in row.nth(0).inner_text()
+        check_phone(page)
+        page.screenshot(path=screens / "phone-data-sets.png")
+        remove.click()
+        sheet.get_by_text("“walks” is erased from the box").wait_for()
+        check_phone(page)
+        page.screenshot(path=screens / "phone-delete.png")
+        sheet.get_by_role("button", name="Cancel").click()
+        remove.click()  # back where it was, nothing gone
+        assert len(box.admin("data.list")["data_sets"]) == 3
+        sheet.get_by_role("button", name="Delete", exact=True).click()
+        wait_count(page, ".sets li", 1)
+        assert sorted(s["name"][:6] for s in box.admin("data.list")["data_sets"]) == ["a-long", "house"]
+        sheet.get_by_role("button", name="Delete a-long").click()
+        sheet.get_by_role("button", name="Delete", exact=True).click()
+        wait_count(page, ".sets", 0)
+        sheet.get_by_label("Learn from").wait_for()
+    finally:
+        assert command(box, "data", "rm", "house").returncode == 0
+    assert box.admin("data.list")["data_sets"] == []
 
 
 def test_the_drawer_gives_the_focus_back(paired):

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { clipUtf8, fromBase64url, fromHex, pairingSecret, toHex, utf8Length } from "../../firmware/web/src/bytes.js";
 import { CODE } from "../../firmware/web/src/wire.js";
-import { dayGroup, deviceName, explain, lossWords, training, usageLine } from "../../firmware/web/src/words.js";
+import { dayGroup, deviceName, explain, lossWords, recordsWords, training, usageLine } from "../../firmware/web/src/words.js";
 
 test("hex and base64url go both ways and refuse what they are not", () => {
     const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
@@ -62,6 +62,7 @@ test("a training is told in a few words", () => {
     assert.equal(training({ state: 3, adapter: "a", step: 4n, nSteps: 20n, etaSeconds: 125 }), "a: step 4 of 20, 2 min left");
     assert.equal(training({ state: 3, adapter: "", step: 4n, nSteps: 20n, etaSeconds: 5 }), "step 4 of 20, less than a minute left");
     assert.equal(training({ state: 7, adapter: "a" }), "a: done");
+    assert.deepEqual([0n, 1n, 12].map(recordsWords), ["0 conversations", "1 conversation", "12 conversations"]);
     assert.equal(lossWords({ loss: 0, heldOut: 0 }), "");
     assert.equal(lossWords({ loss: 1.23456, heldOut: 2 }), "loss 1.235, 2.000 on what was kept aside");
 });

@@ -393,6 +393,14 @@ export class Hearth {
         return this.#ask("trainStop", { adapter, discard });
     }
 
+    listDataSets() {
+        return this.#ask("listDataSets");
+    }
+
+    deleteDataSet(name) {
+        return this.#ask("deleteDataSet", { name });
+    }
+
     useModel(name) {
         return this.#ask("useModel", { name });
     }

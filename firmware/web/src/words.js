@@ -102,6 +102,12 @@ export function training(status) {
     return `${name}step ${status.step} of ${status.nSteps}${left}`;
 }
 
+/* Of a data set made of conversations; numbers of the wire may be BigInt. */
+export function recordsWords(records) {
+    const n = Number(records);
+    return n === 1 ? "1 conversation" : `${n} conversations`;
+}
+
 /* How well: the loss, of what is learnt from and of what was kept aside; less is better. */
 export function lossWords(status) {
     const parts = [];

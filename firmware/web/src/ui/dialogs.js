@@ -24,9 +24,11 @@ function Modal({ title, onClose, children, wide }) {
 }
 
 function Confirm({ hearth, dialog, onClose }) {
-    const run = () => {
+    /* Where it goes back to another dialog, that one shows what was done. */
+    const run = async () => {
+        if (dialog.back) await dialog.run();
         onClose();
-        dialog.run();
+        if (!dialog.back) dialog.run();
     };
     return html`<${Modal} title=${dialog.title} onClose=${onClose}>
         <p>${dialog.text}</p>
@@ -70,7 +72,7 @@ function Conversation({ hearth, state, dialog, onClose }) {
 export function Dialogs({ hearth, state }) {
     const { dialog } = state;
     if (!dialog) return null;
-    const onClose = () => hearth.state.dialog === dialog && hearth.set({ dialog: null });
+    const onClose = () => hearth.state.dialog === dialog && hearth.set({ dialog: dialog.back ?? null });
     if (dialog.kind === "settings") {
         return html`<${Modal} key="settings" title="Settings" wide onClose=${onClose}><${Settings} hearth=${hearth} state=${state} /><//>`;
     }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// In the settings of who may train: one's own conversations become an adapter. How it goes on, stopping it, using it.
+// In the settings of who may train: one's own conversations become an adapter. How it goes on, stopping it, using it;
+// deleting the copies of conversations that it was learnt from.
 import { useState } from "preact/hooks";
-import { lossWords, TRAIN, training } from "../words.js";
+import { lossWords, recordsWords, TRAIN, training } from "../words.js";
 import { html } from "./html.js";
 
 const NAME = "[A-Za-z0-9][A-Za-z0-9._\\-]{0,50}";
@@ -65,13 +66,35 @@ function Outcome({ hearth, status, adapters, onChanged }) {
         </div>`;
 }
 
-export function Learning({ hearth, status, adapters, onChanged }) {
+/* Copies of one's conversations that trainings read; those of the box are its owner's to remove. */
+function DataSets({ hearth, dataSets, reads }) {
+    const remove = ({ name }) => hearth.set({
+        dialog: {
+            kind: "confirm",
+            title: "Delete this copy?",
+            text: `“${name}” is erased from the box. Your conversations stay, and so does what was learnt from it; a training of it that was stopped cannot go on.`,
+            action: "Delete",
+            run: () => hearth.deleteDataSet(name),
+            back: { kind: "settings" },
+        },
+    });
+    return html`<h4 id="copies">Copies it learns from</h4>
+        <ul class="sets" aria-labelledby="copies">${dataSets.map((set) => html`<li key=${set.name}>
+            <span>${set.name} <small class="faint">${recordsWords(set.records)}</small></span>
+            <button type="button" class="button danger-text" aria-label=${`Delete ${set.name}`} disabled=${set.name === reads}
+                onClick=${() => remove(set)}>Delete</button>
+        </li>`)}</ul>`;
+}
+
+export function Learning({ hearth, status, adapters, dataSets, onChanged }) {
     const now = status?.training;
     const runs = now && now.state > TRAIN.NONE && now.state < TRAIN.STOPPED;
+    const own = dataSets.filter((set) => set.own);
     return html`<section><h3>Learning</h3>
         ${runs && now.adapter && html`<${Progress} hearth=${hearth} status=${now} onChanged=${onChanged} />`}
         ${runs && !now.adapter && html`<p>Somebody else's training runs. Yours can begin when it has ended.</p>`}
         ${now && !runs && html`<${Outcome} hearth=${hearth} status=${now} adapters=${adapters} onChanged=${onChanged} />
             <${Form} hearth=${hearth} onChanged=${onChanged} />`}
+        ${own.length > 0 && html`<${DataSets} hearth=${hearth} dataSets=${own} reads=${runs ? now.dataSet : ""} />`}
     </section>`;
 }

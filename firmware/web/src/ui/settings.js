@@ -68,11 +68,14 @@ export function Settings({ hearth, state }) {
     const [status, setStatus] = useState(null);
     const [models, setModels] = useState([]);
     const [adapters, setAdapters] = useState([]);
+    const [dataSets, setDataSets] = useState([]);
     const admin = state.me?.scopes.includes("admin");
+    const trains = state.me?.scopes.includes("train");
     const load = async () => {
         setStatus(await hearth.getStatus());
         setAdapters((await hearth.listAdapters())?.adapters ?? []);
         if (admin) setModels((await hearth.listModels())?.models ?? []);
+        if (trains) setDataSets((await hearth.listDataSets())?.dataSets ?? []);
     };
     useEffect(() => {
         load();
@@ -97,7 +100,7 @@ export function Settings({ hearth, state }) {
             ${models.length > 1 && html`<${ModelChoice} hearth=${hearth} models=${models} onChosen=${load} />`}
             ${adapters.length > 0 && html`<${AdapterChoice} hearth=${hearth} adapters=${adapters} onChosen=${load} />`}
         </section>
-        ${state.me?.scopes.includes("train") && html`<${Learning} hearth=${hearth} status=${status} adapters=${adapters}
+        ${trains && html`<${Learning} hearth=${hearth} status=${status} adapters=${adapters} dataSets=${dataSets}
             onChanged=${load} />`}
         <section>
             <${Segments} legend="Appearance" name="theme" choices=${THEMES} chosen=${state.theme}
