@@ -117,6 +117,7 @@ def test_a_good_file_comes_in_by_the_command(learnt, client, tmp_path):
                 break
             except RequestFailed as error:
                 assert "being looked at" in str(error) and time.monotonic() < end
+                time.sleep(0.1)
     other = data.replace(bytes(file_of(box, "a")["base"], "ascii"), b"0" * 64)
     assert other != data
     path.write_bytes(other)
@@ -175,6 +176,7 @@ def test_an_answering_adapter_is_dropped_after_its_answer(learnt, client):
     for event in client.events():
         if event.WhichOneof("event") == "output_text_delta":
             break
+    assert held(client) > base
     assert hearth(box, "adapter", "rm", "a").returncode == 0
     for event in client.events():
         last = event.WhichOneof("event")
@@ -256,6 +258,7 @@ def test_adapters_count_in_the_memory_budget(learnt, client, tmp_path):
                 except RequestFailed as error:
                     if "being looked at" in str(error):
                         assert time.monotonic() < end
+                        time.sleep(0.1)
                         continue
                     assert not fits and "the adapter large needs" in str(error) and "memory budget" in str(error)
                     break

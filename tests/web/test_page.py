@@ -439,14 +439,17 @@ def test_steady_answers_repeat(paired, box):
     page.keyboard.press("Escape")
     wait_count(page, "dialog", 0)
     for n in (1, 2):
-        say(page, QUESTION)
+        say(page, LONG)  # a short answer may be the same anyway
+        wait_writing(page, 200)
+        page.get_by_role("button", name="Stop the answer").click()
         wait_done(page)
         page.get_by_role("button", name="New conversation").click()
         wait_count(page, ".row", n)
         wait_count(page, ".turn", 0)
     said = [box.admin("conversations.show", person="Sue", id=c["id"])["conversation"]["turns"][1]["text"]
             for c in box.admin("conversations.list", person="Sue")["conversations"]]
-    assert said[0] == said[1] and said[0]
+    n = min(map(len, said))
+    assert n >= 200 and said[0][:n] == said[1][:n]
 
 
 def test_light_and_dark(paired):
