@@ -37,6 +37,7 @@ struct write_task {
     struct hd_task task;
     struct hd_run_files *files;
     unsigned at; // in waiting
+    struct waiting old; // what another has taken the place of: to be wiped, nothing to be written
     struct hearth_error error;
 };
 
@@ -112,6 +113,12 @@ static void done(struct hd_task *task)
     free(write);
 }
 
+static void run_wipe(struct hd_task *task)
+{
+    struct write_task *wipe = (struct write_task *)task;
+    hd_wipe_free(wipe->old.data, wipe->old.len_bytes);
+}
+
 // ---- for the trainer
 
 static struct waiting *place_of(struct hd_run_files *files, const char *name) // {lock}
@@ -143,18 +150,17 @@ static enum hearth_status hand_over(struct hd_run_files *files, struct waiting *
     w->data = data;
     w->len_bytes = len_bytes;
     pthread_mutex_unlock(&files->lock);
-    if (old.data) { // its turn comes as it is
-        free(write);
-        hd_wipe_free(old.data, old.len_bytes);
-        return HEARTH_OK;
-    }
-    *write = (struct write_task){.task = {.run = run, .done = done},
+    *write = (struct write_task){.task = {.run = old.data ? run_wipe : run, .done = done}, // its turn comes as it is
                                  .files = hd_run_files_ref(files),
-                                 .at = (unsigned)(w - files->waiting)};
+                                 .at = (unsigned)(w - files->waiting),
+                                 .old = old};
     if (hd_keeper_add(files->keeper, &write->task))
         return HEARTH_OK;
+    hd_wipe_free(old.data, old.len_bytes);
     hd_run_files_unref(&write->files);
     free(write);
+    if (old.data)
+        return HEARTH_OK;
     return hd_fail(err, HEARTH_IO, "%s is not saved: the box is stopping", w->name);
 }
 
