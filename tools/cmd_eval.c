@@ -71,8 +71,14 @@ int eval_open(struct eval *eval, unsigned n_positions)
     if (code)
         return code;
     const struct hearth_engine_params params = {.model_path = path, .device = eval->cli->device, .n_ctx = 64};
-    if (!n_positions && !hearth_engine_fit(&params, &fit, NULL)) // else opening tells what is wrong
-        n_positions = fit.n_ctx_train < 2048 ? fit.n_ctx_train : 2048;
+    if (!hearth_engine_fit(&params, &fit, NULL)) { // else opening tells what is wrong
+        unsigned most = n_positions > eval->words->seq ? n_positions : (unsigned)eval->words->seq;
+        if (most > fit.n_ctx_train)
+            return cli_wrong(eval->cli, "--window or --seq is %u tokens, the model was made for at most %u", most,
+                             fit.n_ctx_train);
+        if (!n_positions)
+            n_positions = fit.n_ctx_train < 2048 ? fit.n_ctx_train : 2048;
+    }
     model.n_ctx = n_positions;
     code = models_open(&eval->engine, eval->cli, &model);
     if (!code)

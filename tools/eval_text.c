@@ -196,12 +196,13 @@ int eval_ppl(struct eval *eval)
 {
     const struct eval_words *w = eval->words;
     struct ppl_job job = {.eval = eval};
-    unsigned id, n = (unsigned)(w->window ? w->window : w->chunks ? 512 : 0);
+    unsigned id, n = (unsigned)(w->window ? w->window : w->chunks ? 512 : 0), most = positions(eval);
+    most = n > most ? n : n || most > 2048 ? most : 0; // without a window, texts have what a model gives
     if (w->lines && w->chunks)
         return cli_wrong(eval->cli, "--chunks goes over a whole text, not --lines");
     if (w->stride && w->stride >= (w->window ? w->window : n ? n : 2048))
         return cli_wrong(eval->cli, "--stride is below the window");
-    int code = eval_open(eval, positions(eval) > n && n ? positions(eval) : n);
+    int code = eval_open(eval, most);
     if (!code)
         code = eval_open_scorer(eval);
     if (!code)

@@ -62,8 +62,8 @@ enum hearth_status ht_train_identity(struct hearth_trainer *t, const unsigned ch
     const struct hearth_train_params *p = &t->params;
     const struct ht_adapter_target *first = &t->adapter->targets[0];
     json_t *run = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:I, s:f, s:b, s:b, s:o, s:f, s:f, s:f}", "base",
-                            p->base_sha256, "moments", moments[p->moments], "numerics", t->info.numerics_id,
-                            "precision", t->info.precision, "architecture", t->adapter->architecture,
+                            p->base_sha256, "moments", moments[p->moments], "precision", t->info.precision,
+                            "numerics", t->info.numerics_id, "architecture", t->adapter->architecture,
                             "template", t->engine->info.chat_template, "targets", describe_targets(t->adapter), "rank",
                             (json_int_t)first->rank, "alpha", (double)first->alpha, "rslora", (int)t->adapter->rslora,
                             "gaussian", (int)p->gaussian, "init", describe_init(init), "dropout",

@@ -215,6 +215,8 @@ def test_what_is_wrong(tiny, tmp_path):
         assert file.name in wrong(65, "eval", "loss", "--data", file, "-m", tiny, "--template", "chatml")
     wrong(65, "eval", "choices", prose, "-m", tiny)
     wrong(65, "eval", "ppl", "--chunks", "--window", "64", prose, "-m", tiny)
+    for option in ("--window", "--seq"):
+        assert "made for at most 128" in wrong(2, "eval", "ppl", prose, option, "129", "-m", tiny)
     for words in (["dance"], ["ppl"], ["loss"], ["compare", "a", "--data", "x"], ["compare", "a", "b"], ["choices"],
                   ["ppl", prose, "--stride", "99", "--window", "64"], ["choices", prose, "--form", "round"],
                   ["gen", prose, "--match", "most"], ["gen", prose, "--match", "regex"],

@@ -238,6 +238,9 @@ def test_a_resume_that_is_another_run(chats, tmp_path):
                         (("--max-steps", "4", "--alpha", "3"), "alpha")):
         done = train(chats, out, *more, "--resume", code=65)
         assert cause in done.stderr and done.stderr.count("\n") == 1
+    if json.loads((out / "manifest.json").read_text())["run"]["precision"] != "f32":
+        done = train(chats, out, "--max-steps", "4", "--precision", "f32", "--resume", code=65)
+        assert 'precision is "bf16/' in done.stderr and 'there and "f32" here' in done.stderr
     other = write_chats(tmp_path / "chats.jsonl", 41)
     assert "training data has changed" in train(other, out, "--max-steps", "4", "--resume", code=65).stderr
     assert (out / "adapter.gguf").read_bytes() == before
