@@ -312,20 +312,6 @@ static int run(struct chat *chat, const struct model_options *model, const struc
     return code;
 }
 
-static int check_template(const struct cli *cli, const char *name)
-{
-    if (!name || !strcmp(name, "raw"))
-        return -1;
-    for (const char *const *known = hearth_chat_template_names(); *known; known++)
-        if (!strcmp(*known, name))
-            return -1;
-    fprintf(stderr, "hearth %s: no template '%s'; known:", cli->name, name);
-    for (const char *const *known = hearth_chat_template_names(); *known; known++)
-        fprintf(stderr, " %s", *known);
-    fputc('\n', stderr);
-    return CLI_USAGE;
-}
-
 // The words of the command line.
 static struct {
     struct chat chat;
@@ -429,8 +415,6 @@ int cmd_run(int argc, char **argv)
     };
     set_defaults();
     int code = cli_parse(&cli, argc, argv);
-    if (code < 0)
-        code = check_template(&cli, words.model.chat_template);
     if (code >= 0)
         return code;
     struct chat *chat = &words.chat;

@@ -143,6 +143,19 @@ static bool on_load(void *user, double done)
     return true;
 }
 
+static int check_template(const struct cli *cli, const char *name)
+{
+    char names[1024] = "raw";
+    if (!name || !strcmp(name, "raw") || !strcmp(name, "none"))
+        return CLI_OK;
+    for (const char *const *known = hearth_chat_template_names(); *known; known++) {
+        if (!strcmp(name, *known))
+            return CLI_OK;
+        snprintf(names + strlen(names), sizeof names - strlen(names), " %s", *known);
+    }
+    return cli_wrong(cli, "no template '%s'; known: %s", name, names);
+}
+
 int models_open(struct hearth_engine **engine, const struct cli *cli, const struct model_options *options)
 {
     char path[PATHS_MAX];
@@ -164,7 +177,9 @@ int models_open(struct hearth_engine **engine, const struct cli *cli, const stru
     *engine = NULL;
     if (!models_kv(options->kv, &params.kv))
         return cli_wrong(cli, "--kv wants f16, q8 or f32, not '%s'", options->kv);
-    int code = models_find(path, options->model);
+    int code = check_template(cli, options->chat_template);
+    if (!code)
+        code = models_find(path, options->model);
     if (code)
         return code;
     struct hearth_fit fit;

@@ -85,5 +85,7 @@ def test_what_is_wrong(tmp_path):
         done = run("inspect", file)
         assert done.returncode == code and done.stderr.count("\n") == 1
         assert cause in done.stderr and (code == 2 or file.name in done.stderr)
+    done = run("inspect", "--template", "no", binary)
+    assert done.returncode == 2 and "no template 'no'; known: raw chatml " in done.stderr
     assert run("import", empty).returncode == 2  # a name and files
     assert run("inspect").returncode == run("inspect", "--mask", "no", empty).returncode == 2
