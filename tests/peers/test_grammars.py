@@ -28,11 +28,11 @@ def accepts(tmp_path_factory):
 def test_what_llama_writes_is_read(name, accepts, tmp_path):
     model, file = model_path("smollm2"), tmp_path / "grammar.gbnf"
     file.write_text(GRAMMARS[name], encoding="utf-8")
-    command = [llama_folder() / "llama-completion", "-m", model, "-p", "Write:", "-n", 60, "--seed", 1]
+    command = [llama_folder() / "llama-completion", "-m", model, "-t", 1, "-p", "Write:", "-n", 60, "--seed", 1]
     command += ["--grammar-file", file, "--temp", 1.5, "--top-k", 0]
     command += ["--no-display-prompt", "-no-cnv", "--no-warmup"]
     # Under a grammar llama.cpp may take half a second for a token: one answer each.
-    done = subprocess.run([str(x) for x in command], capture_output=True, stdin=subprocess.DEVNULL, timeout=300)
+    done = subprocess.run([str(x) for x in command], capture_output=True, stdin=subprocess.DEVNULL, timeout=1000)
     assert done.returncode == 0, done.stderr[-400:]
     text, verdicts = done.stdout, ("begun", "complete")
     if text.rstrip().endswith(b" [end of text]"):

@@ -102,7 +102,7 @@ def test_quantisers_beside_llama_cpp(kind, tensors):
     merge(base, folder / "a", folder / "ours.gguf", kind)
     subprocess.run(
         [tool, "--allow-requantize", "--pure", folder / "f32.gguf", folder / "theirs.gguf", kind, "2"],
-        capture_output=True, check=True, timeout=500
+        capture_output=True, check=True, timeout=1000
     )
     ours, theirs = ({t.name: t for t in gguf.GGUFReader(folder / f).tensors} for f in ("ours.gguf", "theirs.gguf"))
     errors, n = {}, 0

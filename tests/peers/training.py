@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same training twice: by the engine's graph (train_steps.c) and by PEFT on the dequantised base, from the same
-initial adapter, over the same texts. `python3 tests/peers/training.py OUT.svg` draws the loss curves."""
+initial adapter, over the same texts. `python3 tests/peers/training.py OUT.svg` draws the loss curves (half an hour
+where nothing else runs)."""
 import json
 import struct
 import subprocess
@@ -14,13 +15,16 @@ from peers import BUILD, HEARTH, ROOT, model_path, run, sample_text, tokenize
 from peft import LoraConfig, PeftModel, get_peft_model
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-N_TEXTS, N_TOKENS, N_BATCHES, N_STEPS = 2, 40, 5, 20
+N_BATCHES, N_STEPS = 5, 20
+SMALL, WHOLE = (2, 40), (4, 512)  # texts of a step and tokens of a text: few, for f32; as many as one trains with
 RATES = {"smollm2": 1e-3, "gemma3": 2e-4}
+AT_ONCE = 512  # tokens that PEFT computes together
 CHAOTIC_RATE = 1e-3  # for Gemma: there PEFT leaves itself by a tenth, see test_rounding_grows_no_faster_than_in_peft
 
 
-def batches_of(model, n_batches=N_BATCHES, n_texts=N_TEXTS, n_tokens=N_TOKENS):
-    """(n_batches, n_texts, n_tokens) ids of running text."""
+def batches_of(model, shape, n_batches=N_BATCHES):
+    """(n_batches, texts, tokens) ids of running text."""
+    n_texts, n_tokens = shape
     n = n_batches * n_texts * n_tokens
     ids = tokenize(model, sample_text()[: 40 * n], n)
     return np.array(ids, dtype="<i4").reshape(n_batches, n_texts, n_tokens)
@@ -72,12 +76,15 @@ def train_peft(peft, batches, rate, steps=N_STEPS):
     optimizer = torch.optim.AdamW(learning, lr=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=0)
     losses, norms = [], []
     for step in range(steps):
-        loss = losses_of(peft, batches[step % len(batches)])
+        texts, loss = batches[step % len(batches)], 0
         optimizer.zero_grad()
-        loss.backward()
+        for some in np.array_split(texts, max(1, texts.size // AT_ONCE)):  # all logits of a step would be many GiB
+            part = losses_of(peft, some) * (len(some) / len(texts))
+            part.backward()
+            loss += part.item()
         norms.append(float(torch.nn.utils.clip_grad_norm_(learning, 1.0)))
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(loss)
     return np.array(losses), np.array(norms)
 
 
@@ -100,16 +107,20 @@ def train_hearth(program, model, adapter, rows, rate, steps, precision):
 
 # ---------------------------------------------------------------- the picture
 
-COLOURS = {"PEFT fp32": "#111111", "PEFT bf16": "#999999", "Hearth f32": "#0a7d4f", "Hearth bf16": "#d2691e"}
-DASHES = {"PEFT fp32": "", "PEFT bf16": "", "Hearth f32": "7 4", "Hearth bf16": "2 3"}
+COLOURS = {"PEFT fp32": "#111111", "Hearth f32": "#0a7d4f", "Hearth bf16": "#d2691e"}
+DASHES = {"PEFT fp32": "", "Hearth f32": "7 4", "Hearth bf16": "2 3"}
 
 
-def svg(title, curves):
-    """Loss by step, one line for each of `curves` (name, losses)."""
-    width, height, left, top = 720, 380, 56, 40
-    inner_w, inner_h = width - left - 20, height - top - 44
+WIDTH, HEIGHT = 720, 380
+
+
+def panel(title, curves, down):
+    """Loss by step, one line for each of `curves` (name, losses), from `down` on."""
+    left, top = 56, down + 40
+    inner_w, inner_h = WIDTH - left - 20, HEIGHT - 84
     everything = np.concatenate([losses for _, losses in curves])
-    low, high = np.floor(everything.min() * 2) / 2, np.ceil(everything.max() * 2) / 2
+    tick = 0.5 if np.ptp(everything) > 1 else 0.1
+    low, high = np.floor(everything.min() / tick) * tick, np.ceil(everything.max() / tick) * tick
     steps = len(curves[0][1])
 
     def x(step):
@@ -118,20 +129,14 @@ def svg(title, curves):
     def y(loss):
         return top + inner_h * (high - loss) / (high - low)
 
-    out = [
-        '<?xml version="1.0" encoding="UTF-8"?>',
-        "<!-- SPDX-License-Identifier: Apache-2.0; made by tests/peers/training.py -->",
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-        'font-size="12">',
-        f'<rect width="{width}" height="{height}" fill="#fff"/>',
-        f'<text x="{left}" y="22" font-size="14">{title}</text>',
-    ]
-    for tick in np.arange(low, high + 0.01, 0.5):
-        out.append(f'<path d="M{left} {y(tick):.1f}H{left + inner_w}" stroke="#ddd"/>')
-        out.append(f'<text x="{left - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.1f}</text>')
+    out = [f'<text x="{left}" y="{down + 22}" font-size="14">{title}</text>']
+    for at in np.arange(low, high + tick / 2, tick):
+        out.append(f'<path d="M{left} {y(at):.1f}H{left + inner_w}" stroke="#ddd"/>')
+        out.append(f'<text x="{left - 8}" y="{y(at) + 4:.1f}" text-anchor="end">{at:.1f}</text>')
     for step in range(0, steps, 5):
         out.append(f'<text x="{x(step):.1f}" y="{top + inner_h + 18}" text-anchor="middle">{step + 1}</text>')
-    out.append(f'<text x="{left + inner_w}" y="{height - 8}" text-anchor="end">optimizer step; loss in nats</text>')
+    below = f'x="{left + inner_w}" y="{down + HEIGHT - 8}" text-anchor="end"'
+    out.append(f"<text {below}>optimizer step; loss in nats</text>")
     for i, (name, losses) in enumerate(curves):
         line = " ".join(f"{x(s):.1f},{y(loss):.1f}" for s, loss in enumerate(losses))
         style = f'fill="none" stroke="{COLOURS[name]}" stroke-width="2" stroke-dasharray="{DASHES[name]}"'
@@ -139,31 +144,53 @@ def svg(title, curves):
         out.append(f'<polyline points="{line}" {style}/>')
         out.append(f'<path d="M{left + inner_w - 150} {at}h36" {style}/>')
         out.append(f'<text x="{left + inner_w - 108}" y="{at + 4}">{name}</text>')
+    return out
+
+
+def svg(panels):
+    """One below the other, each a title and its curves."""
+    height = HEIGHT * len(panels)
+    out = [
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        "<!-- SPDX-License-Identifier: Apache-2.0; made by tests/peers/training.py -->",
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
+        'font-size="12">',
+        f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
+    ]
+    for i, (title, curves) in enumerate(panels):
+        out += panel(title, curves, i * HEIGHT)
     return "\n".join(out) + "\n</svg>\n"
+
+
+def curves_of(name, shape, precision, folder):
+    """(program and precision, losses) of PEFT and of Hearth."""
+    model, rate = model_path(name), RATES[name]
+    batches = batches_of(model, shape)
+    rows = write_rows(folder / "rows", batches)
+    peft, adapter = new_adapter(model, reference.load(model), folder / "peft")
+    curves = [("PEFT fp32", train_peft(peft, batches, rate)[0])]
+    ours = train_hearth(build(folder), model, adapter, rows, rate, N_STEPS, precision)
+    return curves + ([(f"Hearth {precision}", ours[0])] if ours else [])
+
+
+def title_of(name, shape):
+    called = {"smollm2": "SmolLM2-135M Q4_1", "gemma3": "Gemma-3-270M Q4_K_M"}[name]
+    return f"{called}, LoRA rank 8 on all linears, {shape[0]} x {shape[1]} tokens a step, rate {RATES[name]:g}"
 
 
 def draw(path):
     import tempfile
     from pathlib import Path
 
-    model = model_path("smollm2")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        batches = batches_of(model)
-        rows = write_rows(folder / "rows", batches)
-        program = build(folder)
-        peft, adapter = new_adapter(model, reference.load(model), folder / "peft")
-        curves = [("PEFT fp32", train_peft(peft, batches, RATES["smollm2"])[0])]
-        half = PeftModel.from_pretrained(reference.load(model).bfloat16(), folder / "peft", is_trainable=True)
-        curves.insert(0, ("PEFT bf16", train_peft(half, batches, RATES["smollm2"])[0]))
-        for precision in ("f32", "bf16"):
-            ours = train_hearth(program, model, adapter, rows, RATES["smollm2"], N_STEPS, precision)
-            if ours:
-                curves.append((f"Hearth {precision}", ours[0]))
-    title = "SmolLM2-135M Q4_1, LoRA rank 8 on all linears: the same adapter and texts, trained twice"
-    Path(path).write_text(svg(title, curves))
-    for name, losses in curves:
-        print(f"{name:12}", " ".join(f"{loss:.4f}" for loss in losses))
+    panels = []
+    for name in RATES:
+        for shape, precision in ((SMALL, "f32"), (WHOLE, "bf16")):
+            with tempfile.TemporaryDirectory() as folder:
+                curves = curves_of(name, shape, precision, Path(folder))
+            panels.append((title_of(name, shape), curves))
+            for program, losses in curves:
+                print(f"{name:8} {program:12}", " ".join(f"{loss:.4f}" for loss in losses))
+    Path(path).write_text(svg(panels))
 
 
 if __name__ == "__main__":
