@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Packed tiles read by NEON, 4 rows at a time: codes as signed bytes, scales as vectors of 4. Included by the
-// matmul_*.c files of aarch64 only. `type` and the positions are compile-time constants wherever these are called,
-// or fold where loops are unrolled: each call becomes a few instructions. Shifts are written as operators on vectors,
-// which become immediates where the count is known.
+// matmul_*.c files of aarch64 and dequant_neon.c only. `type` and the positions are compile-time constants wherever
+// these are called, or fold where loops are unrolled: each call becomes a few instructions. Shifts are written as
+// operators on vectors, which become immediates where the count is known.
 #ifndef HT_CODES_NEON_H
 #define HT_CODES_NEON_H
 #include <arm_neon.h>

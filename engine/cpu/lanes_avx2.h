@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A vector of floats under one name for both instruction sets, so that the kernels of training are written once
-// (train_tile_avx.h, train_lanes_avx.h): here 8 lanes. Included by *_avx2.c files only.
+// A vector of floats under one name for all instruction sets, so that the kernels of training are written once
+// (train_tile.h, train_lanes.h, train_row_lanes.h): here 8 lanes. Included by *_avx2.c files only.
 #ifndef HT_LANES_H
 #define HT_LANES_H
 #include <stdbool.h>
@@ -13,14 +13,15 @@ enum { LANES = 8, SIXTEEN = 2 }; // SIXTEEN: vectors that hold 16 chains
 #define TILE_VECTORS 2             // of a row that a block in registers has
 
 typedef __m256 lanes;
-typedef __m256i lane_mask;
+typedef __m256i lane_mask;   // what a comparison gives
+typedef lane_mask lane_part; // a vector's lanes that lie within a row
 
-LANE_FN lane_mask first_of(uint32_t n) // the first n lanes, all if there are no more
+LANE_FN lane_part first_of(uint32_t n) // the first n lanes, all if there are no more
 {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n < LANES ? (int32_t)n : LANES), lane);
 }
-LANE_FN lane_mask but_first(lane_mask m, uint32_t n) // of m those from lane n on
+LANE_FN lane_part but_first(lane_part m, uint32_t n) // of m those from lane n on
 {
     return _mm256_andnot_si256(first_of(n), m);
 }
@@ -28,7 +29,7 @@ LANE_FN lanes load(const float *p)
 {
     return _mm256_loadu_ps(p);
 }
-LANE_FN lanes load_some(const float *p, lane_mask m) // the others 0
+LANE_FN lanes load_some(const float *p, lane_part m) // the others 0
 {
     return _mm256_maskload_ps(p, m);
 }
@@ -36,7 +37,7 @@ LANE_FN void store(float *p, lanes v)
 {
     _mm256_storeu_ps(p, v);
 }
-LANE_FN void store_some(float *p, lane_mask m, lanes v)
+LANE_FN void store_some(float *p, lane_part m, lanes v)
 {
     _mm256_maskstore_ps(p, m, v);
 }
@@ -134,6 +135,10 @@ LANE_FN lanes fma_minus(lanes a, lanes b, lanes c) // c - a b
 LANE_FN lanes pick(lane_mask m, lanes a, lanes b) // m ? a : b
 {
     return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(m));
+}
+LANE_FN lanes pick_part(lane_part m, lanes a, lanes b)
+{
+    return pick(m, a, b);
 }
 LANE_FN lanes minus(lanes a)
 {

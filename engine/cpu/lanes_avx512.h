@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A vector of floats under one name for both instruction sets, so that the kernels of training are written once
-// (train_tile_avx.h, train_lanes_avx.h): here 16 lanes. Included by *_avx512vnni.c files only.
+// A vector of floats under one name for all instruction sets, so that the kernels of training are written once
+// (train_tile.h, train_lanes.h, train_row_lanes.h): here 16 lanes. Included by *_avx512vnni.c files only.
 #ifndef HT_LANES_H
 #define HT_LANES_H
 #include <stdbool.h>
@@ -12,13 +12,14 @@ enum { LANES = 16, SIXTEEN = 1 }; // SIXTEEN: vectors that hold 16 chains
 #define TILE_VECTORS 4             // of a row that a block in registers has
 
 typedef __m512 lanes;
-typedef __mmask16 lane_mask;
+typedef __mmask16 lane_mask; // what a comparison gives
+typedef lane_mask lane_part; // a vector's lanes that lie within a row
 
-LANE_FN lane_mask first_of(uint32_t n) // the first n lanes, all if there are no more
+LANE_FN lane_part first_of(uint32_t n) // the first n lanes, all if there are no more
 {
     return first_lanes(n);
 }
-LANE_FN lane_mask but_first(lane_mask m, uint32_t n) // of m those from lane n on
+LANE_FN lane_part but_first(lane_part m, uint32_t n) // of m those from lane n on
 {
     return m & (lane_mask)~first_lanes(n);
 }
@@ -26,7 +27,7 @@ LANE_FN lanes load(const float *p)
 {
     return _mm512_loadu_ps(p);
 }
-LANE_FN lanes load_some(const float *p, lane_mask m) // the others 0
+LANE_FN lanes load_some(const float *p, lane_part m) // the others 0
 {
     return _mm512_maskz_loadu_ps(m, p);
 }
@@ -34,7 +35,7 @@ LANE_FN void store(float *p, lanes v)
 {
     _mm512_storeu_ps(p, v);
 }
-LANE_FN void store_some(float *p, lane_mask m, lanes v)
+LANE_FN void store_some(float *p, lane_part m, lanes v)
 {
     _mm512_mask_storeu_ps(p, m, v);
 }
@@ -118,6 +119,10 @@ LANE_FN lanes fma_minus(lanes a, lanes b, lanes c) // c - a b
 LANE_FN lanes pick(lane_mask m, lanes a, lanes b) // m ? a : b
 {
     return _mm512_mask_blend_ps(m, b, a);
+}
+LANE_FN lanes pick_part(lane_part m, lanes a, lanes b)
+{
+    return pick(m, a, b);
 }
 LANE_FN lanes minus(lanes a)
 {

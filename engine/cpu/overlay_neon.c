@@ -6,6 +6,7 @@
 void ht_kernels_neon(struct ht_kernels *kernels)
 {
     ht_matmul_neon(kernels);
+    ht_dequant_neon(kernels);
     ht_rows_neon(kernels);
     ht_attention_neon(kernels);
     ht_lora_neon(kernels);

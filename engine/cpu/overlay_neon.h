@@ -5,6 +5,7 @@
 #include "engine/cpu/kernels.h"
 
 void ht_matmul_neon(struct ht_kernels *kernels);
+void ht_dequant_neon(struct ht_kernels *kernels);
 void ht_rows_neon(struct ht_kernels *kernels);
 void ht_attention_neon(struct ht_kernels *kernels);
 void ht_lora_neon(struct ht_kernels *kernels);

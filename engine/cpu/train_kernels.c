@@ -111,6 +111,9 @@ const struct ht_train_kernels *ht_train_kernels(enum ht_isa isa)
         return &ht_train_avx2;
     if (isa == HT_ISA_AVX512VNNI || isa == HT_ISA_AMX)
         return &ht_train_avx512vnni;
+#elif defined(__aarch64__)
+    if (isa >= HT_ISA_NEON)
+        return &ht_train_neon;
 #endif
     (void)isa;
     return &ht_train_plain;

@@ -58,8 +58,8 @@ struct ht_train_kernels {
     void (*put_scaled)(const float *t, uint32_t n, float scale, bool add, float *y);
 };
 
-// Plain C, and what replaces it; the other families of processors take plain C.
-extern const struct ht_train_kernels ht_train_plain, ht_train_avx2, ht_train_avx512vnni;
+// Plain C, and what replaces it.
+extern const struct ht_train_kernels ht_train_plain, ht_train_avx2, ht_train_avx512vnni, ht_train_neon;
 const struct ht_train_kernels *ht_train_kernels(enum ht_isa isa);
 
 #endif

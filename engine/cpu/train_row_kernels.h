@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Inner loops of training's ops on rows and flat vectors: a table that plain C fills (train_rows_plain.c) and overlays
-// replace with the same bits (train_rows_avx*.c). Formulas: engine/ops/train.h. Pointers that may be the same memory
+// replace with the same bits (train_rows_*.c). Formulas: engine/ops/train.h. Pointers that may be the same memory
 // there may be so here. No state, the caller's memory. Any thread.
 #ifndef HT_CPU_TRAIN_ROW_KERNELS_H
 #define HT_CPU_TRAIN_ROW_KERNELS_H
@@ -42,7 +42,8 @@ struct ht_row_kernels {
     void (*noise)(const struct ht_draw *draw, float *x, uint32_t n, float size);
 };
 
-extern const struct ht_row_kernels ht_train_rows_plain, ht_train_rows_avx2, ht_train_rows_avx512vnni;
+extern const struct ht_row_kernels ht_train_rows_plain, ht_train_rows_avx2, ht_train_rows_avx512vnni,
+    ht_train_rows_neon;
 const struct ht_row_kernels *ht_train_rows(enum ht_isa isa);
 
 #endif

@@ -255,6 +255,9 @@ const struct ht_row_kernels *ht_train_rows(enum ht_isa isa)
         return &ht_train_rows_avx2;
     if (isa == HT_ISA_AVX512VNNI || isa == HT_ISA_AMX)
         return &ht_train_rows_avx512vnni;
+#elif defined(__aarch64__)
+    if (isa >= HT_ISA_NEON)
+        return &ht_train_rows_neon;
 #endif
     (void)isa;
     return &ht_train_rows_plain;

@@ -14,6 +14,7 @@ import tempfile
 
 K, DIM = 1024, 64  # of kernels.c
 TYPES = "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL Q2_K Q3_K Q4_K Q5_K Q6_K".split()
+TRAINING = "softmax pairs norm glu loss adamw adamw8".split()
 
 
 def executed(program, words):
@@ -48,6 +49,13 @@ def main():
         cells = [count(program, "neon", op, kind, n) / n for op, n in (("scores", 1), ("scores", 4))]
         cells += [count(program, "neon", op, kind, n) / n for op, n in (("values", 1), ("values", 6))]
         print(f"| {kind} | " + " | ".join(f"{x / (32 * DIM / 16):.1f}" for x in cells) + " |", flush=True)
+    print("\n| W as f32 | " + " | ".join(TYPES) + " |\n|---|" + "---|" * len(TYPES))
+    cells = [count(program, "neon", "dequant", kind, 1) / blocks for kind in TYPES]
+    print("| 16 rows x 32 | " + " | ".join(f"{x:.0f}" for x in cells) + " |", flush=True)
+    print("\n| training | plain C | neon |\n|---|---|---|")
+    for op, n in [("chains", 1), ("chains", 6), ("chains", 12)] + [(op, 1) for op in TRAINING]:
+        cells = [count(program, isa, op, "f32", n) / n / K for isa in ("ref", "neon")]
+        print(f"| {op} {n} | " + " | ".join(f"{x:.2f}" for x in cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// ht_row_kernels in vectors, operation by operation as train_rows_plain.c has them. Included by train_rows_avx*.c only.
-#ifndef HT_TRAIN_ROWS_AVX_H
-#define HT_TRAIN_ROWS_AVX_H
-#include "engine/cpu/lanes_avx.h"
+// ht_row_kernels in vectors, operation by operation as train_rows_plain.c has them. Included by train_rows_*.c only.
+#ifndef HT_TRAIN_ROW_LANES_H
+#define HT_TRAIN_ROW_LANES_H
+#include "engine/cpu/lanes.h"
 #include "engine/cpu/train.h"
 #include "engine/cpu/train_row_kernels.h"
 
 // ---- norms. Sixteen chains are SIXTEEN vectors: a loop goes 16 values at a time.
-
-#define EACH16(v, i, n) for (unsigned v = 0; v < SIXTEEN && (i) + v * LANES < (n); v++)
 
 LANE_FN void clear16(lanes sum[SIXTEEN])
 {
@@ -23,9 +21,9 @@ static void rmsnorm_back(const float *x, const float *w, const float *dy, uint32
     clear16(squares);
     clear16(products);
     for (uint32_t i = 0; i < dim; i += 16)
-        EACH16(v, i, dim) {
+        EACH16 (v, i, dim) {
             uint32_t at = i + v * LANES;
-            lane_mask m = first_of(dim - at);
+            lane_part m = first_of(dim - at);
             lanes value = load_some(x + at, m), u = mul(load_some(w + at, m), load_some(dy + at, m));
             squares[v] = fma_of(value, value, squares[v]);
             products[v] = fma_of(u, value, products[v]);
@@ -33,7 +31,7 @@ static void rmsnorm_back(const float *x, const float *w, const float *dy, uint32
     float s = 1.0f / sqrtf(fold_lanes(squares) / (float)dim + eps);
     float c = fold_lanes(products) * s * s / (float)dim;
     for (uint32_t i = 0; i < dim; i += LANES) {
-        lane_mask m = first_of(dim - i);
+        lane_part m = first_of(dim - i);
         lanes u = mul(load_some(w + i, m), load_some(dy + i, m));
         lanes t = mul(all_of(s), fma_minus(all_of(c), load_some(x + i, m), u));
         store_some(dx + i, m, add_to ? add(load_some(dx + i, m), t) : t);
@@ -50,14 +48,14 @@ LANE_FN struct spread spread_of(const float *x, uint32_t dim, float eps)
     clear16(sum);
     clear16(squares);
     for (uint32_t i = 0; i < dim; i += 16)
-        EACH16(v, i, dim)
+        EACH16 (v, i, dim)
             sum[v] = add(sum[v], load_some(x + i + v * LANES, first_of(dim - i - v * LANES)));
     float mean = fold_lanes(sum) / (float)dim;
     for (uint32_t i = 0; i < dim; i += 16)
-        EACH16(v, i, dim) {
-            lane_mask m = first_of(dim - i - v * LANES);
+        EACH16 (v, i, dim) {
+            lane_part m = first_of(dim - i - v * LANES);
             lanes d = sub(load_some(x + i + v * LANES, m), all_of(mean));
-            squares[v] = pick(m, fma_of(d, d, squares[v]), squares[v]);
+            squares[v] = pick_part(m, fma_of(d, d, squares[v]), squares[v]);
         }
     return (struct spread){mean, 1.0f / sqrtf(fold_lanes(squares) / (float)dim + eps)};
 }
@@ -66,7 +64,7 @@ static void layernorm(const float *x, const float *w, const float *b, uint32_t d
 {
     struct spread of = spread_of(x, dim, eps);
     for (uint32_t i = 0; i < dim; i += LANES) {
-        lane_mask m = first_of(dim - i);
+        lane_part m = first_of(dim - i);
         lanes h = mul(sub(load_some(x + i, m), all_of(of.mean)), all_of(of.s)), wi = load_some(w + i, m);
         store_some(y + i, m, b ? fma_of(h, wi, load_some(b + i, m)) : mul(h, wi));
     }
@@ -80,17 +78,17 @@ static void layernorm_back(const float *x, const float *w, const float *dy, uint
     clear16(sum);
     clear16(products);
     for (uint32_t i = 0; i < dim; i += 16)
-        EACH16(v, i, dim) { // u is 0 beyond the end
+        EACH16 (v, i, dim) { // u is 0 beyond the end
             uint32_t at = i + v * LANES;
-            lane_mask m = first_of(dim - at);
+            lane_part m = first_of(dim - at);
             lanes u = mul(load_some(w + at, m), load_some(dy + at, m));
             sum[v] = add(sum[v], u);
             lanes h = mul(sub(load_some(x + at, m), all_of(of.mean)), all_of(of.s));
-            products[v] = pick(m, fma_of(u, h, products[v]), products[v]);
+            products[v] = pick_part(m, fma_of(u, h, products[v]), products[v]);
         }
     float mean = fold_lanes(sum) / (float)dim, c = fold_lanes(products) / (float)dim;
     for (uint32_t i = 0; i < dim; i += LANES) {
-        lane_mask m = first_of(dim - i);
+        lane_part m = first_of(dim - i);
         lanes h = mul(sub(load_some(x + i, m), all_of(of.mean)), all_of(of.s));
         lanes u = sub(mul(load_some(w + i, m), load_some(dy + i, m)), all_of(mean));
         lanes t = mul(all_of(of.s), fma_minus(all_of(c), h, u));
@@ -121,7 +119,7 @@ static void glu_back(enum ht_act act, const float *gate, const float *up, const 
                      float *dup)
 {
     for (uint32_t i = 0; i < n; i += LANES) {
-        lane_mask m = first_of(n - i);
+        lane_part m = first_of(n - i);
         lanes g = load_some(gate + i, m), u = load_some(up + i, m), d = load_some(dy + i, m), value, slope;
         if (act == HT_ACT_SILU)
             silu_of(g, &value, &slope);
@@ -141,7 +139,7 @@ LANE_FN lanes cap_slope(lanes z, lanes cap)
 static void softcap_back(const float *y, const float *dy, uint32_t n, float cap, float *dx)
 {
     for (uint32_t i = 0; i < n; i += LANES) {
-        lane_mask m = first_of(n - i);
+        lane_part m = first_of(n - i);
         store_some(dx + i, m, mul(load_some(dy + i, m), cap_slope(load_some(y + i, m), all_of(cap))));
     }
 }
@@ -149,7 +147,7 @@ static void softcap_back(const float *y, const float *dy, uint32_t n, float cap,
 static void add_row(const float *x, uint32_t n, float *y)
 {
     for (uint32_t i = 0; i < n; i += LANES) {
-        lane_mask m = first_of(n - i);
+        lane_part m = first_of(n - i);
         store_some(y + i, m, add(load_some(y + i, m), load_some(x + i, m)));
     }
 }
@@ -160,29 +158,29 @@ static float cross_entropy(float *x, uint32_t n, float cap, uint32_t target, flo
 {
     lanes most = all_of(-INFINITY), sum[SIXTEEN];
     for (uint32_t j = 0; j < n; j += LANES) {
-        lane_mask m = first_of(n - j);
+        lane_part m = first_of(n - j);
         lanes z = load_some(x + j, m);
         if (cap > 0) {
             z = mul(all_of(cap), tanh_of(divide_lanes(z, all_of(cap))));
             store_some(x + j, m, z);
         }
-        most = pick(m, larger(z, most), most); // z > most ? z : most
+        most = pick_part(m, larger(z, most), most); // z > most ? z : most
     }
     float top = largest_of(most), wanted = x[target];
     clear16(sum);
     for (uint32_t j = 0; j < n; j += 16)
-        EACH16(v, j, n) {
+        EACH16 (v, j, n) {
             uint32_t at = j + v * LANES;
-            lane_mask m = first_of(n - at);
+            lane_part m = first_of(n - at);
             lanes e = exp_of(sub(load_some(x + at, m), all_of(top)));
-            sum[v] = pick(m, add(sum[v], e), sum[v]);
+            sum[v] = pick_part(m, add(sum[v], e), sum[v]);
             if (!(cap > 0)) // else its z is still wanted
                 store_some(x + at, m, e);
         }
     float l = fold_lanes(sum), inverse = 1.0f / l;
     float at_target = ht_exp(wanted - top), d = (at_target * inverse - 1.0f) * weight, t = wanted / cap;
     for (uint32_t j = 0; j < n; j += LANES) {
-        lane_mask m = first_of(n - j);
+        lane_part m = first_of(n - j);
         lanes z = load_some(x + j, m), e = cap > 0 ? exp_of(sub(z, all_of(top))) : z;
         lanes g = mul(mul(e, all_of(inverse)), all_of(weight));
         store_some(x + j, m, cap > 0 ? mul(g, cap_slope(z, all_of(cap))) : g);
@@ -201,24 +199,26 @@ static double square_sum(const float *x, uint32_t n)
 static void scale(float *x, uint32_t n, float f)
 {
     for (uint32_t i = 0; i < n; i += LANES) {
-        lane_mask m = first_of(n - i);
+        lane_part m = first_of(n - i);
         store_some(x + i, m, mul(load_some(x + i, m), all_of(f)));
     }
 }
 
 static void adamw(const struct ht_adamw_step *s, const float *g, uint32_t n, float *p, float *m, float *v)
 {
-    const lanes rest1 = all_of(1.0f - s->beta1), rest2 = all_of(1.0f - s->beta2);
+    const lanes beta1 = all_of(s->beta1), beta2 = all_of(s->beta2), rest1 = all_of(1.0f - s->beta1),
+                rest2 = all_of(1.0f - s->beta2), correction2 = all_of(s->correction2), eps = all_of(s->eps),
+                keep = all_of(s->keep), rate = all_of(s->step);
     for (uint32_t i = 0; i < n; i += LANES) {
-        lane_mask some = first_of(n - i);
+        lane_part some = first_of(n - i);
         lanes gi = load_some(g + i, some);
-        lanes first = fma_of(all_of(s->beta1), load_some(m + i, some), mul(rest1, gi));
-        lanes second = fma_of(all_of(s->beta2), load_some(v + i, some), mul(mul(rest2, gi), gi));
-        lanes size = add(divide_lanes(root(second), all_of(s->correction2)), all_of(s->eps));
-        lanes w = mul(load_some(p + i, some), all_of(s->keep));
+        lanes first = fma_of(beta1, load_some(m + i, some), mul(rest1, gi));
+        lanes second = fma_of(beta2, load_some(v + i, some), mul(mul(rest2, gi), gi));
+        lanes size = add(divide_lanes(root(second), correction2), eps);
+        lanes w = mul(load_some(p + i, some), keep);
         store_some(m + i, some, first);
         store_some(v + i, some, second);
-        store_some(p + i, some, fma_of(all_of(s->step), divide_lanes(first, size), w));
+        store_some(p + i, some, fma_of(rate, divide_lanes(first, size), w));
     }
 }
 
@@ -244,7 +244,7 @@ static void adamw8(const struct ht_adamw_step *s, const struct ht_draw *draw, ui
     float moments[HT_MOMENT_BLOCK], roots[HT_MOMENT_BLOCK];
     lanes m_top = all_of(0), v_top = all_of(0);
     for (uint32_t i = 0; i < n; i += LANES) {
-        lane_mask some = first_of(n - i);
+        lane_part some = first_of(n - i);
         lanes c = load_signed(m + i, n - i), k = load_unsigned(v + i, n - i), gi = load_some(g + i, some);
         lanes r = mul(v_unit, mul(k, k)), square = fma_of(all_of(s->beta2), mul(r, r), mul(mul(rest2, gi), gi));
         lanes moment = fma_of(all_of(s->beta1), mul(m_unit, mul(c, magnitude(c))), mul(rest1, gi));
@@ -282,7 +282,7 @@ static void dropout(const struct ht_draw *draw, const float *x, uint32_t n, uint
     for (uint32_t i = 0; i < n; i += DRAWN) {
         draw_words(draw->seed, draw->stream, draw->row, i / 4, words);
         for (uint32_t j = 0; j < DRAWN && i + j < n; j += LANES) {
-            lane_mask m = first_of(n - i - j);
+            lane_part m = first_of(n - i - j);
             lanes t = pick(not_below(words + j, limit), mul(load_some(x + i + j, m), all_of(scale_by)), all_of(0));
             store_some(y + i + j, m, add_to ? add(load_some(y + i + j, m), t) : t);
         }
@@ -295,7 +295,7 @@ static void noise(const struct ht_draw *draw, float *x, uint32_t n, float size)
     for (uint32_t i = 0; i < n; i += DRAWN) {
         draw_words(draw->seed, draw->stream, draw->row, i / 4, words);
         for (uint32_t j = 0; j < DRAWN && i + j < n; j += LANES) {
-            lane_mask m = first_of(n - i - j);
+            lane_part m = first_of(n - i - j);
             lanes u = sub(mul(all_of(2), unit_of(words + j)), all_of(1));
             store_some(x + i + j, m, fma_of(u, all_of(size), load_some(x + i + j, m)));
         }

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // ht_train_kernels.tile and .transpose in vectors: a block of chains in registers, lanes along b. How many registers a
 // CPU has decides the blocks. Included by train_lanes_*.c only.
-#ifndef HT_TRAIN_TILE_AVX_H
-#define HT_TRAIN_TILE_AVX_H
-#include "engine/cpu/lanes_avx.h"
+#ifndef HT_TRAIN_TILE_H
+#define HT_TRAIN_TILE_H
+#include "engine/cpu/lanes.h"
 #include "engine/cpu/train_kernels.h"
 
 // Unrolled in full before anything else, or the blocks would live in memory.
 #define EACH(i, n) _Pragma("GCC unroll 12") for (unsigned i = 0; i < (n); i++)
 
 // Vectors in part cost more, on some CPUs much more, than whole ones: `last` is NULL where the last vector is whole.
-LANE_FN lanes load_last(const float *p, const lane_mask *last)
+LANE_FN lanes load_last(const float *p, const lane_part *last)
 {
     return last ? load_some(p, *last) : load(p);
 }
-LANE_FN void store_last(float *p, const lane_mask *last, lanes v)
+LANE_FN void store_last(float *p, const lane_part *last, lanes v)
 {
     if (last)
         store_some(p, *last, v);
@@ -25,7 +25,7 @@ LANE_FN void store_last(float *p, const lane_mask *last, lanes v)
 // Rows [r, r + MR), columns [j, j + NV vectors), of the last vector the lanes of `last`; i in `span`. MR, NV and
 // whether `last` is NULL are constants where this is inlined.
 LANE_FN void tile_block(const struct ht_tile *t, uint32_t r, uint32_t j, unsigned MR, unsigned NV,
-                        const lane_mask *last, struct ht_span span, enum ht_tile_end end)
+                        const lane_part *last, struct ht_span span, enum ht_tile_end end)
 {
     lanes acc[12][TILE_VECTORS];
     float *c = t->c + r * t->c_row + j;
@@ -53,7 +53,7 @@ LANE_FN void tile_block(const struct ht_tile *t, uint32_t r, uint32_t j, unsigne
     EACH (m, MR)
         EACH (v, NV) {
             float *y = c + m * t->c_row + v * LANES;
-            const lane_mask *lane = v + 1 < NV ? NULL : last;
+            const lane_part *lane = v + 1 < NV ? NULL : last;
             if (end == HT_TILE_SCALED)
                 acc[m][v] = mul(scale, acc[m][v]);
             else if (end == HT_TILE_SCALED_ADD)
@@ -64,7 +64,7 @@ LANE_FN void tile_block(const struct ht_tile *t, uint32_t r, uint32_t j, unsigne
 
 // The same where rows see spans of their own: what all see in one block, the edges row by row.
 LANE_FN void tile_seen(const struct ht_tile *t, uint32_t r, uint32_t j, unsigned MR, unsigned NV,
-                       const lane_mask *last)
+                       const lane_part *last)
 {
     struct ht_span all = {0, t->count};
     if (!t->seen) {
@@ -91,7 +91,7 @@ LANE_FN void tile_seen(const struct ht_tile *t, uint32_t r, uint32_t j, unsigned
 }
 
 // All rows of NV vectors from column j on, in blocks of MOST rows and what remains.
-LANE_FN void tile_rows(const struct ht_tile *t, uint32_t j, unsigned NV, unsigned most, const lane_mask *last)
+LANE_FN void tile_rows(const struct ht_tile *t, uint32_t j, unsigned NV, unsigned most, const lane_part *last)
 {
     uint32_t r = 0;
     for (; t->m - r >= most; r += most)
@@ -112,7 +112,7 @@ LANE_FN void tile_rows(const struct ht_tile *t, uint32_t j, unsigned NV, unsigne
 #define TILE_COLUMNS(NV, MOST)                                                                               \
     static void tile_columns_##NV(const struct ht_tile *t, uint32_t j, uint32_t n)                           \
     {                                                                                                        \
-        const lane_mask last = first_of(n - (NV - 1) * LANES);                                               \
+        const lane_part last = first_of(n - (NV - 1) * LANES);                                               \
         if (n >= NV * LANES)                                                                                 \
             tile_rows(t, j, NV, MOST, NULL);                                                                 \
         else                                                                                                 \

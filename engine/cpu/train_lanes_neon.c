@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// The inner loops of training with NEON. Any thread.
+#include "engine/cpu/train_lanes.h"
+#include "engine/cpu/train_tile.h"
+
+const struct ht_train_kernels ht_train_neon = {
+    .columns = TILE_VECTORS * LANES,
+    .tile = tile,
+    .transpose = transpose,
+    .softmax = softmax,
+    .pairs = pairs,
+    .dot = dot,
+    .put_scaled = put_scaled,
+};
