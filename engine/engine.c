@@ -275,6 +275,7 @@ static enum hearth_status open_file(struct hearth_engine *e, const struct hearth
     HT_TRY(ht_vocab_chat(gguf, p->chat_template, e->tokenizer, &e->chat, err));
     snprintf(e->info.chat_template, sizeof e->info.chat_template, "%s", ht_chat_name(&e->chat));
     snprintf(e->info.tool_format, sizeof e->info.tool_format, "%s", ht_chat_tool_format(&e->chat));
+    e->info.late_system = e->chat.late_system;
     e->info.n_vocab = (unsigned)ht_tokenizer_n_tokens(e->tokenizer);
     if (!p->vocab_only)
         return open_model(e, p, gguf, plan, err);

@@ -64,6 +64,7 @@ struct hearth_engine_info {
     char device[96];        // "cpu avx512vnni, 2 threads"
     char chat_template[32]; // "chatml", or "none": completion mode
     char tool_format[16];   // how the template spells tools ("hermes", "llama3.1", …), "" = it has none
+    bool late_system;       // the template takes system messages behind others, too
     char numerics_id[33];   // hex; bit claims hold within one id (docs/design.md)
     unsigned n_layers, n_embd, n_heads, n_kv_heads, n_vocab;
     unsigned n_ctx_train; // what the model was trained for

@@ -221,6 +221,7 @@ static bool add(struct hd_openai_request *r, const json_t *message, size_t index
         !read_content(r, content, index, &text, &len))
         return false;
     bool good = true;
+    r->job->messages[r->job->n_messages].asked_at = index;
     if (role == HEARTH_ROLE_TOOL)
         good = add_answer(r, message, index, calls, text, len);
     else if (len || !calls_tools)
@@ -229,6 +230,34 @@ static bool add(struct hd_openai_request *r, const json_t *message, size_t index
         *calls = (struct calls){0};
     free(text);
     return good && (!calls_tools || add_calls(r, list, index, calls));
+}
+
+// System messages at the beginning become one, an empty line between them.
+static bool join_systems(struct hd_openai_request *r)
+{
+    struct hd_job *job = r->job;
+    size_t first = job->n_messages && job->messages[0].role == HEARTH_ROLE_TOOLS, end = first, len = 0, at = 0;
+    for (; end < job->n_messages && job->messages[end].role == HEARTH_ROLE_SYSTEM; end++)
+        len += job->messages[end].len_bytes + 2;
+    if (end < first + 2)
+        return true;
+    char *text = malloc(len);
+    if (!text)
+        return no_memory(r);
+    for (size_t i = first; i < end; i++) {
+        struct hd_job_message *m = &job->messages[i];
+        size_t gap = at && m->len_bytes ? 2 : 0;
+        memcpy(text + at, "\n\n", gap);
+        memcpy(text + at + gap, m->text, m->len_bytes);
+        at += gap + m->len_bytes;
+        hd_wipe_free(m->text, m->len_bytes);
+    }
+    text[at] = 0; // of the 2 bytes that the first one did not take
+    job->messages[first].text = text;
+    job->messages[first].len_bytes = at;
+    memmove(job->messages + first + 1, job->messages + end, (job->n_messages - end) * sizeof *job->messages);
+    job->n_messages -= end - first - 1;
+    return true;
 }
 
 bool hd_openai_messages(struct hd_openai_request *r, const json_t *messages)
@@ -252,7 +281,7 @@ bool hd_openai_messages(struct hd_openai_request *r, const json_t *messages)
         if (!add(r, message, i, &calls))
             return false;
     }
-    return all_answered(r, &calls, n);
+    return all_answered(r, &calls, n) && join_systems(r);
 }
 
 bool hd_openai_default_system(struct hd_openai_request *r, const char *text)

@@ -37,7 +37,8 @@ struct hd_job_message {
     enum hearth_role role;
     char *text; // malloc'ed, wiped when the job is freed
     size_t len_bytes;
-    int32_t *ids; // malloc'ed: of an answer that the loaded model made, else NULL
+    size_t asked_at; // where it stood among the messages that a program sent
+    int32_t *ids;    // malloc'ed: of an answer that the loaded model made, else NULL
     size_t n_ids;
 };
 

@@ -347,12 +347,31 @@ static enum hearth_status tokenize(const struct hd_loaded *model, const struct h
                            prompt->ids, n, &n, err);
 }
 
+// A system message behind others, where the chat template has no place for it, is told by its place in what was asked.
+static enum hearth_status check_late_system(const struct hd_loaded *model, const struct hd_job *job,
+                                            struct hearth_error *err)
+{
+    size_t first = job->n_messages && job->messages[0].role == HEARTH_ROLE_TOOLS;
+    if (model->info.late_system || strcmp(model->info.chat_template, "none") == 0)
+        return HEARTH_OK;
+    for (size_t i = first + 1; i < job->n_messages; i++)
+        if (job->messages[i].role == HEARTH_ROLE_SYSTEM)
+            return hd_fail(err, HEARTH_INVALID,
+                           "messages[%zu] is a system message: the model's chat template (%s) takes them only at the "
+                           "beginning",
+                           job->messages[i].asked_at, model->info.chat_template);
+    return HEARTH_OK;
+}
+
 static enum hearth_status make_prompt(const struct hd_loaded *model, const struct hd_job *job,
                                       struct prompt *prompt, struct hearth_error *err)
 {
     *prompt = (struct prompt){0};
     if (job->prompt)
         return tokenize(model, job, prompt, err);
+    enum hearth_status status = check_late_system(model, job, err);
+    if (status != HEARTH_OK)
+        return status;
     bool ids_fit = strcmp(job->ids_tag, model->tag) == 0; // else they are another model's
     prompt->messages = calloc(job->n_messages + 1, sizeof *prompt->messages);
     if (!prompt->messages)

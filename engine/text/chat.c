@@ -48,6 +48,7 @@ enum hearth_status ht_chat_init(struct ht_chat *chat, const char *name, const ch
             return ht_fail(err, HEARTH_NOT_FOUND, "there is no chat template named '%.64s'", name);
         use_format(chat, format);
         chat->tools = format->tools;
+        chat->late_system = format->system_later != NULL;
         return HEARTH_OK;
     }
     if (!jinja || !jinja_len_bytes)
@@ -181,6 +182,17 @@ static enum hearth_status put_system(struct render *r, struct ht_text text, cons
     return HEARTH_OK;
 }
 
+// One that stands behind other messages.
+static void put_late_system(struct render *r, struct ht_text text)
+{
+    const struct ht_chat_format *f = r->chat->format;
+    if (f->trims_system)
+        text = trim(text, true);
+    put_template(r, f->system_later, false);
+    put(r, text.bytes, text.len_bytes, HT_ORIGIN_SYSTEM, false);
+    put_template(r, f->system_after, false);
+}
+
 // `tools`: those that stand before this turn or in it, or NULL.
 static enum hearth_status put_user(struct render *r, const struct ht_chat_message *message,
                                    const struct ht_text *system, const struct ht_chat_message *tools,
@@ -285,9 +297,10 @@ static enum hearth_status check_message(const struct ht_chat *chat, const struct
         return ht_fail(err, HEARTH_UNSUPPORTED, "the model's chat template (%s) has no tools", chat->format->name);
     if (m->role == HT_ROLE_TOOLS && i)
         return ht_fail(err, HEARTH_INVALID, "message %zu is tools: only the first may be", i);
-    if (m->role == HT_ROLE_SYSTEM && i > system)
-        return ht_fail(err, HEARTH_INVALID, "message %zu is a %s: only the first may be", i,
-                       messages[system].role == HT_ROLE_SYSTEM ? "second system message" : "system message");
+    if (m->role == HT_ROLE_SYSTEM && i > system && !chat->late_system)
+        return ht_fail(err, HEARTH_INVALID,
+                       "message %zu is a system message: with the chat template %s only the first may be", i,
+                       chat->format->name);
     if (m->role == HT_ROLE_SYSTEM && chat->format->place == HT_CHAT_SYSTEM_NONE)
         return ht_fail(err, HEARTH_INVALID, "the chat template %s has no place for a system message",
                        chat->format->name);
@@ -373,6 +386,10 @@ static enum hearth_status put_message(struct render *r, const struct ht_chat_mes
 {
     const struct ht_chat_message *m = &messages[*at], *next = *at + 1 < n ? m + 1 : NULL;
     const struct ht_chat_tools *t = r->chat->tools;
+    if (m->role == HT_ROLE_SYSTEM) {
+        put_late_system(r, (struct ht_text){m->text, m->len_bytes});
+        return HEARTH_OK;
+    }
     if (m->role == HT_ROLE_USER) {
         size_t where = t && t->place == HT_TOOLS_LAST_USER ? places->last_user : places->first_user;
         return put_user(r, m, system, *at == where ? places->tools : NULL, err);

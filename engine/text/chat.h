@@ -45,6 +45,7 @@ struct ht_chat {
     const struct ht_chat_tools *tools;   // NULL: it has none
     char system[HT_CHAT_SYSTEM_BYTES];   // system text when the messages bring none; NUL-terminated
     size_t system_len_bytes;             // 0 = none
+    bool late_system;                    // system messages may stand behind others, and stay there
     char bos[HT_CHAT_MARK_BYTES], eos[HT_CHAT_MARK_BYTES]; // spellings of the model's BOS and EOS, "" = none
 };
 
@@ -75,8 +76,8 @@ size_t ht_chat_max_segments(size_t n_messages);
 // Renders the messages. With `generation` the text ends where the assistant speaks next, and the last message must
 // not be the assistant's; without it the last turn is closed (training). `turn` of a segment is the message's index;
 // of a default system text and of the text before any message 0, of the generation prompt n_messages. Where TOOLS
-// come first, the system text may be the second message. INVALID for no message, two system turns or one after the
-// first message, and for what the format cannot express: a system text where it has no place for one; assistant
+// come first, the system text may be the second message. INVALID for no message, and for what the format cannot
+// express: a system text where it has no place for one, or behind other messages (unless late_system); assistant
 // first or two turns of one role in a row where turns must alternate. UNSUPPORTED in completion mode and for tools
 // where the template has none; LIMIT when `capacity` is too small (*n_segments is what is needed).
 HT_MUST_USE enum hearth_status ht_chat_render(const struct ht_chat *chat,

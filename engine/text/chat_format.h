@@ -23,6 +23,7 @@ struct ht_chat_format {
     const char *system;       // text when the messages bring none; NULL = nothing at all
     const char *system_input; // the same when the first user turn has an input; NULL = `system`
     const char *system_before, *system_after;
+    const char *system_later; // before a system text behind other messages, which stays there; NULL = refused
     const char *between;                                 // before every user turn but the first
     const char *user_before, *input_before, *user_after; // input_before NULL = an empty line
     const char *header;     // what makes the assistant speak: a prompt ends with it

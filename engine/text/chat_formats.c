@@ -35,7 +35,8 @@
     .system_after = "\n\n", .between = "\n\n", .user_before = "### Instruction:\n", .user_after = "\n\n",    \
     .end = HT_EOS, .alternates = true
 #define CHATML                                                                                               \
-    .system_before = "<|im_start|>system\n", .system_after = "<|im_end|>\n",                                 \
+    .system_before = "<|im_start|>system\n", .system_later = "<|im_start|>system\n",                         \
+    .system_after = "<|im_end|>\n",                                                                          \
     .user_before = "<|im_start|>user\n", .user_after = "<|im_end|>\n", .end = "<|im_end|>", .gap = "\n"
 #define CHATML_HEADER "<|im_start|>assistant\n"
 #define INST          .alternates = true, .end = HT_EOS, .begin = HT_BOS
@@ -61,6 +62,7 @@ const struct ht_chat_format ht_chat_formats[] = {
      .tools = &ht_tools_hermes},
     {.name = "phi4",
      .system_before = "<|im_start|>system<|im_sep|>",
+     .system_later = "<|im_start|>system<|im_sep|>",
      .system_after = "<|im_end|>",
      .user_before = "<|im_start|>user<|im_sep|>",
      .user_after = "<|im_end|>",
@@ -68,6 +70,7 @@ const struct ht_chat_format ht_chat_formats[] = {
      .end = "<|im_end|>"},
     {.name = "phi3",
      .system_before = "<|system|>\n",
+     .system_later = "<|system|>\n",
      .system_after = "<|end|>\n",
      .user_before = "<|user|>\n",
      .user_after = "<|end|>\n",
@@ -76,6 +79,7 @@ const struct ht_chat_format ht_chat_formats[] = {
      .gap = "\n"},
     {.name = "zephyr",
      .system_before = "<|system|>\n",
+     .system_later = "<|system|>\n",
      .system_after = HT_EOS "\n",
      .user_before = "<|user|>\n",
      .user_after = HT_EOS "\n",
@@ -85,6 +89,7 @@ const struct ht_chat_format ht_chat_formats[] = {
     {.name = "llama3",
      .begin = HT_BOS,
      .system_before = "<|start_header_id|>system<|end_header_id|>\n\n",
+     .system_later = "<|start_header_id|>system<|end_header_id|>\n\n",
      .system_after = "<|eot_id|>",
      .user_before = "<|start_header_id|>user<|end_header_id|>\n\n",
      .user_after = "<|eot_id|>",
@@ -95,6 +100,7 @@ const struct ht_chat_format ht_chat_formats[] = {
     {.name = "llama3.1", // the date is the template's own fallback: a prompt must not change with the day
      .begin = HT_BOS "<|start_header_id|>system<|end_header_id|>\n\n",
      .system_before = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n",
+     .system_later = "<|start_header_id|>system<|end_header_id|>\n\n",
      .system_after = "<|eot_id|>",
      .user_before = "<|start_header_id|>user<|end_header_id|>\n\n",
      .user_after = "<|eot_id|>",
@@ -166,6 +172,7 @@ const struct ht_chat_format ht_chat_formats[] = {
     {.name = "chatglm3",
      .begin = "[gMASK]sop",
      .system_before = "<|system|>\n ",
+     .system_later = "<|system|>\n ",
      .user_before = "<|user|>\n ",
      .header = "<|assistant|>",
      .lead = "\n ",
@@ -174,6 +181,7 @@ const struct ht_chat_format ht_chat_formats[] = {
     {.name = "glm4",
      .begin = "[gMASK]<sop>",
      .system_before = "<|system|>\n",
+     .system_later = "<|system|>\n",
      .user_before = "<|user|>\n",
      .header = "<|assistant|>",
      .lead = "\n",

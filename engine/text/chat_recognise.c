@@ -48,6 +48,15 @@ static const char *name_of(struct template t)
     return has(t, "[gMASK]sop") ? "chatglm3" : NULL;
 }
 
+// Of a format that has a spelling for it. Templates that think are written turn by turn: some drop a late system text.
+static bool takes_late_system(struct template t, const char *name)
+{
+    if (has(t, "System message must be at the beginning"))
+        return false;
+    return strcmp(name, "qwen3") != 0 || has(t, "\"system\" and not loop.first") ||
+           has(t, "'system' and not loop.first");
+}
+
 // Copies what stands between `at` and <|im_end|> if that is one piece of constant text: inside a string of
 // the template its escapes are undone, and it must not end before; outside, no expression may stand in it.
 static enum hearth_status copy_constant(struct ht_chat *chat, const char *at, const char *end, char quote,
@@ -112,5 +121,6 @@ enum hearth_status ht_chat_recognise(struct ht_chat *chat, const char *jinja, si
             "(--template none completes plain text)");
     chat->format = ht_chat_find_format(name);
     chat->tools = ht_chat_tools_recognise(jinja, len_bytes);
+    chat->late_system = chat->format->system_later && takes_late_system(t, name);
     return strncmp(name, "chatml", 6) ? HEARTH_OK : find_system(chat, t, err);
 }

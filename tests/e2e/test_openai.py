@@ -156,6 +156,39 @@ def test_parts_and_developer_are_other_spellings(client):
     assert short.usage.prompt_tokens < one.usage.prompt_tokens
 
 
+def test_several_system_messages(client):
+    def ask(*messages):
+        spelt = [{"role": role, "content": content} for role, content in messages]
+        answer = client.chat.completions.create(model=MODEL_NAME, messages=spelt, temperature=0, max_tokens=12)
+        return answer.choices[0].message.content, answer.usage.prompt_tokens
+
+    # At the beginning they are one text.
+    hello, who = ("user", "Hello."), ("user", "Who are you?")
+    joined = ask(("system", "You are Zed.\n\nBe brief.\n\nBe kind."), hello)
+    assert ask(("system", "You are Zed."), ("developer", "Be brief."), ("system", "Be kind."), hello) == joined
+    assert ask(("system", "You are Zed."), ("system", ""), hello) == ask(("system", "You are Zed."), hello)
+    # Later ones stay where they are, in a turn of their own.
+    said = ("assistant", "Hello.")
+    late = ask(("system", "S"), hello, said, ("developer", "Be brief."), who)
+    without = ask(("system", "S"), hello, said, who)
+    turn = ask(("system", "S"), hello, said, ("user", "Be brief."), who)
+    assert late[1] == turn[1] > without[1]  # `system` and `user` are a token each
+
+
+def test_a_late_system_message_that_the_template_does_not_take(tmp_path):
+    file = tmp_path / "tiny.gguf"
+    file.write_bytes(tiny_model(context=512))
+    with Box(file, args=["--template", "gemma"]) as box:
+        client = client_of(box)
+        start = [{"role": "system", "content": "S"}, {"role": "developer", "content": "T"}, *FRANCE]
+        options = dict(model="default", max_tokens=2)
+        client.chat.completions.create(messages=start, **options)
+        late = [*start, {"role": "assistant", "content": "Paris."}, {"role": "system", "content": "U"}, *FRANCE]
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(messages=late, **options)
+        assert "messages[4] is a system message" in str(caught.value) and "gemma" in str(caught.value)
+
+
 def test_sampling_fields_are_obeyed(client):
     options = dict(model=MODEL_NAME, messages=FRANCE, max_tokens=24)
 

@@ -103,6 +103,36 @@ def test_template_of_the_file(name, render):
     compare(render, vocabulary.template, bos, tokens[vocabulary.eos])
 
 
+@pytest.mark.parametrize(
+    "file, taken",
+    [
+        ("Qwen-Qwen2.5-7B-Instruct", True),
+        ("Qwen-Qwen3-0.6B", True),
+        ("Qwen3.5-4B", False),
+        ("Bielik-11B-v3.0-Instruct", False),  # drops it
+        ("meta-llama-Llama-3.1-8B-Instruct", True),
+        ("meta-llama-Llama-3.3-70B-Instruct", True),
+        ("microsoft-Phi-3.5-mini-instruct", True),
+        ("google-gemma-2-2b-it", False),
+        ("mistralai-Mistral-Nemo-Instruct-2407", False),
+    ],
+)
+def test_late_system_messages(file, taken, render):
+    path = llama_folder() / "templates" / f"{file}.jinja"
+    if not path.exists():
+        pytest.skip("this llama.cpp was kept without templates (remove its folder to build it again)")
+    template = path.read_text(encoding="utf-8")
+    for start in ([("system", "S0")], []):
+        for middle in ([("assistant", "A"), ("system", " Mid\n")], [("system", "Mid")]):
+            turns = [*start, ("user", "Q"), *middle, ("user", "R")]
+            messages = [{"role": role, "content": content} for role, content in turns]
+            name, text = render(template, messages, True, "<s>", "</s>")
+            if taken:
+                assert text == jinja_render(template, messages, True, "<s>", "</s>", unused=None), (name, text)
+            else:
+                assert name is None
+
+
 # ---- tools
 
 TOOLS = [

@@ -241,6 +241,67 @@ static void expand(const char *runs, char *marks)
     marks[n] = '\0';
 }
 
+// System texts behind other messages, with and without one at the beginning.
+static void late_systems(void **state)
+{
+    (void)state;
+    static const struct ht_chat_message late[] = {S("S"), U("Q1"), A("A1"), S(" T "), U("Q2")};
+    static const struct {
+        const char *name, *text;
+    } cases[] = {
+        {"chatml", "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\nA1"
+                   "<|im_end|>\n<|im_start|>system\n T <|im_end|>\n<|im_start|>user\nQ2<|im_end|>\n"
+                   "<|im_start|>assistant\n"},
+        {"phi4", "<|im_start|>system<|im_sep|>S<|im_end|><|im_start|>user<|im_sep|>Q1<|im_end|>"
+                 "<|im_start|>assistant<|im_sep|>A1<|im_end|><|im_start|>system<|im_sep|> T <|im_end|>"
+                 "<|im_start|>user<|im_sep|>Q2<|im_end|><|im_start|>assistant<|im_sep|>"},
+        {"phi3", "<|system|>\nS<|end|>\n<|user|>\nQ1<|end|>\n<|assistant|>\nA1<|end|>\n<|system|>\n T <|end|>\n"
+                 "<|user|>\nQ2<|end|>\n<|assistant|>\n"},
+        {"zephyr", "<|system|>\nS</s>\n<|user|>\nQ1</s>\n<|assistant|>\nA1</s>\n<|system|>\n T </s>\n<|user|>\nQ2"
+                   "</s>\n<|assistant|>\n"},
+        {"llama3.1",
+         "<s><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul "
+         "2024\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nQ1<|eot_id|><|start_header_id|>assistant"
+         "<|end_header_id|>\n\nA1<|eot_id|><|start_header_id|>system<|end_header_id|>\n\nT<|eot_id|>"
+         "<|start_header_id|>user<|end_header_id|>\n\nQ2<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"},
+        {"glm4", "[gMASK]<sop><|system|>\nS<|user|>\nQ1<|assistant|>\nA1<|system|>\n T <|user|>\nQ2<|assistant|>"},
+    };
+    for (size_t i = 0; i < N(cases); i++)
+        expect(cases[i].name, late, N(late), true, cases[i].text);
+    expect("qwen2.5", &late[1], 3, true, // the default one at the beginning, and a system message at the end
+           "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+           "<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\nA1<|im_end|>\n<|im_start|>system\n T <|im_end|>\n"
+           "<|im_start|>assistant\n");
+    struct ht_chat chat = named("chatml");
+    char text[MAX_TEXT], marks[MAX_TEXT];
+    render(&chat, late, N(late), true, text, marks);
+    char *at = strstr(text, " T ");
+    assert_memory_equal(marks + (at - text) - 1, "tssst", 5);
+}
+
+// Templates that refuse or drop such a text are not asked to take it.
+static void late_systems_of_templates(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *jinja;
+        bool takes;
+    } cases[] = {
+        {"{{ '<|im_start|>' + message['role'] }}", true},
+        {"{{ '<|im_start|>' }}{{ raise_exception('System message must be at the beginning.') }}", false},
+        {"<|im_start|>{% if enable_thinking %}", false},
+        {"<|im_start|>{% if enable_thinking %}{% if message.role == \"system\" and not loop.first %}", true},
+        {"<|start_header_id|>", true},
+        {"<start_of_turn>", false},
+    };
+    for (size_t i = 0; i < N(cases); i++) {
+        struct ht_chat chat;
+        assert_int_equal(ht_chat_init(&chat, NULL, cases[i].jinja, strlen(cases[i].jinja), NULL, NULL), HEARTH_OK);
+        if (chat.late_system != cases[i].takes)
+            fail_msg("%s", cases[i].jinja);
+    }
+}
+
 // What closes the last answer, and who wrote what: t template, s system, u user, a assistant; capitals are
 // learned.
 static void closed_turns(void **state)
@@ -422,8 +483,9 @@ static void orders_of_roles(void **state)
     const struct ht_chat_message only_system[] = {S("S")};
     const struct ht_chat_message odd[] = {{.role = (enum ht_role)7, .text = "x", .len_bytes = 1}};
     const struct ht_chat_message no_text[] = {{.role = HT_ROLE_USER, .text = NULL, .len_bytes = 1}};
-    refuse("chatml", two_systems, 3, true, "second system");
-    refuse("chatml", late_system, 4, true, "only the first");
+    refuse("vicuna1.1", two_systems, 3, true, "message 1 is a system message");
+    refuse("gemma", late_system, 4, true, "message 2 is a system message");
+    refuse("mistral-v7", late_system, 4, true, "only the first");
     refuse("gemma", assistant_first, 2, true, "gemma");
     refuse("llama2", two_users, 2, true, "llama2");
     refuse("koala", with_system, 4, true, "no place for a system");
@@ -478,6 +540,7 @@ int main(void)
         cmocka_unit_test(thoughts),           cmocka_unit_test(recognised),
         cmocka_unit_test(turns_and_trimming), cmocka_unit_test(not_recognised),
         cmocka_unit_test(orders_of_roles),    cmocka_unit_test(names_and_stops),
+        cmocka_unit_test(late_systems),       cmocka_unit_test(late_systems_of_templates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

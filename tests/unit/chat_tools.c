@@ -133,7 +133,7 @@ static void refused(void **state)
         {"qwen3", {U("Q"), C("[]"), R("1")}, 3, HEARTH_INVALID},
         {"qwen3", {U("Q"), C("[{\"name\": \"f\"}]"), R("1")}, 3, HEARTH_INVALID},
         {"qwen3", {U("Q"), C(CALLS)}, 2, HEARTH_INVALID}, // nothing to answer
-        {"qwen3", {T(TOOLS), U("Q"), S("S")}, 3, HEARTH_INVALID},
+        {"mistral-v3", {T(TOOLS), U("Q"), S("S")}, 3, HEARTH_INVALID}, // no place for it there
         {"llama3.1",
          {U("Q"), C("[{\"name\": \"f\", \"arguments\": {}}, {\"name\": \"g\", \"arguments\": {}}]"), R("1")},
          3,
