@@ -56,6 +56,7 @@ bool hearth_data_format_find(const char *name, enum hearth_data_format *format);
     X(TOO_LARGE, "more bytes than a record may have")                               \
     X(TOO_DEEP, "nested too deeply")                                                \
     X(NOT_OBJECT, "not an object")                                                  \
+    X(BEHIND, "stands behind the array of records")                                 \
     X(MISSING_FIELD, "a field is missing or of another kind")                       \
     X(EMPTY, "question or answer is empty")                                         \
     X(UNKNOWN_ROLE, "a role that is not known")                                     \
@@ -74,6 +75,7 @@ bool hearth_data_format_find(const char *name, enum hearth_data_format *format);
     X(DUPLICATE, "duplicate")                                                       \
     X(NEAR_DUPLICATE, "near-duplicate")                                             \
     X(TEMPLATE, "the chat template cannot express it")                              \
+    X(TOOLS, "calls tools, for which the chat template has no form")                \
     X(TOO_LONG, "more tokens than a sequence")                                      \
     X(PAIR_TOO_LONG, "one question with its answer is longer than a sequence")      \
     X(NO_TARGET, "nothing in it is a target")
@@ -96,7 +98,8 @@ const char *hearth_data_skip_text(enum hearth_data_skip skip); // never NULL
     X(HIDDEN, "hidden or technical messages passed over")          \
     X(MERGED, "an answer's parts joined")                          \
     X(SPLIT, "split to fit a sequence")                            \
-    X(TRUNCATED, "truncated to a sequence")
+    X(TRUNCATED, "truncated to a sequence")                        \
+    X(TOOLS, "offered tools left out: none was called, and the chat template has no form for them")
 
 enum hearth_data_fix {
 #define HEARTH_DATA_FIX_ENUM(name, text) HEARTH_DATA_FIX_##name,

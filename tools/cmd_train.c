@@ -286,6 +286,36 @@ static int set_params(struct training *t, struct hearth_train_params *p)
     return code;
 }
 
+static bool is_given(const struct cli *cli, const char *name)
+{
+    for (size_t i = 0; i < cli->n_options; i++)
+        if (!strcmp(cli->options[i].name, name))
+            return *cli->options[i].given;
+    return false;
+}
+
+// An adapter to go on from brings its own linears, ranks and scales: words that want others would be passed over.
+static int check_init(const struct cli *cli, const struct hearth_adapter *init)
+{
+    struct hearth_adapter_info info;
+    struct hearth_adapter_target target;
+    struct hearth_error err = {0};
+    const char *other = is_given(cli, "targets") ? "targets" : NULL;
+    hearth_adapter_get_info(init, &info);
+    if (words.rslora && !info.rslora)
+        other = "rslora";
+    for (size_t i = 0; i < info.n_targets && !other; i++) {
+        if (hearth_adapter_get_target(init, i, false, &target, &err))
+            return cli_fail_status(&err);
+        if (is_given(cli, "rank") && words.rank != target.rank)
+            other = "rank";
+        else if (is_given(cli, "alpha") && fabs(words.alpha - (double)target.alpha) > 1e-6 * words.alpha)
+            other = "alpha";
+    }
+    return other ? cli_wrong(cli, "--init goes on with the linears, ranks and scales of %s: leave --%s out", words.init,
+                             other) : CLI_OK;
+}
+
 static int open_all(struct training *t, struct hearth_train_params *p)
 {
     struct hearth_error err = {0};
@@ -303,6 +333,8 @@ static int open_all(struct training *t, struct hearth_train_params *p)
     const struct hearth_adapter_base base = {t->base_path, t->sha256};
     if (words.init && hearth_adapter_open(&t->init, adapters_path(found, words.init), &base, &err))
         return cli_fail_status(&err);
+    if (t->init && (code = check_init(t->cli, t->init)))
+        return code;
     p->init = t->init;
     code = models_open(&t->engine, t->cli, &words.model);
     if (code)

@@ -133,6 +133,20 @@ static bool allowed(const char *option, bool start, bool stop)
     return strcmp(option, "discard") ? start && field_of(option) : stop;
 }
 
+// What an adapter to go on from brings itself (as in cmd_train.c; the box holds the adapter, so all are refused here).
+static const char *brought_by_init(const struct cli_option *options, size_t n_options)
+{
+    const char *other = NULL;
+    bool init = false;
+    for (size_t i = 0; i < n_options; i++) {
+        const char *name = options[i].name;
+        init |= *options[i].given && !strcmp(name, "init");
+        if (*options[i].given && (!strcmp(name, "rank") || !strcmp(name, "alpha") || !strcmp(name, "targets")))
+            other = name;
+    }
+    return init ? other : NULL;
+}
+
 int train_box(const struct cli *cli, const struct cli_option *options, size_t n_options)
 {
     const char *verb = cli->args[0];
@@ -146,6 +160,9 @@ int train_box(const struct cli *cli, const struct cli_option *options, size_t n_
     for (size_t i = 0; i < n_options; i++)
         if (*options[i].given && !allowed(options[i].name, start, stop))
             return cli_wrong(cli, "--%s is not for '%s'", options[i].name, verb);
+    if (brought_by_init(options, n_options))
+        return cli_wrong(cli, "--init goes on with an adapter's own linears, ranks and scales: leave --%s out",
+                         brought_by_init(options, n_options));
     if (status) {
         json_t *answer = admin_ask(json_pack("{s:s}", "cmd", "train.status"), &code);
         if (answer && cli->json)

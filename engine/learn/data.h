@@ -56,6 +56,7 @@ struct ht_data_stream {
     uint64_t line; // of buf[at], from 1
     enum ht_data_mode mode;
     bool opened, closed; // of an array: '[' and ']' were seen
+    bool wrapped;        // it is the value of an object's key: '}' follows it
     bool ended;
 };
 struct ht_data_item {
@@ -109,6 +110,10 @@ void ht_data_fix(struct hearth_data_reader *r, enum hearth_data_fix fix);
 // The record in the making: begin, add turns, emit.
 void ht_data_begin(struct hearth_data_reader *r);
 void ht_data_add_system(struct hearth_data_reader *r, const json_t *value); // its field "system", unless blank
+// Its field "tools": functions, or a string that spells them; nothing without one. False: something else (counted).
+bool ht_data_add_tools(struct hearth_data_reader *r, const json_t *value);
+// A turn of calls out of what a file has: a call, a list of them, or a string that spells either. False: counted.
+bool ht_data_add_calls(struct hearth_data_reader *r, const json_t *calls, float weight);
 struct hearth_data_turn *ht_data_add(struct hearth_data_reader *r, enum hearth_role role, struct ht_text text);
 // Checks questions and answers, names the record from `meta` (NULL = nothing is said) and counts it. NULL: skipped.
 struct hearth_data_record *ht_data_emit(struct hearth_data_reader *r, const json_t *meta);

@@ -25,38 +25,6 @@ static struct ht_text content_text(struct hearth_data_reader *r, const json_t *c
     return out;
 }
 
-// What was called, as chat templates take it: [{"name", "arguments", "id"}].
-static bool add_calls(struct hearth_data_reader *r, const json_t *calls, float weight)
-{
-    json_t *list = json_array(), *call;
-    size_t i;
-    bool good = list != NULL;
-    json_array_foreach(calls, i, call)
-    {
-        json_t *function = json_object_get(call, "function"), *arguments = json_object_get(function, "arguments");
-        struct ht_text spelt = ht_data_text_of(arguments);
-        json_t *value = spelt.bytes ? json_loadb(spelt.bytes, spelt.len_bytes, 0, NULL) : json_incref(arguments);
-        json_t *item = json_object();
-        good = good && json_is_object(value) && json_is_string(json_object_get(function, "name")) && item;
-        if (!good) {
-            json_decref(value);
-            json_decref(item);
-            break;
-        }
-        json_object_set(item, "name", json_object_get(function, "name"));
-        json_object_set_new(item, "arguments", value);
-        if (json_is_string(json_object_get(call, "id")))
-            json_object_set(item, "id", json_object_get(call, "id"));
-        json_array_append_new(list, item);
-    }
-    size_t n = good ? json_dumpb(list, NULL, 0, 0) : 0;
-    struct ht_data_out out = ht_data_out_make(&r->pool, n);
-    if (good && out.bytes && json_dumpb(list, out.bytes, n, 0) == n)
-        ht_data_add(r, HEARTH_ROLE_CALLS, (struct ht_text){out.bytes, n})->weight = weight;
-    json_decref(list);
-    return good;
-}
-
 // Adds the messages of a list; false when one cannot be used (counted).
 static bool add_messages(struct hearth_data_reader *r, const json_t *messages)
 {
@@ -73,9 +41,17 @@ static bool add_messages(struct hearth_data_reader *r, const json_t *messages)
             name = ht_data_field(message, "from");
         const json_t *content = json_object_get(message, "content"), *calls = json_object_get(message, "tool_calls");
         const json_t *weight = json_object_get(message, "weight");
-        struct ht_text text = content_text(r, content ? content : json_object_get(message, "value"));
+        content = content ? content : json_object_get(message, "value");
+        struct ht_text text = content_text(r, content);
         enum hearth_role role = name.bytes ? ht_data_role(name) : (enum hearth_role)0;
-        bool called = json_array_size(calls) > 0;
+        if (!calls)
+            calls = json_object_get(message, "function_call"); // as it was before there were several
+        bool called = json_array_size(calls) > 0 || json_is_object(calls);
+        if (role == HEARTH_ROLE_CALLS && !called) { // spelt as a turn's text
+            calls = content;
+            called = true;
+            text = (struct ht_text){0};
+        }
         if (!name.bytes || (!text.bytes && !called)) {
             ht_data_skip(r, HEARTH_DATA_SKIP_MISSING_FIELD);
             return false;
@@ -95,26 +71,18 @@ static bool add_messages(struct hearth_data_reader *r, const json_t *messages)
                 turn->input_len_bytes = second.len_bytes;
             }
         }
-        if (called && !add_calls(r, calls, w)) {
-            ht_data_skip(r, HEARTH_DATA_SKIP_MISSING_FIELD);
+        if (called && !ht_data_add_calls(r, calls, w))
             return false;
-        }
     }
     return true;
 }
 
 void ht_data_messages(struct hearth_data_reader *r, const json_t *value)
 {
-    const json_t *input = json_object_get(value, "input"), *tools = json_object_get(value, "tools");
+    const json_t *input = json_object_get(value, "input");
     const json_t *prompt = json_object_get(json_is_object(input) ? input : value, "messages");
     ht_data_begin(r);
-    if (json_array_size(tools)) {
-        size_t n = json_dumpb(tools, NULL, 0, 0);
-        struct ht_data_out out = ht_data_out_make(&r->pool, n);
-        if (out.bytes && json_dumpb(tools, out.bytes, n, 0) == n)
-            ht_data_add(r, HEARTH_ROLE_TOOLS, (struct ht_text){out.bytes, n});
-    }
-    if (!add_messages(r, prompt))
+    if (!ht_data_add_tools(r, value) || !add_messages(r, prompt))
         return;
     if (!json_is_object(input)) {
         ht_data_emit(r, value);
@@ -146,7 +114,7 @@ void ht_data_export(struct hearth_data_reader *r, const json_t *value)
             return;
         }
         enum hearth_role role = ht_data_role(name);
-        if (!role) {
+        if (!role || role == HEARTH_ROLE_CALLS) {
             ht_data_skip(r, HEARTH_DATA_SKIP_UNKNOWN_ROLE);
             return;
         }

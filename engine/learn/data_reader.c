@@ -2,6 +2,7 @@
 // Readers: a file's items become records of one form, format by format. One thread per reader.
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "engine/base/io.h"
 #include "engine/base/limits.h"
@@ -16,21 +17,26 @@ static bool has(const json_t *value, const char *key)
     return json_object_get(value, key) != NULL;
 }
 
+static bool has_objects(const json_t *value, const char *key)
+{
+    return json_is_object(json_array_get(json_object_get(value, key), 0));
+}
+
 enum hearth_data_format ht_data_detect(const json_t *v)
 {
-    if (has(v, "mapping"))
+    if (json_is_object(json_object_get(v, "mapping")))
         return HEARTH_DATA_CHATGPT;
     if (json_is_object(json_object_get(v, "prompt")) || (has(v, "message_id") && has(v, "text")))
         return HEARTH_DATA_OASST;
     if (has(v, "chosen") || has(v, "rejected"))
         return HEARTH_DATA_PREFERENCE;
-    if (has(v, "messages") || json_is_object(json_object_get(v, "input")))
+    if (has_objects(v, "messages") || json_is_object(json_object_get(v, "input")))
         return HEARTH_DATA_MESSAGES;
-    if (has(v, "turns"))
+    if (has_objects(v, "turns"))
         return HEARTH_DATA_EXPORT;
-    if (has(v, "conversations"))
+    if (has_objects(v, "conversations"))
         return HEARTH_DATA_SHAREGPT;
-    if (has(v, "dialog"))
+    if (json_is_array(json_object_get(v, "dialog")))
         return HEARTH_DATA_DAILY;
     if (has(v, "topic") && has(v, "input"))
         return HEARTH_DATA_BAIZE;
@@ -39,7 +45,7 @@ enum hearth_data_format ht_data_detect(const json_t *v)
     if ((has(v, "instruction") && (has(v, "output") || has(v, "instances"))) || has(v, "completion_a") ||
         (has(v, "input") && (has(v, "output") || has(v, "target"))) || (has(v, "question") && has(v, "answer")))
         return HEARTH_DATA_ALPACA;
-    return has(v, "text") ? HEARTH_DATA_TEXT : HEARTH_DATA_AUTO;
+    return json_is_string(json_object_get(v, "text")) ? HEARTH_DATA_TEXT : HEARTH_DATA_AUTO;
 }
 
 // ---------------------------------------------------------------- items
@@ -195,13 +201,17 @@ static bool holds(struct ht_text text, const char *what)
 // A plain text is taken for one only where its name does not say otherwise.
 static enum hearth_status plain_format(struct hearth_data_reader *r, bool dialogs, struct hearth_error *err)
 {
-    static const char *const endings[] = {".json", ".jsonl", ".ndjson"};
+    static const char *const endings[][2] = {{".json", "does not begin as JSON does"},
+                                             {".jsonl", "does not begin as JSON does"},
+                                             {".ndjson", "does not begin as JSON does"},
+                                             {".csv", "is a table: write it as JSON lines, an object a row, first"},
+                                             {".tsv", "is a table: write it as JSON lines, an object a row, first"}};
     size_t len = strlen(r->path);
     r->format = dialogs ? HEARTH_DATA_DAILY : HEARTH_DATA_TEXT;
     for (size_t i = 0; i < sizeof endings / sizeof *endings && !dialogs; i++)
-        if (len > strlen(endings[i]) && !strcmp(r->path + len - strlen(endings[i]), endings[i]))
-            return ht_fail(err, HEARTH_FORMAT, "%s: does not begin as JSON does; to learn it as it stands say :text "
-                           "behind its name", ht_shown_path(r->path));
+        if (len > strlen(endings[i][0]) && !strcasecmp(r->path + len - strlen(endings[i][0]), endings[i][0]))
+            return ht_fail(err, HEARTH_FORMAT, "%s: %s; to learn it as it stands say :text behind its name",
+                           ht_shown_path(r->path), endings[i][1]);
     return HEARTH_OK;
 }
 

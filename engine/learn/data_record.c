@@ -60,6 +60,7 @@ enum hearth_role ht_data_role(struct ht_text name)
         {"assistant", HEARTH_ROLE_ASSISTANT}, {"gpt", HEARTH_ROLE_ASSISTANT},  {"chatgpt", HEARTH_ROLE_ASSISTANT},
         {"model", HEARTH_ROLE_ASSISTANT},     {"bing", HEARTH_ROLE_ASSISTANT}, {"bard", HEARTH_ROLE_ASSISTANT},
         {"system", HEARTH_ROLE_SYSTEM},       {"developer", HEARTH_ROLE_SYSTEM}, {"tool", HEARTH_ROLE_TOOL},
+        {"function", HEARTH_ROLE_TOOL},       {"observation", HEARTH_ROLE_TOOL}, {"function_call", HEARTH_ROLE_CALLS},
     };
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
         if (name.len_bytes == strlen(roles[i].name) && !memcmp(name.bytes, roles[i].name, name.len_bytes))

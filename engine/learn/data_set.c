@@ -32,7 +32,8 @@ struct hearth_data_set {
     unsigned n_seq;
     size_t file; // at hand
     struct hearth_data_reader *reader;
-    const struct hearth_data_record *record; // whole, from the reader
+    const struct hearth_data_record *record; // whole, from the reader, or `plain`
+    struct hearth_data_record plain;         // the reader's without the tools that it offers
     struct hearth_data_record piece;
     struct hearth_data_sample sample;
     struct ht_data_tokens tokens, rejected; // rejected: the other side of a pair
@@ -239,6 +240,30 @@ static void skip(struct hearth_data_set *set, enum hearth_data_skip reason)
         counts->first_line[reason] = set->record->line;
 }
 
+static bool calls_tools(const struct hearth_data_turn *turns, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (turns[i].role == HEARTH_ROLE_CALLS || turns[i].role == HEARTH_ROLE_TOOL)
+            return true;
+    return false;
+}
+
+// Where the template has no form for tools: a record that offers some and calls none stands without them.
+static void leave_tools_out(struct hearth_data_set *set)
+{
+    const struct hearth_data_record *r = set->record;
+    if (!set->params.engine || set->params.engine->chat.tools || r->n_turns < 2 || r->raw ||
+        r->turns[0].role != HEARTH_ROLE_TOOLS || calls_tools(r->turns, r->n_turns) ||
+        calls_tools(r->rejected, r->n_rejected))
+        return;
+    set->plain = *r;
+    set->plain.turns++;
+    set->plain.n_turns--;
+    set->plain.n_shared -= r->n_shared > 0;
+    set->record = &set->plain;
+    set->counts[set->file].fixed[HEARTH_DATA_FIX_TOOLS]++;
+}
+
 // The next record of any file; NULL at the end of the last one.
 static enum hearth_status next_record(struct hearth_data_set *set, struct hearth_error *err)
 {
@@ -257,8 +282,10 @@ static enum hearth_status next_record(struct hearth_data_set *set, struct hearth
             set->formats[set->file] = hearth_data_get_format(set->reader);
         }
         HT_TRY(hearth_data_next(set->reader, &set->record, err));
-        if (set->record)
+        if (set->record) {
+            leave_tools_out(set);
             return HEARTH_OK;
+        }
         hearth_data_set_get_counts(set, set->file, &set->counts[set->file], &set->formats[set->file]);
         hearth_data_close(&set->reader);
         set->file++;
@@ -300,7 +327,9 @@ static enum hearth_status tokenize_to(struct hearth_data_set *set, struct ht_dat
     enum hearth_status status = ht_data_tokenize(to, engine, turns, n_turns, set->record->raw,
                                                  set->params.style.mask, &cause);
     *good = status == HEARTH_OK;
-    if (status == HEARTH_INVALID || status == HEARTH_UNSUPPORTED)
+    if (status == HEARTH_UNSUPPORTED)
+        skip(set, HEARTH_DATA_SKIP_TOOLS);
+    else if (status == HEARTH_INVALID)
         skip(set, HEARTH_DATA_SKIP_TEMPLATE);
     else if (status == HEARTH_LIMIT)
         skip(set, HEARTH_DATA_SKIP_TOO_LONG);

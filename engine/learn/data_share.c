@@ -12,6 +12,20 @@ static struct ht_text text_of(const struct hearth_data_turn *turn)
     return (struct ht_text){turn->text, turn->len_bytes};
 }
 
+// A turn of known role; calls are spelt as JSON. False: counted.
+static bool add_turn(struct hearth_data_reader *r, const json_t *value, struct ht_text name, struct ht_text text)
+{
+    enum hearth_role role = ht_data_role(name);
+    if (role == HEARTH_ROLE_CALLS)
+        return ht_data_add_calls(r, value, 1);
+    if (!role) {
+        ht_data_skip(r, HEARTH_DATA_SKIP_UNKNOWN_ROLE);
+        return false;
+    }
+    ht_data_add(r, role, text);
+    return true;
+}
+
 static bool gather(struct hearth_data_reader *r, const json_t *turns)
 {
     const json_t *turn;
@@ -36,17 +50,29 @@ static bool gather(struct hearth_data_reader *r, const json_t *turns)
             ht_data_skip(r, HEARTH_DATA_SKIP_MISSING_FIELD);
             return false;
         }
-        enum hearth_role known = ht_data_role(role);
-        if (!known || known == HEARTH_ROLE_TOOL) {
-            ht_data_skip(r, HEARTH_DATA_SKIP_UNKNOWN_ROLE);
+        const json_t *value = json_object_get(turn, "value");
+        if (!add_turn(r, json_is_string(value) ? value : json_object_get(turn, "content"), role, text))
             return false;
-        }
-        ht_data_add(r, known, text);
     }
     return true;
 }
 
-// `first`: turns before it are a system text. False: reason says why.
+// May a turn of role `next` stand behind one of role `last`? Calls and what tools gave back stand before the answer.
+static bool follows(enum hearth_role last, enum hearth_role next)
+{
+    bool asked = last == HEARTH_ROLE_USER || last == HEARTH_ROLE_TOOL;
+    if (next == HEARTH_ROLE_TOOL)
+        return last == HEARTH_ROLE_CALLS || last == HEARTH_ROLE_TOOL;
+    return next == HEARTH_ROLE_USER ? last == HEARTH_ROLE_ASSISTANT
+                                    : asked && (next == HEARTH_ROLE_ASSISTANT || next == HEARTH_ROLE_CALLS);
+}
+
+static bool asks(const struct hearth_data_turn *turn) // or tells what a tool gave back: an answer is due
+{
+    return turn->role == HEARTH_ROLE_USER || turn->role == HEARTH_ROLE_TOOL;
+}
+
+// `first`: turns before it are tools and a system text. False: reason says why.
 static bool order(struct hearth_data_reader *r, size_t first, enum hearth_data_skip *reason)
 {
     *reason = HEARTH_DATA_SKIP_TOO_FEW_TURNS;
@@ -57,7 +83,7 @@ static bool order(struct hearth_data_reader *r, size_t first, enum hearth_data_s
         memmove(r->turns + first, r->turns + first + 1, (r->n_turns - first) * sizeof *r->turns);
         ht_data_fix(r, HEARTH_DATA_FIX_LEADING);
     }
-    if (r->turns[r->n_turns - 1].role == HEARTH_ROLE_USER) {
+    if (asks(&r->turns[r->n_turns - 1])) {
         r->n_turns--;
         ht_data_fix(r, HEARTH_DATA_FIX_TRAILING);
     }
@@ -65,7 +91,7 @@ static bool order(struct hearth_data_reader *r, size_t first, enum hearth_data_s
         return false;
     *reason = HEARTH_DATA_SKIP_NOT_ALTERNATING;
     for (size_t i = first; i < r->n_turns; i++)
-        if (r->turns[i].role != ((i - first) % 2 ? HEARTH_ROLE_ASSISTANT : HEARTH_ROLE_USER))
+        if (!follows(i == first ? HEARTH_ROLE_ASSISTANT : r->turns[i - 1].role, r->turns[i].role))
             return false;
     return true;
 }
@@ -145,8 +171,10 @@ static bool clean(struct hearth_data_reader *r, size_t first, enum hearth_data_s
 {
     size_t n = first, n_characters = 0;
     for (; n < r->n_turns; n++) {
-        bool was_html;
-        struct ht_text text = ht_data_clean(&r->pool, text_of(&r->turns[n]), &was_html);
+        bool was_html = false, speech = r->turns[n].role <= HEARTH_ROLE_ASSISTANT; // what tools say stays as it is
+        struct ht_text text = text_of(&r->turns[n]);
+        if (speech)
+            text = ht_data_clean(&r->pool, text, &was_html);
         if (r->pool.failed || unprintable(text))
             break;
         if (was_html)
@@ -156,7 +184,9 @@ static bool clean(struct hearth_data_reader *r, size_t first, enum hearth_data_s
     }
     if (n < r->n_turns)
         ht_data_fix(r, HEARTH_DATA_FIX_STOPPED);
-    r->n_turns = n - (n - first) % 2;
+    while (n > first && asks(&r->turns[n - 1]))
+        n--;
+    r->n_turns = n;
     *reason = HEARTH_DATA_SKIP_TOO_SHORT;
     for (size_t i = first; i < r->n_turns; i++)
         for (size_t k = 0; k < r->turns[i].len_bytes; k++)
@@ -216,10 +246,13 @@ enum hearth_status ht_data_sharegpt(struct hearth_data_reader *r, const json_t *
         return HEARTH_OK;
     }
     ht_data_begin(r);
+    if (!ht_data_add_tools(r, value))
+        return HEARTH_OK;
+    size_t first = r->n_turns;
     ht_data_add_system(r, value);
     if (!gather(r, turns) || r->failed)
         return HEARTH_OK;
-    size_t first = r->n_turns && r->turns[0].role == HEARTH_ROLE_SYSTEM;
+    first += r->n_turns > first && r->turns[first].role == HEARTH_ROLE_SYSTEM;
     bool good = order(r, first, &reason) && check_content(r, first, &reason) && clean(r, first, &reason);
     if (r->pool.failed)
         return HEARTH_OK; // the reader tells

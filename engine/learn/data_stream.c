@@ -153,11 +153,16 @@ static enum hearth_status next_value(struct ht_data_stream *s, struct ht_data_it
         }
         break;
     }
+    if (c == '}' && s->closed && s->wrapped) {
+        s->wrapped = false;
+        step_over(s, 1);
+        return next_value(s, item, more, err);
+    }
     *item = (struct ht_data_item){.line = s->line};
     if (c == -1 || s->closed) {
         // An array that was not closed lost its end, and something that follows one was not looked at.
-        item->unusable = c != -1 || (s->mode == HT_DATA_ARRAY && !s->closed);
-        item->skip = c == -1 ? HEARTH_DATA_SKIP_CUT_OFF : HEARTH_DATA_SKIP_NOT_JSON;
+        item->unusable = c != -1 || (s->mode == HT_DATA_ARRAY && (!s->closed || s->wrapped));
+        item->skip = c == -1 ? HEARTH_DATA_SKIP_CUT_OFF : HEARTH_DATA_SKIP_BEHIND;
         *more = item->unusable;
         s->ended = true;
         return HEARTH_OK;
@@ -296,6 +301,40 @@ static enum ht_data_mode lines_or_values(const struct ht_data_stream *s)
     return v.done || next_opens ? HT_DATA_LINES : HT_DATA_VALUES;
 }
 
+static size_t skip_blanks(const char *p, size_t i, size_t n)
+{
+    while (i < n && is_blank(p[i]))
+        i++;
+    return i;
+}
+
+// An object that is nothing but the wrapping of an array of objects: where that array begins in p[0, n), else 0. Before
+// it may stand what is a string, a number or a word. One that ends within p with more behind it is a record.
+static size_t wrapped_array(const char *p, size_t n)
+{
+    static const char *const keys[] = {"\"data\"", "\"train\"", "\"examples\"", "\"records\"", "\"samples\""};
+    struct scan whole = {0};
+    size_t i = skip_blanks(p, scan_value(&whole, p, n), n);
+    if (whole.done && i < n)
+        return 0;
+    for (i = skip_blanks(p, 1, n); i < n && p[i] == '"'; i = skip_blanks(p, i + 1, n)) {
+        struct scan key = {0}, value = {0};
+        size_t from = i, len = scan_value(&key, p + i, n - i);
+        i = skip_blanks(p, i + len, n);
+        if (i == n || p[i] != ':' || (i = skip_blanks(p, i + 1, n)) == n)
+            return 0;
+        for (size_t k = 0; k < sizeof keys / sizeof *keys && p[i] == '['; k++)
+            if (len == strlen(keys[k]) && !memcmp(p + from, keys[k], len))
+                return (from = skip_blanks(p, i + 1, n)) < n && p[from] == '{' ? i : 0;
+        if (p[i] == '[' || p[i] == '{')
+            return 0;
+        i = skip_blanks(p, i + scan_value(&value, p + i, n - i), n);
+        if (i == n || p[i] != ',')
+            return 0;
+    }
+    return 0;
+}
+
 static enum hearth_status find_mode(struct ht_data_stream *s, struct hearth_error *err)
 {
     int c;
@@ -310,7 +349,10 @@ static enum hearth_status find_mode(struct ht_data_stream *s, struct hearth_erro
         bool more = true;
         while (more && !memchr(s->buf + s->at, '\n', s->end - s->at) && s->end < HT_MAX_DATA_RECORD_BYTES)
             HT_TRY(fill(s, &more, err));
-        s->mode = lines_or_values(s);
+        size_t array = wrapped_array(s->buf + s->at, s->end - s->at);
+        s->mode = array ? HT_DATA_ARRAY : lines_or_values(s);
+        s->wrapped = array > 0;
+        step_over(s, array);
         return HEARTH_OK;
     }
     if (c == '[') {

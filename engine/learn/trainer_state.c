@@ -168,9 +168,11 @@ enum hearth_status ht_train_save(struct hearth_trainer *t, bool *done, struct he
 
 // ---------------------------------------------------------------- reading, a part in each piece
 
-static enum hearth_status broken(struct hearth_error *err)
+static enum hearth_status broken(const struct hearth_trainer *t, struct hearth_error *err)
 {
-    return ht_fail(err, HEARTH_FORMAT, NAME " is damaged: the run cannot go on from it");
+    const char *folder = t->params.files.load ? NULL : t->params.files.folder;
+    return ht_fail(err, HEARTH_FORMAT, "%s%s" NAME " is damaged: the run cannot go on from it",
+                   folder ? ht_shown_path(folder) : "", folder ? "/" : "");
 }
 
 // The next bytes of the file, or of what files.load gives.
@@ -179,7 +181,7 @@ static enum hearth_status get(struct hearth_trainer *t, void *data, size_t len_b
     struct ht_train_loader *l = &t->loader;
     size_t size;
     if (len_bytes > l->size - l->at)
-        return broken(err);
+        return broken(t, err);
     HT_TRY(l->file ? ht_file_read(l->file, data, len_bytes, l->at, err)
                    : t->params.files.load(t->params.files.user, NAME, l->at, data, len_bytes, &size, err));
     l->at += len_bytes;
@@ -228,12 +230,12 @@ static enum hearth_status begin_load(struct hearth_trainer *t, struct hearth_err
     HT_TRY(get(t, head, sizeof head, err));
     HT_TRY(get(t, sizes, sizeof sizes, err));
     if (memcmp(head, magic, sizeof magic) || !sizes[0] || sizes[0] > MAX_IDENTITY || sizes[1] != sizeof *l->state)
-        return broken(err);
+        return broken(t, err);
     HT_TRY(get_identity(t, sizes[0], err));
     HT_TRY(get(t, l->state, sizeof *l->state, err));
     l->vectors_at = l->at;
     if (l->state->n_values != t->adapter->n_values || l->size - l->at != vectors_bytes(t) + HT_HASH_BYTES)
-        return broken(err);
+        return broken(t, err);
     return HEARTH_OK;
 }
 
@@ -255,7 +257,7 @@ static enum hearth_status end_load(struct hearth_trainer *t, struct hearth_error
     ht_hash_end(&t->loader.hash, sum);
     HT_TRY(get(t, found, sizeof found, err));
     if (memcmp(sum, found, sizeof sum))
-        return broken(err);
+        return broken(t, err);
     take_state(t, t->loader.state);
     return HEARTH_OK;
 }

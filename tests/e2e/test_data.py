@@ -20,7 +20,7 @@ REAL = (
     ("dolly/dolly_filtered_sample.json", "dolly", 819, 1638, 0, 0),
     ("sharegpt/dummy_conversation.json", "sharegpt", 294, 884, 0, 206),
     ("sharegpt/sharegpt_zh_sample.jsonl", "sharegpt", 53, 354, 0, 17),
-    ("sharegpt/glaive_toolcall_en_100.json", "sharegpt", 44, 302, 0, 56),
+    ("sharegpt/glaive_toolcall_en_100.json", "sharegpt", 90, 676, 0, 10),
     ("oasst/en_trees.jsonl", "oasst", 52, 142, 149, 0),
     ("baize_ko/quora_chat_data.json", "baize", 96, 456, 0, 0),
     ("daily_dialog/dialogues_test.txt", "dailydialog", 1000, 7400, 0, 0),

@@ -179,7 +179,7 @@ def test_what_is_left_out_is_told(chats, tmp_path):
     assert "some.jsonl: left out 1: half-written: the file ends inside it (first: line 42)\n" in told
     assert "some.jsonl: left out 1: a field is missing or of another kind (first: line 41)\n" in told
     some.write_text('{"messages": 1}\n' * 3)
-    told = train(some, tmp_path / "none", "--max-steps", "1", code=65).stderr
+    told = train(f"{some}:messages", tmp_path / "none", "--max-steps", "1", code=65).stderr
     assert "3 records of some.jsonl were left out: a field is missing or of another kind (first: line 1)" in told
     for data, more, cause in ((chats, ("--held-out", "0.99"), "samples are held out"),
                               (f"{chats}:0", (), "weights leave nothing to train on"),
@@ -201,6 +201,12 @@ def test_early_stop_tells_what_stays(chats, tmp_path):
 def test_a_folder_is_an_adapter(chats, tmp_path):
     train(chats, tmp_path / "run", "--max-steps", "2")
     train(chats, tmp_path / "on", "--max-steps", "1", "--init", tmp_path / "run")
+    for more in (("--rank", "4"), ("--alpha", "3"), ("--targets", "attn_q"), ("--rslora",)):  # it has its own
+        told = train(chats, tmp_path / "no", "--init", tmp_path / "run", *more, code=2).stderr
+        assert f"leave {more[0]} out" in told and told.count("\n") == 1
+    in_box = subprocess.run([HEARTH, "train", "start", "set", "new", "--init", "old", "--alpha", "3"],
+                            capture_output=True, text=True, check=False)
+    assert in_box.returncode == 2 and "leave --alpha out" in in_box.stderr
 
     def adapter(*more):
         return subprocess.run([HEARTH, "adapter", *map(str, more)], capture_output=True, text=True, check=False)

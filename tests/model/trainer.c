@@ -329,6 +329,8 @@ static void another_run_is_refused(void **state)
         assert_int_not_equal(hearth_trainer_open(&t, bed.engine, &bed.params, &err), HEARTH_OK);
         assert_true(strlen(err.text) > 10);
     }
+    check_file_write(check_path(bed.runs, "checkpoint.bin"), before.data, 9); // half of its head
+    refuse(&bed, HEARTH_FORMAT, check_path(bed.runs, "checkpoint.bin is damaged"));
     free(foreign.data);
     free(before.data);
     bed_free(&bed);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Training data: every importer on small files, cleaning rules, masks of several templates, splitting, duplicates, the
-// split, packing, damaged files and every allocation made to fail.
+// split, packing, and every allocation made to fail. Damaged files: data_files.c.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -87,6 +87,12 @@ struct import {
     const char *text, *turns;
     unsigned n_records, n_pairs;
 };
+#define H(text) "{\"from\":\"human\",\"value\":\"" text "\"}"
+#define G(text) "{\"from\":\"gpt\",\"value\":\"" text "\"}"
+#define TOLD(text) "{\"from\":\"observation\",\"value\":\"" text "\"}"
+#define CALL                                                                                                    \
+    "{\"from\":\"function_call\",\"value\":\"{\\\"name\\\":\\\"f\\\",\\\"arguments\\\":{\\\"x\\\":0.1}}\"}"
+#define CALLED(id) "[{\"name\": \"f\", \"arguments\": {\"x\": 0.1}, \"id\": \"" id "\"}]"
 #define NODE(id, parent, children, role, text)                                                                  \
     "\"" id "\":{\"parent\":" parent ",\"children\":[" children "],\"message\":{\"author\":{\"role\":\"" role     \
     "\"},\"content\":{\"content_type\":\"text\",\"parts\":[\"" text "\"]}}}"
@@ -147,6 +153,20 @@ static const struct import imports[] = {
      "s=S|u=Q0|a=A0|u=Q1|a=A1|u=Q|a=A|", 1, 0},
     {HEARTH_DATA_PREFERENCE, "{\"system\":\"S\",\"question\":\"Q\",\"chosen\":\"yes\",\"rejected\":\"no\"}",
      "s=S|u=Q|a=yes|2!no|", 1, 1},
+    {HEARTH_DATA_SHAREGPT,
+     "{\"system\":\"S\",\"tools\":\"[{\\\"name\\\":\\\"f\\\"}]\",\"conversations\":[" H("a question") "," CALL ","
+     TOLD("<b>4</b>") "," TOLD("5") "," G("an answer, <b>then</b>") "," H("again?") "," CALL "," TOLD("6") "]}",
+     "T=[{\"type\": \"function\", \"function\": {\"name\": \"f\"}}]|s=S|u=a question|"
+     "c=" CALLED("837186877") "|t=<b>4</b>|t=5|"
+     "a=an answer, **then**|u=again?|c=" CALLED("183309539") "|", 1, 0},
+    {HEARTH_DATA_MESSAGES,
+     "{\"messages\":[{\"role\":\"user\",\"content\":\"Q\"},{\"role\":\"assistant\",\"content\":null,"
+     "\"function_call\":{\"name\":\"f\",\"arguments\":\"{\\\"x\\\":0.1}\"}},{\"role\":\"function\",\"content\":\"4\"},"
+     "{\"role\":\"assistant\",\"content\":\"A\"}]}",
+     "u=Q|c=" CALLED("271315265") "|t=4|a=A|", 1, 0},
+    {HEARTH_DATA_ALPACA,
+     "{\"version\":1, \"data\": [\n {\"input\":\"Q\",\"target\":\"A\"},\n {\"input\":\"P\",\"target\":\"B\"}\n]\n}\n",
+     "u=Q|a=A|u=P|a=B|", 2, 0},
     {HEARTH_DATA_EXPORT,
      "{\"id\":\"x\",\"title\":\"t\",\"turns\":[{\"role\":\"user\",\"text\":\"Q\"},{\"role\":\"assistant\",\"text\":"
      "\"A\",\"finished\":true}]}",
@@ -171,8 +191,6 @@ static void importers(void **state)
     }
 }
 
-#define H(text) "{\"from\":\"human\",\"value\":\"" text "\"}"
-#define G(text) "{\"from\":\"gpt\",\"value\":\"" text "\"}"
 #define C(id, turns) "{\"id\":\"" id "\",\"conversations\":[" turns "]},\n"
 
 static void cleaning_rules(void **state) // T4
@@ -285,6 +303,45 @@ static void masks(void **state) // T0
             n_ends += s->ids[k] == end;
         if (!strcmp(cases[i].template, "chatml"))
             assert_int_equal(n_ends, 6); // one a turn: what a person spelt is text
+        hearth_data_set_close(&set);
+    }
+}
+
+// Calls are learned as the model's template writes them. One without a form for tools learns what calls none, and says
+// what it left out.
+static void tools(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "[{\"tools\":[{\"name\":\"f\"}],\"conversations\":[" H("a question to f") "," CALL "," TOLD("4") ","
+        G("It is 4.") "]},{\"tools\":[{\"name\":\"f\"}],\"conversations\":[" H("a question to nobody") ","
+        G("No tool tells.") "]},{\"conversations\":[" H("a question") ",{\"from\":\"function_call\",\"value\":\"f()\"},"
+        G("a call that is none") "]},{\"conversations\":[" H("a question") "," TOLD("4") "," G("Nobody asked f.") "]}]";
+    static const struct {
+        const char *template, *targets[2];
+    } cases[] = {{"chatml", {"No tool tells.<|im_end|>|", NULL}},
+                 {"qwen2.5", {"<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 0.1}}\n</tool_call><|im_end|>|"
+                              "It is 4.<|im_end|>|", "No tool tells.<|im_end|>|"}}};
+    for (size_t i = 0; i < 2; i++) {
+        const struct hearth_data_sample *s;
+        struct hearth_data_counts counts;
+        enum hearth_data_format format;
+        char got[256];
+        use_template(cases[i].template);
+        struct hearth_data_set *set = open_set(file_of("tools", text), "assistant", 4096);
+        for (size_t k = 0; k < 2 && cases[i].targets[k]; k++) {
+            assert_int_equal(hearth_data_set_next(set, &s, NULL), HEARTH_OK);
+            assert_non_null(s);
+            targets(s, got, sizeof got);
+            assert_string_equal(got, cases[i].targets[k]);
+        }
+        assert_int_equal(hearth_data_set_next(set, &s, NULL), HEARTH_OK);
+        assert_null(s);
+        hearth_data_set_get_counts(set, 0, &counts, &format);
+        assert_int_equal(counts.skipped[HEARTH_DATA_SKIP_TOOLS], !i);
+        assert_int_equal(counts.fixed[HEARTH_DATA_FIX_TOOLS], !i);
+        assert_int_equal(counts.skipped[HEARTH_DATA_SKIP_MISSING_FIELD], 1);
+        assert_int_equal(counts.skipped[HEARTH_DATA_SKIP_NOT_ALTERNATING], 1);
         hearth_data_set_close(&set);
     }
 }
@@ -595,125 +652,7 @@ static void rows_do_not_leak(void **state)
     assert_memory_equal(weight, want_weight, sizeof want_weight);
 }
 
-// ---------------------------------------------------------------- what is wrong
-
-static void refused(const char *text, size_t len, const char *cause)
-{
-    struct hearth_data_reader *reader;
-    struct hearth_error err = {0};
-    const char *path = check_path(folder, "bad.json");
-    const struct hearth_data_reader_params params = {.path = path};
-    check_file_write(path, text, len);
-    assert_int_equal(hearth_data_open(&reader, &params, &err), HEARTH_FORMAT);
-    assert_null(reader);
-    if (!strstr(err.text, "bad.json") || !strstr(err.text, cause))
-        fail_msg("%s does not say '%s'", err.text, cause);
-}
-
-static void bad_files(void **state)
-{
-    (void)state;
-    refused("", 0, "empty");
-    refused(" \n\n ", 4, "empty");
-    refused("\x7F" "ELF\0\0", 6, "not text");
-    refused("\xFF\xFEh\0i\0", 6, "UTF-16");
-    refused("[{\"a\":1}]", 9, "not recognised; name it after a colon: alpaca, ");
-    refused("\xFF\xFE\0\0{\0\0\0", 8, "UTF-32");
-    refused("\x1F\x8B\x08", 3, "gzip");
-    refused("PK\3\4\n", 5, "zip archive");
-    refused("PAR1\x15\4", 6, "Parquet");
-    refused("[]", 2, "no records");
-    refused("{\"messages\":[{\"role\"", 20, "no whole JSON objects");
-    refused("# a comment\n{}\n", 15, ":text");
-    static const char mixed[] = "{\"instruction\":\"a\",\"output\":\"b\"}\n{\"instruction\":\"a\",\"out\n"
-                                "{\"instruction\":\"a\",\"output\":\"\xE9\"}\n[1]\n{\"instruction\":\"c\","
-                                "\"output\":1}\n"
-                                "\n{\"instruction\":\"e\",\"output\":\"f\"}\n{\"instruction\":\"g\",";
-    struct hearth_data_counts c = read_file(file_of("mixed", mixed), HEARTH_DATA_ALPACA, NULL, 0);
-    assert_int_equal(c.n_records, 2);
-    assert_int_equal(c.skipped[HEARTH_DATA_SKIP_NOT_JSON], 1);
-    assert_int_equal(c.skipped[HEARTH_DATA_SKIP_NOT_UTF8], 1);
-    assert_int_equal(c.skipped[HEARTH_DATA_SKIP_NOT_OBJECT], 1);
-    assert_int_equal(c.skipped[HEARTH_DATA_SKIP_MISSING_FIELD], 1);
-    assert_int_equal(c.skipped[HEARTH_DATA_SKIP_CUT_OFF], 1);
-    assert_int_equal(c.first_line[HEARTH_DATA_SKIP_CUT_OFF], 8);
-    // Two on one line, and commas between lines.
-    c = read_file(file_of("glued", "{\"input\":\"a\",\"target\":\"b\"}{\"input\":\"c\",\"target\":\"d\"}\n"),
-                  HEARTH_DATA_ALPACA, NULL, 0);
-    assert_int_equal(c.n_records, 2);
-    c = read_file(file_of("commas", "{\"input\":\"a\",\"target\":\"b\"},\n{\"input\":\"c\",\"target\":\"d\"},\n"),
-                  HEARTH_DATA_ALPACA, NULL, 0);
-    assert_int_equal(c.n_records, 2);
-    c = read_file(file_of("half", "[{\"input\":\"a\",\"target\":\"b\"},\n{\"input\":\"c"), HEARTH_DATA_ALPACA, NULL, 0);
-    assert_int_equal(c.n_records, 1);
-    assert_int_equal(c.skipped[HEARTH_DATA_SKIP_CUT_OFF], 1);
-}
-
-// A text whose end is a hole, as a file system leaves one after a power cut, beyond what is looked at in the beginning.
-static void zeros_are_no_text(void **state)
-{
-    (void)state;
-    enum { BYTES = 400 << 10, HOLE = 300 << 10 };
-    char *text = malloc(BYTES);
-    memset(text, 'a', HOLE);
-    memset(text + HOLE, 0, BYTES - HOLE);
-    for (size_t i = 99; i < HOLE; i += 100)
-        text[i] = '\n';
-    check_file_write(check_path(folder, "hole"), text, BYTES);
-    free(text);
-    struct hearth_data_counts c = read_file(check_path(folder, "hole"), HEARTH_DATA_TEXT, NULL, 0);
-    assert_true(c.n_records > 5);
-    assert_true(c.skipped[HEARTH_DATA_SKIP_NOT_UTF8] > 2);
-}
-
-// A tree of messages one a line is named by its own first line; one that begins with an answer has lost its question.
-static void lines_of_trees(void **state)
-{
-    (void)state;
-#define MESSAGE(id, tree, parent, role)                                                                         \
-    "{\"message_id\":\"" id "\",\"message_tree_id\":\"" tree "\",\"parent_id\":" parent ",\"role\":\"" role    \
-    "\",\"text\":\"x\"}\n"
-    struct hearth_data_reader *reader;
-    const struct hearth_data_record *r;
-    struct hearth_data_counts counts;
-    const struct hearth_data_reader_params params = {
-        .path = file_of("trees", MESSAGE("0", "s", "\"9\"", "assistant") MESSAGE("1", "t", "null", "prompter")
-                                 MESSAGE("2", "t", "\"1\"", "assistant") MESSAGE("3", "u", "null", "prompter"))};
-    assert_int_equal(hearth_data_open(&reader, &params, NULL), HEARTH_OK);
-    assert_int_equal(hearth_data_next(reader, &r, NULL), HEARTH_OK);
-    assert_int_equal(r->line, 2);
-    assert_int_equal(r->n_turns, 2);
-    assert_int_equal(hearth_data_next(reader, &r, NULL), HEARTH_OK);
-    assert_null(r);
-    hearth_data_get_counts(reader, &counts);
-    assert_int_equal(counts.first_line[HEARTH_DATA_SKIP_NOT_ALTERNATING], 1);
-    assert_int_equal(counts.first_line[HEARTH_DATA_SKIP_NO_ANSWER], 4);
-    hearth_data_close(&reader);
-}
-
-static void deep_and_large(void **state)
-{
-    (void)state;
-    enum { LARGE = 17 << 20, DEEP = 3000 };
-    char *text = malloc(2 * LARGE);
-    size_t n = (size_t)snprintf(text, 64, "[{\"input\":\"a\",\"target\":\"b\"},\n{\"input\":");
-    memset(text + n, '[', DEEP);
-    memset(text + n + DEEP, ']', DEEP);
-    n += 2 * DEEP;
-    n += (size_t)snprintf(text + n, 64, "},\n{\"input\":\"");
-    memset(text + n, 'x', LARGE);
-    n += LARGE;
-    n += (size_t)snprintf(text + n, 64, "\"},{\"input\":\"e\",\"target\":\"f\"}]");
-    check_file_write(check_path(folder, "large"), text, n);
-    free(text);
-    fault_memory_begin(0);
-    struct hearth_data_counts c = read_file(check_path(folder, "large"), HEARTH_DATA_ALPACA, NULL, 0);
-    assert_true(fault_memory_peak() < (size_t)52 << 20); // the cap, doubled while it grows
-    assert_int_equal(fault_memory_end(NULL), 0);
-    assert_int_equal(c.n_records, 2);
-    assert_int_equal(c.skipped[HEARTH_DATA_SKIP_TOO_LARGE], 1);
-    assert_int_equal(c.skipped[HEARTH_DATA_SKIP_TOO_DEEP], 1);
-}
+// ---------------------------------------------------------------- memory
 
 static enum hearth_status whole_set(const char *path, unsigned n_seq)
 {
@@ -759,14 +698,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(importers),       cmocka_unit_test(cleaning_rules),
         cmocka_unit_test(masks),           cmocka_unit_test(all_but_the_first),
-        cmocka_unit_test(transcripts),     cmocka_unit_test(both_sides),
-        cmocka_unit_test(styles),
-        cmocka_unit_test(pieces_are_the_whole), cmocka_unit_test(text_windows),
+        cmocka_unit_test(tools),           cmocka_unit_test(transcripts),
+        cmocka_unit_test(both_sides),      cmocka_unit_test(styles),
+        cmocka_unit_test(text_windows),    cmocka_unit_test(pieces_are_the_whole),
         cmocka_unit_test(a_long_text),     cmocka_unit_test(split_is_counted),
         cmocka_unit_test(duplicates),      cmocka_unit_test(split_by_id),
         cmocka_unit_test(packing),         cmocka_unit_test(rows_do_not_leak),
-        cmocka_unit_test(bad_files),       cmocka_unit_test(zeros_are_no_text),
-        cmocka_unit_test(lines_of_trees),  cmocka_unit_test(deep_and_large),
         cmocka_unit_test(every_allocation_fails),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
