@@ -44,7 +44,7 @@ static const struct setting settings[] = {
     {"tls_key", PATH, AT(tls_key), 0, 0, NULL, "FILE  its key"},
     {"threads", NUMBER, AT(n_threads), 0, 1024, NULL, "N  0 = all cores"},
     {"ctx", NUMBER, AT(n_ctx), 0, 1 << 24, NULL,
-     "N  positions of context of all conversations together; 0 = what fits"},
+     "N  positions of context of all conversations together; 0 = the model's for each session, as memory allows"},
     {"sessions", NUMBER, AT(max_sessions), 1, 64, NULL,
      "N  conversations kept in the model's cache at once (4)"},
     {"kv", CHOICE, AT(kv), 0, 0, "auto|f32|f16|q8", "auto|f32|f16|q8  type of the cache"},

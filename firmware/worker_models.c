@@ -15,7 +15,7 @@
 #include "firmware/model_files.h"
 #include "firmware/worker_internal.h"
 
-enum { LEAST_CTX = 4096, MOST_CTX = 1 << 24, PAGE = 32 };
+enum { LEAST_CTX = 4096, MOST_CTX = 1 << 22, PAGE = 32 };
 
 // ---- what a model needs
 
@@ -46,13 +46,28 @@ static unsigned ctx_within(const struct hd_config *config, const struct hd_model
     return config->n_ctx || n < least ? least : n;
 }
 
-// What the model was trained for, but at most half of what the budget leaves beside its weights: others want to live.
-static unsigned best_ctx(const struct hd_config *config, const struct hd_model_facts *facts,
-                         uint64_t budget_bytes)
+// One conversation's: what the model was trained for, but at most half of what the budget leaves beside its weights:
+// others want to live.
+static unsigned one_ctx(const struct hd_config *config, const struct hd_model_facts *facts, uint64_t budget_bytes)
 {
     uint64_t fixed = facts->weight_bytes + facts->scratch_bytes;
     uint64_t left = budget_bytes > fixed ? budget_bytes - fixed : 0;
     return ctx_within(config, facts, fixed + left / 2);
+}
+
+// As much for every session, of a quarter of what the budget leaves, and so that a second model like this one still
+// fits; at least one conversation's.
+static unsigned best_ctx(const struct hd_config *config, const struct hd_model_facts *facts, uint64_t budget_bytes)
+{
+    unsigned one = one_ctx(config, facts, budget_bytes);
+    uint64_t second = needed(facts, one), fixed = facts->weight_bytes + facts->scratch_bytes;
+    uint64_t left = budget_bytes > fixed ? budget_bytes - fixed : 0, room = left > second ? left - second : 0;
+    room = room < left / 4 ? room : left / 4;
+    uint64_t n = room / (facts->kv_bytes_per_position ? facts->kv_bytes_per_position : 1);
+    uint64_t all = (uint64_t)config->max_sessions * limit_ctx(facts, MOST_CTX);
+    n = n < all ? n : all;
+    n = (n < MOST_CTX ? n : MOST_CTX) / PAGE * PAGE;
+    return config->n_ctx || n < one ? one : (unsigned)n;
 }
 
 uint64_t hd_worker_needed(const struct hd_config *config, const struct hd_model_facts *facts,
@@ -400,7 +415,7 @@ static bool try_room(struct hd_worker *worker)
     while (held_bytes(worker) + least > load->budget_bytes && hd_adapters_shed(worker))
         ; // rather than a model
     uint64_t held = held_bytes(worker), left = load->budget_bytes > held ? load->budget_bytes - held : 0;
-    unsigned n_ctx = best_ctx(config, facts, load->budget_bytes);
+    unsigned best = best_ctx(config, facts, load->budget_bytes), n_ctx = one_ctx(config, facts, load->budget_bytes);
     if (needed(facts, n_ctx) > left && least <= left)
         n_ctx = ctx_within(config, facts, left); // beside the others, with fewer positions
     bool idle = true, enough;
@@ -423,6 +438,8 @@ static bool try_room(struct hd_worker *worker)
         hd_log(HD_LOG_INFO, "model %s is unloaded for another", victims[i]->name);
         hd_models_close(victims[i]);
     }
+    if (held_bytes(worker) + needed(facts, best) <= load->budget_bytes)
+        n_ctx = best;
     load->n_ctx = n_ctx;
     load->needed_bytes = needed(facts, n_ctx);
     load->step = HD_LOAD_OPEN;

@@ -428,9 +428,16 @@ static enum hearth_status submit(struct hd_slot_session *slot, struct hd_job *jo
     return status;
 }
 
+// Positions that one conversation may have of those that all share.
+static size_t longest(const struct hd_loaded *model)
+{
+    unsigned trained = model->info.n_ctx_train;
+    return trained && trained < model->info.n_ctx ? trained : model->info.n_ctx;
+}
+
 static size_t answer_room(const struct hd_loaded *model, const struct hd_job *job)
 {
-    size_t room = model->info.n_ctx / 4 < ANSWER_ROOM ? model->info.n_ctx / 4 : ANSWER_ROOM;
+    size_t room = longest(model) / 4 < ANSWER_ROOM ? longest(model) / 4 : ANSWER_ROOM;
     return job->max_tokens && job->max_tokens < room ? job->max_tokens : room;
 }
 
@@ -438,8 +445,8 @@ static enum hearth_status start_prompt(struct hd_slot_session *slot, struct hd_j
                                        struct prompt *prompt, struct hearth_error *err)
 {
     struct hd_loaded *model = slot->model;
-    size_t room = answer_room(model, job), n_ctx = model->info.n_ctx;
-    size_t kept_free = running_of(model, &job->person) ? n_ctx / NEWCOMERS : 0;
+    size_t room = answer_room(model, job), n_ctx = longest(model);
+    size_t kept_free = running_of(model, &job->person) ? model->info.n_ctx / NEWCOMERS : 0;
     bool may_drop = job->drop_old && prompt->messages;
     while (may_drop && prompt->n_ids + room > n_ctx && drop_oldest(prompt))
         count_ids(model, prompt);

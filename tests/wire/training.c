@@ -123,6 +123,7 @@ static int setup(void **state)
     snprintf(config.models_dir, sizeof config.models_dir, "%s", dir);
     config.max_sessions = 4;
     config.memory_budget_mib = 100;
+    config.n_ctx = 4096;
     config.stall_s = 5;
     memset(&seen, 0, sizeof seen);
     fake_n = next_id = 0;

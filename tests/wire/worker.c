@@ -23,7 +23,7 @@ static unsigned char next_id;
 
 static struct { // what the notes have told
     struct hd_id started[ENDED_MAX], done[ENDED_MAX], failed[ENDED_MAX];
-    unsigned n_started, n_done, n_failed, n_loads, n_prefixes, n_exported;
+    unsigned n_started, n_done, n_failed, n_loads, n_prefixes, n_exported, n_dropped;
     struct hearth_error load_error, last_error;
     uint64_t load_tag, prefix_tag;
     char last_model[HD_MAX_MODEL_BYTES + 1];
@@ -46,6 +46,7 @@ static void drain(void)
         switch (note.type) {
         case HD_NOTE_STARTED:
             seen.started[seen.n_started++] = note.response;
+            seen.n_dropped += note.dropped_turns;
             memcpy(seen.last_model, note.model, sizeof note.model);
             break;
         case HD_NOTE_DONE: seen.done[seen.n_done++] = note.response; break;
@@ -157,6 +158,7 @@ static enum hearth_status ask(unsigned char person, const char *model, unsigned 
     *id = job->response = id_of(++next_id);
     job->conversation = id_of((unsigned char)(100 + next_id));
     job->max_tokens = n_tokens;
+    job->drop_old = true;
     snprintf(job->model, sizeof job->model, "%s", model);
     enum hearth_status status = hd_worker_submit(worker, job, &err);
     if (status != HEARTH_OK)
@@ -202,8 +204,9 @@ static void long_questions_leave_room_for_another(void **state)
 {
     (void)state;
     struct hd_id id[4], other;
+    config.n_ctx = 4096;
     start(0);
-    use("one"); // 4,096 positions
+    use("one");
     atomic_store(&fake_step_us, 5000);
     ask_messages = 100;
     for (int i = 0; i < 3; i++)
@@ -370,6 +373,54 @@ static void what_does_not_fit_is_refused_before_anything_is_unloaded(void **stat
     WAIT_FOR(seen.n_done == 1);
     assert_int_equal(ask(1, "absent", 5, &id), HEARTH_NOT_FOUND);
     assert_int_equal(ask(1, "../one", 5, &id), HEARTH_INVALID);
+}
+
+// Positions of the loaded models, in their order.
+static void expect_positions(unsigned first, unsigned second)
+{
+    struct hd_worker_state now;
+    hd_worker_state(worker, &now);
+    assert_int_equal(now.n_models, 1 + (second > 0));
+    assert_int_equal(now.models[0].info.n_ctx, first);
+    assert_int_equal(now.models[0].needed_bytes, (41 << 20) + 1024 * first);
+    assert_true(now.held_bytes <= now.budget_bytes);
+    if (second)
+        assert_int_equal(now.models[1].info.n_ctx, second);
+}
+
+// Where the budget has room, each session may be as long as the model was trained for; no conversation is longer.
+static void sessions_share_more_than_one_context(void **state)
+{
+    (void)state;
+    static const unsigned cases[][3] = { // MiB, ctx, positions
+        {1000, 0, 4 * 4096},             // four sessions
+        {103, 0, 15872},     // a quarter of the 62 MiB that are left
+        {97, 0, 11264},      // so that a second one of 45 MiB still fits
+        {46, 0, 4096},       // the least
+        {1000, 2048, 2048},  // as it is set
+        {1000, 20000, 20000},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        config.memory_budget_mib = cases[i][0];
+        config.n_ctx = cases[i][1];
+        start(0);
+        use("one");
+        expect_positions(cases[i][2], 0);
+        hd_worker_stop(&worker);
+    }
+    struct hd_id id;
+    config.memory_budget_mib = 100;
+    config.n_ctx = 0;
+    start(0);
+    use("one");
+    ask_messages = 500; // 5,000 tokens
+    assert_int_equal(ask(1, "", 5, &id), HEARTH_OK);
+    ask_messages = 1;
+    WAIT_FOR(seen.n_done == 1);
+    assert_int_equal(ask(1, "two", 5, &id), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 2);
+    expect_positions(14336, 4096); // side by side: the second one has what is left
+    assert_int_equal(seen.n_dropped, 91); // of the model's 4,096
 }
 
 static void an_idle_model_makes_room_and_comes_back(void **state)
@@ -727,6 +778,7 @@ int main(int argc, char **argv)
         T(one_person_cannot_fill_the_queue),
         T(two_models_that_fit_answer_side_by_side),
         T(what_does_not_fit_is_refused_before_anything_is_unloaded),
+        T(sessions_share_more_than_one_context),
         T(an_idle_model_makes_room_and_comes_back),
         T(running_answers_end_before_their_model_goes),
         T(who_waits_for_another_model_does_not_starve),
