@@ -106,7 +106,7 @@ static void write_model(const char *name, const char *line)
 
 static void start(void)
 {
-    const struct hd_worker_params params = {.config = &config, .wake = wake, .check_ms = 500, .prefix_idle_ms = 50,
+    const struct hd_worker_params params = {.config = &config, .wake = wake, .check_ms = 10000, .prefix_idle_ms = 50,
                                             .switch_ms = 50};
     assert_int_equal(hd_worker_start(&worker, &params, &err), HEARTH_OK);
     hd_loader_show(hd_worker_loader(worker), path_of("one"));
