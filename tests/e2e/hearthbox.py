@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs/examples"))
 import python_client  # noqa: E402
 
-BUILD = Path(os.environ.get("HEARTH_TEST_BUILD", ROOT / "build"))
+BUILD = Path(os.environ.get("HEARTH_TEST_BUILD", ROOT / "build")).absolute()
 HEARTHD = BUILD / "hearthd"
 MODEL_NAME = "SmolLM2-135M-Instruct-Q4_1"
 # Time limits are a quiet machine's, times this; sanitizers slow a box down (tests/run.py --box).
