@@ -66,7 +66,7 @@ LIBC = re.compile(
 )
 
 # ---- bans
-BANNED = "strcpy strcat sprintf vsprintf strtok atoi atol atoll atof gets alloca".split()
+BANNED = "strcpy strcat sprintf vsprintf strtok atoi atol atoll atof gets alloca sched_yield".split()
 BANNED_IN_ENGINE = """printf fprintf vprintf vfprintf puts putchar perror exit _exit quick_exit abort getenv
     secure_getenv assert""".split()
 ALLOCATORS = (

@@ -3,6 +3,9 @@
 //
 // Everything is built from one primitive, the event: a counter that one thread raises and others wait for,
 // first spinning, then asleep in the kernel. Each has a cache line: a barrier of two threads moves two.
+// Nobody yields: a scheduler may take the rest of the slice for that (Linux 6.18 does), and a team that yields starves
+// beside other programs. On a busy machine the awaited thread may also stand in line behind the one that spins for it;
+// so who has spun in vain some times in a row sleeps at once for a while, then tries again.
 // A barrier: each member raises its own counter, member 0 gathers them all, then raises `release`.
 // A run: member 0 raises `start`, works, and gathers the members' counters once more.
 #include "engine/base/pool.h"
@@ -10,7 +13,6 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
@@ -22,8 +24,8 @@
 
 enum {
     SPIN_TURNS = 2000, // pauses before sleeping: some tens of microseconds
-    YIELD_EVERY = 64,   // pauses: on a busy machine the awaited thread may stand in line behind the one that spins
-    YIELD_TURNS = 16,  // instead, where the team is larger than the CPUs it may use
+    VAIN_SPINS = 4,    // in a row, and the next waits go without; then twice as many after each spin in vain
+    MOST_WAITS = 64,   // that go without
     STACK_BYTES = 1 << 20,
 };
 
@@ -32,10 +34,17 @@ struct event {
     atomic_uint sleepers;
 };
 
+// Of one thread: what spinning brought lately.
+struct patience {
+    unsigned in_vain;  // spins in a row that ended asleep
+    unsigned to_sleep; // waits to come that do not spin
+};
+
 struct member {
-    struct event arrived; // raised by this member at each barrier and at the end of each run
-    unsigned epoch;       // {this member} barriers and ends of runs so far
-    unsigned index;       // constant
+    struct event arrived;     // raised by this member at each barrier and at the end of each run
+    unsigned epoch;           // {this member} barriers and ends of runs so far
+    struct patience patience; // {this member}
+    unsigned index;           // constant
     struct ht_pool *pool;
     pthread_t thread;
 };
@@ -43,7 +52,6 @@ struct member {
 struct ht_pool {
     struct event start, release;
     unsigned n_members, n_started;
-    int crowded;    // more members than CPUs: spinning would only keep the others from running
     ht_pool_fn *fn; // {written by member 0 before `start`}; NULL ends the members
     void *arg;
     struct member members[];
@@ -74,16 +82,31 @@ static void event_raise(struct event *event, unsigned value)
         syscall(SYS_futex, &event->value, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-static void event_wait(struct event *event, unsigned target, int crowded)
+// Whether the value was reached while this thread spun.
+static int spin(const struct event *event, unsigned target, struct patience *patience)
 {
-    for (int turn = crowded ? YIELD_TURNS : SPIN_TURNS; turn > 0; turn--) {
-        if (reached(atomic_load_explicit(&event->value, memory_order_acquire), target))
-            return;
-        if (crowded || turn % YIELD_EVERY == 0)
-            sched_yield();
-        else
-            cpu_pause();
+    if (patience->to_sleep) {
+        patience->to_sleep--;
+        return reached(atomic_load_explicit(&event->value, memory_order_acquire), target);
     }
+    for (int turn = 0; turn < SPIN_TURNS; turn++) {
+        if (reached(atomic_load_explicit(&event->value, memory_order_acquire), target)) {
+            patience->in_vain = 0;
+            return 1;
+        }
+        cpu_pause();
+    }
+    if (++patience->in_vain >= VAIN_SPINS) {
+        unsigned shift = patience->in_vain - VAIN_SPINS;
+        patience->to_sleep = shift < 6 ? 1u << shift : MOST_WAITS;
+    }
+    return 0;
+}
+
+static void event_wait(struct event *event, unsigned target, struct patience *patience)
+{
+    if (spin(event, target, patience))
+        return;
     atomic_fetch_add(&event->sleepers, 1);
     atomic_thread_fence(memory_order_seq_cst);
     for (;;) {
@@ -98,7 +121,7 @@ static void event_wait(struct event *event, unsigned target, int crowded)
 static void gather(struct ht_pool *pool, unsigned epoch)
 {
     for (unsigned i = 1; i < pool->n_members; i++)
-        event_wait(&pool->members[i].arrived, epoch, pool->crowded);
+        event_wait(&pool->members[i].arrived, epoch, &pool->members[0].patience);
 }
 
 void ht_pool_barrier(struct ht_pool *pool, unsigned thread)
@@ -107,7 +130,7 @@ void ht_pool_barrier(struct ht_pool *pool, unsigned thread)
     unsigned epoch = ++self->epoch;
     if (thread) {
         event_raise(&self->arrived, epoch);
-        event_wait(&pool->release, epoch, pool->crowded);
+        event_wait(&pool->release, epoch, &self->patience);
     } else {
         gather(pool, epoch);
         event_raise(&pool->release, epoch);
@@ -128,7 +151,7 @@ static void *member_main(void *arg)
     struct member *self = arg;
     struct ht_pool *pool = self->pool;
     for (unsigned run = 1;; run++) {
-        event_wait(&pool->start, run, pool->crowded);
+        event_wait(&pool->start, run, &self->patience);
         if (!pool->fn)
             return NULL;
         pool->fn(pool->arg, self->index, pool->n_members);
@@ -193,7 +216,6 @@ enum hearth_status ht_pool_create(struct ht_pool **pool, unsigned n_threads, str
         return ht_fail(err, HEARTH_NOMEM, "out of memory for a team of %u threads", n_threads);
     p->n_members = n_threads;
     p->n_started = 1;
-    p->crowded = n_threads > n_cpus;
     int code = start_members(p);
     if (code) {
         ht_pool_destroy(&p);
