@@ -302,7 +302,7 @@ def test_one_answer_at_a_time_in_a_conversation(box):
 
 def test_two_people_are_answered_together(box):
     with box.paired(person="ann") as ann, box.paired(person="bob") as bob:
-        a, _ = start(ann, sampling=sampling(max_tokens=60, temperature=0))
+        a, _ = start(ann, sampling=sampling(max_tokens=400, temperature=0))
         started = time.monotonic()
         b, _ = start(bob, sampling=sampling(max_tokens=10, temperature=0))
         list(bob.events())
