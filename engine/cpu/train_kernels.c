@@ -94,15 +94,7 @@ static void put_scaled(const float *t, uint32_t n, float scale, bool add, float 
         y[i] = add ? fmaf(scale, t[i], y[i]) : scale * t[i];
 }
 
-const struct ht_train_kernels ht_train_plain = {
-    .columns = HT_PANEL,
-    .tile = tile,
-    .transpose = transpose,
-    .softmax = softmax,
-    .pairs = pairs,
-    .dot = dot,
-    .put_scaled = put_scaled,
-};
+const struct ht_train_kernels ht_train_plain = HT_OWN_TRAIN_KERNELS(HT_PANEL);
 
 const struct ht_train_kernels *ht_train_kernels(enum ht_isa isa)
 {

@@ -43,7 +43,8 @@ struct ht_score {
 };
 
 struct ht_train_kernels {
-    uint32_t columns; // of b that `tile` goes through at a time: HT_GROUP or HT_PANEL. b is best packed in such strips
+    uint32_t
+        columns; // of b that `tile` goes through at a time: HT_GROUP or HT_PANEL. b is best packed in such strips
     void (*tile)(const struct ht_tile *tile);
     // y[c * y_row + r] = x[r * x_row + c]                                     x (rows, columns)
     void (*transpose)(const float *x, size_t x_row, uint32_t rows, uint32_t columns, float *y, size_t y_row);
@@ -57,6 +58,13 @@ struct ht_train_kernels {
     // y = add ? fma(scale, t, y) : scale * t
     void (*put_scaled)(const float *t, uint32_t n, float scale, bool add, float *y);
 };
+
+// The table of a file that has a function of each name.
+#define HT_OWN_TRAIN_KERNELS(n_columns)                                                                      \
+    {                                                                                                        \
+        .columns = (n_columns), .tile = tile, .transpose = transpose, .softmax = softmax, .pairs = pairs,    \
+        .dot = dot, .put_scaled = put_scaled                                                                 \
+    }
 
 // Plain C, and what replaces it.
 extern const struct ht_train_kernels ht_train_plain, ht_train_avx2, ht_train_avx512vnni, ht_train_neon;

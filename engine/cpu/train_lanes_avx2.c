@@ -3,12 +3,4 @@
 #include "engine/cpu/train_lanes.h"
 #include "engine/cpu/train_tile.h"
 
-const struct ht_train_kernels ht_train_avx2 = {
-    .columns = TILE_VECTORS * LANES,
-    .tile = tile,
-    .transpose = transpose,
-    .softmax = softmax,
-    .pairs = pairs,
-    .dot = dot,
-    .put_scaled = put_scaled,
-};
+const struct ht_train_kernels ht_train_avx2 = HT_OWN_TRAIN_KERNELS(TILE_VECTORS * LANES);

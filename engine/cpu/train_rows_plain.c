@@ -30,7 +30,8 @@ double ht_log(double x)
 
 // ---- norms
 
-static void rmsnorm_back(const float *x, const float *w, const float *dy, uint32_t dim, float eps, bool add, float *dx)
+static void rmsnorm_back(const float *x, const float *w, const float *dy, uint32_t dim, float eps, bool add,
+                         float *dx)
 {
     float squares[16] = {0}, products[16] = {0};
     for (uint32_t i = 0; i < dim; i++) {
@@ -88,8 +89,8 @@ static void layernorm_back(const float *x, const float *w, const float *dy, uint
 
 // ---- activations
 
-static void glu_back(enum ht_act act, const float *gate, const float *up, const float *dy, uint32_t n, float *dgate,
-                     float *dup)
+static void glu_back(enum ht_act act, const float *gate, const float *up, const float *dy, uint32_t n,
+                     float *dgate, float *dup)
 {
     for (uint32_t i = 0; i < n; i++) {
         float g = gate[i], u = up[i], d = dy[i], value, slope;
@@ -195,7 +196,8 @@ static void adamw8(const struct ht_adamw_step *s, const struct ht_draw *draw, ui
     }
     scales[0] = m_top >= HT_MOMENT_MIN ? m_top : 0.0f;
     scales[1] = v_top >= HT_MOMENT_MIN ? v_top : 0.0f;
-    float m_inverse = scales[0] > 0 ? 1.0f / scales[0] : 0.0f, v_inverse = scales[1] > 0 ? 1.0f / scales[1] : 0.0f;
+    float m_inverse = scales[0] > 0 ? 1.0f / scales[0] : 0.0f,
+          v_inverse = scales[1] > 0 ? 1.0f / scales[1] : 0.0f;
     struct ht_philox words = {{0}};
     for (uint32_t i = 0; i < n; i++) {
         if (i % 4 == 0)
@@ -210,8 +212,8 @@ static void adamw8(const struct ht_adamw_step *s, const struct ht_draw *draw, ui
 
 // ---- draws
 
-static void dropout(const struct ht_draw *draw, const float *x, uint32_t n, uint32_t limit, float scale, bool add,
-                    float *y)
+static void dropout(const struct ht_draw *draw, const float *x, uint32_t n, uint32_t limit, float scale,
+                    bool add, float *y)
 {
     struct ht_philox words = {{0}};
     for (uint32_t i = 0; i < n; i++) {
@@ -232,21 +234,7 @@ static void noise(const struct ht_draw *draw, float *x, uint32_t n, float size)
     }
 }
 
-const struct ht_row_kernels ht_train_rows_plain = {
-    .rmsnorm_back = rmsnorm_back,
-    .layernorm = layernorm,
-    .layernorm_back = layernorm_back,
-    .glu_back = glu_back,
-    .softcap_back = softcap_back,
-    .add = add_row,
-    .cross_entropy = cross_entropy,
-    .square_sum = square_sum,
-    .scale = scale,
-    .adamw = adamw,
-    .adamw8 = adamw8,
-    .dropout = dropout,
-    .noise = noise,
-};
+const struct ht_row_kernels ht_train_rows_plain = HT_OWN_ROW_KERNELS;
 
 const struct ht_row_kernels *ht_train_rows(enum ht_isa isa)
 {

@@ -185,3 +185,10 @@ void check_file_write(const char *path, const void *data, size_t len_bytes)
     if (!file || (len_bytes && fwrite(data, 1, len_bytes, file) != len_bytes) || fclose(file))
         die("cannot write", path);
 }
+
+const char *check_file_make(const char *folder, const char *name, const char *text)
+{
+    const char *path = check_path(folder, name);
+    check_file_write(path, text, strlen(text));
+    return path;
+}

@@ -27,5 +27,7 @@ void check_folder_remove(const char *path);
 // folder/name, kept for the rest of the program (at most 256 different ones).
 const char *check_path(const char *folder, const char *name);
 void check_file_write(const char *path, const void *data, size_t len_bytes);
+// Writes folder/name; its path as check_path gives it.
+const char *check_file_make(const char *folder, const char *name, const char *text);
 
 #endif

@@ -30,9 +30,7 @@ static int tear_down(void **state)
 
 static const char *file_of(const char *name, const char *text)
 {
-    const char *path = check_path(folder, name);
-    check_file_write(path, text, strlen(text));
-    return path;
+    return check_file_make(folder, name, text);
 }
 
 // What a whole file counts.

@@ -32,9 +32,7 @@ static int tear_down(void **state)
 
 static const char *file_of(const char *name, const char *text)
 {
-    const char *path = check_path(folder, name);
-    check_file_write(path, text, strlen(text));
-    return path;
+    return check_file_make(folder, name, text);
 }
 
 #define ABOUT(got, want) assert_true(fabs((got) - (want)) <= 1e-12 * fabs(want))
