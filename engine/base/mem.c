@@ -122,8 +122,3 @@ void ht_free_big(void *p, size_t size_bytes)
     else
         munmap(p, (size_bytes + PAGE - 1) & ~(size_t)(PAGE - 1));
 }
-
-void ht_free_foreign(void *p)
-{
-    free(p);
-}

@@ -19,7 +19,6 @@ void *ht_calloc(size_t count, size_t size_bytes);
 void *ht_alloc_big(size_t size_bytes);
 void ht_free_big(void *p, size_t size_bytes);
 void ht_free(void *p); // NULL is allowed
-void ht_free_foreign(void *p); // what a caller's malloc made
 // Gives memory that was freed back to the system: worth its time after much was freed at once.
 void ht_mem_trim(void);
 // Grows *p from old to new count of `size_bytes`, new part zeroed. Leaves *p as it was on failure (false).

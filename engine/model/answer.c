@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+// Text that may be shown: see answer.h. Engine thread.
 #include "engine/model/answer.h"
 
 #include <string.h>
+
+#include "engine/base/utf8.h"
 
 void ht_answer_reset(struct ht_answer *answer)
 {
@@ -21,45 +24,12 @@ bool ht_answer_add_stop(struct ht_answer *answer, const char *stop, size_t len_b
     return true;
 }
 
-// Length of the UTF-8 character at s: 1..4; 0 = more bytes are needed to tell; -1 = the first byte starts
-// none.
-static int character_length(const unsigned char *s, size_t n)
-{
-    if (s[0] < 0x80)
-        return 1;
-    int need = s[0] >= 0xC2 && s[0] <= 0xDF   ? 2
-               : s[0] >= 0xE0 && s[0] <= 0xEF ? 3
-               : s[0] >= 0xF0 && s[0] <= 0xF4 ? 4
-                                              : 0;
-    if (!need)
-        return -1;
-    for (int i = 1; i < need; i++) {
-        if ((size_t)i >= n)
-            return 0;
-        // The second byte excludes overlong forms, surrogates and what lies beyond U+10FFFF.
-        unsigned char low = 0x80, high = 0xBF;
-        if (i == 1) {
-            if (s[0] == 0xE0)
-                low = 0xA0;
-            if (s[0] == 0xED)
-                high = 0x9F;
-            if (s[0] == 0xF0)
-                low = 0x90;
-            if (s[0] == 0xF4)
-                high = 0x8F;
-        }
-        if (s[i] < low || s[i] > high)
-            return -1;
-    }
-    return need;
-}
-
 // Moves n held bytes to `out`, character by character; an unfinished last character stays unless `all`.
 static void let_out(struct ht_answer *answer, size_t n, bool all)
 {
     size_t at = 0;
     while (at < n) {
-        int length = character_length((const unsigned char *)answer->held + at, n - at);
+        int length = ht_utf8_scan(answer->held + at, n - at);
         if (length == 0 && !all)
             break;
         if (length <= 0) {

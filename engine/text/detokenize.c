@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ids back to bytes, at once or as they come, and what ids mean. Any thread; a stream decoder belongs to one.
+// Ids back to bytes, and what ids mean. Any thread.
 #include <string.h>
 
-#include "engine/base/utf8.h"
 #include "engine/text/tokenizer.h"
 #include "engine/text/tokenizer_internal.h"
 
@@ -63,73 +62,6 @@ enum hearth_status ht_tokenizer_decode(const struct ht_tokenizer *tokenizer, con
     return HEARTH_OK;
 }
 
-// ---------------------------------------------------------------- streaming
-
-void ht_stream_decoder_init(struct ht_stream_decoder *decoder, const struct ht_tokenizer *tokenizer,
-                            bool special, bool at_text_start)
-{
-    *decoder = (struct ht_stream_decoder){.tokenizer = tokenizer,
-                                          .special = special,
-                                          .strip_space = at_text_start && tokenizer->vocab.add_space_prefix};
-}
-
-static size_t put_replacement(char *text)
-{
-    memcpy(text, "\xEF\xBF\xBD", 3);
-    return 3;
-}
-
-// Whether n bytes that are no character yet can become one with more bytes.
-static bool unfinished(const unsigned char *s, size_t n)
-{
-    static const unsigned char fill[2][2] = {{0x80, 0x80}, {0xBF, 0xBF}};
-    for (int i = 0; i < 2 && n < 4;
-         i++) { // some second byte of a lead suits, if any does, at one of its ends
-        unsigned char whole[6];
-        memcpy(whole, s, n);
-        memset(whole + n, fill[i][0], sizeof whole - n);
-        if (ht_utf8_char(whole, sizeof whole) > n)
-            return true;
-    }
-    return false;
-}
-
-size_t ht_stream_decoder_push(struct ht_stream_decoder *d, int64_t id, char *text)
-{
-    if (!known(&d->tokenizer->vocab, id))
-        return 0;
-    struct ht_text piece = next_piece(d->tokenizer, id, d->special, &d->strip_space);
-    size_t n = 0;
-    for (size_t i = 0; i < piece.len_bytes; i++) {
-        d->held[d->n_held++] = (unsigned char)piece.bytes[i];
-        while (d->n_held) {
-            size_t length = ht_utf8_char(d->held, d->n_held);
-            if (!length && unfinished(d->held, d->n_held))
-                break;
-            if (length)
-                memcpy(text + n, d->held, length);
-            n += length ? length : put_replacement(text + n);
-            if (!length)
-                length = 1;
-            d->n_held -= (unsigned)length;
-            memmove(d->held, d->held + length, d->n_held);
-        }
-    }
-    return n;
-}
-
-size_t ht_stream_decoder_finish(struct ht_stream_decoder *d, char *text)
-{
-    size_t n = d->n_held ? put_replacement(text) : 0;
-    d->n_held = 0;
-    return n;
-}
-
-size_t ht_tokenizer_max_piece_bytes(const struct ht_tokenizer *tokenizer)
-{
-    return 3 * (tokenizer->vocab.max_bytes + 3);
-}
-
 // ---------------------------------------------------------------- ids
 
 size_t ht_tokenizer_n_tokens(const struct ht_tokenizer *tokenizer)
@@ -165,9 +97,4 @@ int32_t ht_tokenizer_bos(const struct ht_tokenizer *tokenizer)
 int32_t ht_tokenizer_eos(const struct ht_tokenizer *tokenizer)
 {
     return tokenizer->vocab.eos;
-}
-
-bool ht_tokenizer_adds_bos(const struct ht_tokenizer *tokenizer)
-{
-    return tokenizer->vocab.add_bos;
 }

@@ -117,26 +117,6 @@ HT_MUST_USE enum hearth_status ht_tokenizer_decode(const struct ht_tokenizer *to
                                                    size_t n_ids, bool special, char *text, size_t capacity,
                                                    size_t *len_bytes, struct hearth_error *err);
 
-// Streaming: gives out whole UTF-8 characters and holds back an unfinished one (at most 3 bytes). Bytes that
-// can never become a character are given out as U+FFFD, so that what comes out is always valid UTF-8.
-struct ht_stream_decoder {
-    const struct ht_tokenizer *tokenizer;
-    bool special;     // spell control tokens out
-    bool strip_space; // internal: the next text loses the space prefix
-    unsigned char held[4];
-    unsigned n_held;
-};
-// `at_text_start`: the first id begins a text, or follows a control token (a model that adds a space prefix:
-// take it away again). An answer that goes on in the middle of the prompt's text: false.
-void ht_stream_decoder_init(struct ht_stream_decoder *decoder, const struct ht_tokenizer *tokenizer,
-                            bool special, bool at_text_start);
-// Writes what id completes; returns the bytes written. `text` must hold ht_tokenizer_max_piece_bytes().
-size_t ht_stream_decoder_push(struct ht_stream_decoder *decoder, int64_t id, char *text);
-// At the end: what was held back, as one U+FFFD. `text` has room for 4 bytes.
-size_t ht_stream_decoder_finish(struct ht_stream_decoder *decoder, char *text);
-// Upper bound of one push: 3 bytes for each byte of the longest token and of what was held back.
-size_t ht_tokenizer_max_piece_bytes(const struct ht_tokenizer *tokenizer);
-
 // ---------------------------------------------------------------- ids
 
 size_t ht_tokenizer_n_tokens(const struct ht_tokenizer *tokenizer);
@@ -148,6 +128,5 @@ bool ht_tokenizer_is_end(const struct ht_tokenizer *tokenizer, int64_t id);
 int32_t ht_tokenizer_find_special(const struct ht_tokenizer *tokenizer, const char *text, size_t len_bytes);
 int32_t ht_tokenizer_bos(const struct ht_tokenizer *tokenizer); // -1 = none
 int32_t ht_tokenizer_eos(const struct ht_tokenizer *tokenizer);
-bool ht_tokenizer_adds_bos(const struct ht_tokenizer *tokenizer); // what HT_ENCODE_BOS will do
 
 #endif

@@ -3,6 +3,7 @@
 // token borders; bytes that are no text.
 #include "tests/model/model_test.h"
 
+#include "engine/base/utf8.h"
 #include "engine/model/answer.h"
 
 static struct ht_answer answer;
@@ -91,6 +92,41 @@ static void bytes_that_are_no_text(void **state)
                                "\xEF\xBF\xBD\xEF\xBF\xBD");
 }
 
+// Random bytes in tokens of random lengths: what comes out are their characters, each other byte as U+FFFD, and every
+// part is text by itself.
+static void characters_of_random_bytes(void **state)
+{
+    (void)state;
+    uint32_t random = 3;
+    for (int round = 0; round < 2000; round++) {
+        char all[48], out[3 * sizeof all], expected[3 * sizeof all];
+        size_t n = (size_t)round % sizeof all, n_out = 0, n_expected = 0;
+        for (size_t i = 0; i < n; i++) {
+            random = random * 1664525 + 1013904223;
+            all[i] = (char)(random >> 30 ? 0x80 | (random >> 16 & 0x7F) : random >> 16 & 0x7F); // mostly of longer ones
+        }
+        for (size_t i = 0, length; i < n; i += length ? length : 1) {
+            length = ht_utf8_char(all + i, n - i);
+            memcpy(expected + n_expected, length ? all + i : "\xEF\xBF\xBD", length ? length : 3);
+            n_expected += length ? length : 3;
+        }
+        ht_answer_reset(&answer);
+        for (size_t at = 0, part; at <= n; at += part) {
+            random = random * 1664525 + 1013904223;
+            part = at == n ? 1 : 1 + (random >> 16) % (n - at < 4 ? n - at : 4);
+            if (at < n)
+                assert_false(ht_answer_push(&answer, all + at, part));
+            else
+                ht_answer_finish(&answer);
+            assert_true(ht_utf8_valid(answer.out, answer.n_out));
+            memcpy(out + n_out, answer.out, answer.n_out);
+            n_out += answer.n_out;
+        }
+        assert_int_equal(n_out, n_expected);
+        assert_memory_equal(out, expected, n_out);
+    }
+}
+
 static void limits_of_stop_strings(void **state)
 {
     (void)state;
@@ -119,6 +155,7 @@ int main(void)
         cmocka_unit_test(nothing_of_a_beginning_is_shown),
         cmocka_unit_test(characters_over_token_borders),
         cmocka_unit_test(bytes_that_are_no_text),
+        cmocka_unit_test(characters_of_random_bytes),
         cmocka_unit_test(limits_of_stop_strings),
     };
     return cmocka_run_group_tests_name("answer", tests, NULL, NULL);

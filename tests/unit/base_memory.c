@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Allocator, its hook, and the arena.
+// Allocator and its hook.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,7 +7,6 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "engine/base/arena.h"
 #include "engine/base/mem.h"
 #include "tests/check/fault.h"
 
@@ -104,51 +103,6 @@ static void checked_arithmetic(void **state)
     assert_false(ht_add(SIZE_MAX, 1, &out));
 }
 
-static void *carve(struct ht_arena *arena, void *second[2])
-{
-    void *first = ht_arena_take(arena, 3, 5);
-    size_t mark = ht_arena_mark(arena);
-    second[0] = ht_arena_take(arena, 1000, 4);
-    ht_arena_reset(arena, mark);
-    second[1] = ht_arena_take(arena, 10, 4);
-    return first;
-}
-
-static void arena_plans_then_carves(void **state)
-{
-    (void)state;
-    struct ht_arena plan, arena;
-    void *p[2], *q[2];
-    ht_arena_init(&plan, NULL, 0);
-    assert_null(carve(&plan, p));
-    assert_false(plan.failed);
-    assert_true(plan.peak > plan.used && plan.peak >= 15 + 4000);
-
-    void *block = ht_calloc(plan.peak, 1);
-    ht_arena_init(&arena, block, plan.peak);
-    unsigned char *first = carve(&arena, q);
-    assert_ptr_equal(first, block);
-    assert_ptr_equal(q[0], q[1]); // the same place after the reset
-    assert_int_equal((uintptr_t)q[0] % HT_MEM_ALIGN, 0);
-    assert_true((unsigned char *)q[0] >= first + 15);
-    assert_false(arena.failed);
-    assert_int_equal(arena.used, plan.used);
-    assert_int_equal(arena.peak, plan.peak);
-    memset(first, 1, 15);
-    memset(q[1], 1, 40);
-
-    assert_null(ht_arena_take(&arena, plan.peak, 1)); // does not fit
-    assert_true(arena.failed);
-    assert_int_equal(arena.used, plan.used); // and takes nothing
-    ht_arena_init(&arena, block, plan.peak);
-    assert_null(ht_arena_take(&arena, SIZE_MAX / 2, 3));
-    assert_true(arena.failed);
-    ht_arena_init(&plan, NULL, 0);
-    ht_arena_take(&plan, SIZE_MAX - 2, 1);
-    assert_true(plan.failed);
-    ht_free(block);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -157,7 +111,6 @@ int main(void)
         cmocka_unit_test(grows),
         cmocka_unit_test(hook_fails_each),
         cmocka_unit_test(checked_arithmetic),
-        cmocka_unit_test(arena_plans_then_carves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

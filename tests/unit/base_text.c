@@ -91,31 +91,38 @@ static void utf8(void **state)
     (void)state;
     static const struct {
         const char *text;
-        size_t len, n;
+        size_t len;
+        int n; // as ht_utf8_scan tells it
     } cases[] = {
         {"", 0, 0},
         {"a", 1, 1},
         {"\0", 1, 1},
         {"\xC3\xA9", 2, 2},
         {"\xC3", 1, 0},
-        {"\x80", 1, 0},
-        {"\xC0\x80", 2, 0},         // overlong NUL
-        {"\xC1\xBF", 2, 0},         // overlong
-        {"\xE0\x9F\xBF", 3, 0},     // overlong
+        {"\x80", 1, -1},
+        {"\xC0\x80", 2, -1},        // overlong NUL
+        {"\xC1\xBF", 2, -1},        // overlong
+        {"\xE0\x9F\xBF", 3, -1},    // overlong
         {"\xE0\xA0\x80", 3, 3},     // U+0800
         {"\xED\x9F\xBF", 3, 3},     // U+D7FF
-        {"\xED\xA0\x80", 3, 0},     // a surrogate
+        {"\xED\xA0\x80", 3, -1},    // a surrogate
         {"\xEE\x80\x80", 3, 3},     // U+E000
-        {"\xF0\x8F\xBF\xBF", 4, 0}, // overlong
+        {"\xF0\x8F\xBF\xBF", 4, -1}, // overlong
         {"\xF0\x90\x80\x80", 4, 4}, // U+10000
         {"\xF4\x8F\xBF\xBF", 4, 4}, // U+10FFFF
-        {"\xF4\x90\x80\x80", 4, 0}, // beyond
-        {"\xF5\x80\x80\x80", 4, 0},
-        {"\xF0\x90\x80\x41", 4, 0},
+        {"\xF4\x90\x80\x80", 4, -1}, // beyond
+        {"\xF5\x80\x80\x80", 4, -1},
+        {"\xF0\x90\x80\x41", 4, -1},
         {"\xF0\x90\x80\x80", 3, 0}, // cut
+        {"\xE0", 1, 0},
+        {"\xE0\x9F", 2, -1}, // can no longer become one
+        {"\xE0\xA0", 2, 0},
+        {"\xF0\x90\x41", 3, -1},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        assert_int_equal(ht_utf8_char(cases[i].text, cases[i].len), cases[i].n);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_int_equal(ht_utf8_scan(cases[i].text, cases[i].len), cases[i].n);
+        assert_int_equal(ht_utf8_char(cases[i].text, cases[i].len), cases[i].n > 0 ? cases[i].n : 0);
+    }
     assert_true(ht_utf8_valid("", 0));
     assert_true(ht_utf8_valid("na\xC3\xAFve", 6));
     assert_false(ht_utf8_valid("na\xC3\xAFve\xC3", 7));

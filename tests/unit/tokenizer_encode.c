@@ -197,7 +197,6 @@ static void bos_and_eos(void **state)
     struct tiny *source = tiny_pieces();
     source->source.add_eos = HT_FLAG_YES;
     struct ht_tokenizer *t = tiny_build(source);
-    assert_true(ht_tokenizer_adds_bos(t));
     struct ht_segment s = tiny_segment("ab", HT_ORIGIN_USER);
     struct ht_tokens tokens = tiny_encode(t, &s, 1, HT_ENCODE_BOS | HT_ENCODE_EOS);
     tiny_expect_ids(&tokens, "1 264 2");
@@ -217,19 +216,24 @@ static void bos_and_eos(void **state)
     ht_tokens_free(&tokens);
     ht_tokenizer_destroy(&t);
 
-    t = tiny_build(tiny_bytes("llama-bpe")); // wants one, but the vocabulary names none
-    assert_false(ht_tokenizer_adds_bos(t));
-    ht_tokenizer_destroy(&t);
-    source = tiny_bytes("llama-bpe");
-    source->source.bos_id = 0;
-    t = tiny_build(source);
-    assert_true(ht_tokenizer_adds_bos(t));
-    ht_tokenizer_destroy(&t);
-    source = tiny_bytes("gpt-2");
-    source->source.bos_id = 0;
-    t = tiny_build(source);
-    assert_false(ht_tokenizer_adds_bos(t));
-    ht_tokenizer_destroy(&t);
+    static const struct {
+        const char *pre;
+        int32_t bos_id;
+        const char *ids;
+    } cases[] = {
+        {"llama-bpe", -1, ""}, // wants one, but the vocabulary names none
+        {"llama-bpe", 0, "0"},
+        {"gpt-2", 0, ""}, // names one, but wants none
+    };
+    for (size_t i = 0; i < N(cases); i++) {
+        source = tiny_bytes(cases[i].pre);
+        source->source.bos_id = cases[i].bos_id;
+        t = tiny_build(source);
+        tokens = tiny_encode(t, NULL, 0, HT_ENCODE_BOS);
+        tiny_expect_ids(&tokens, cases[i].ids);
+        ht_tokens_free(&tokens);
+        ht_tokenizer_destroy(&t);
+    }
 }
 
 static void dropped_bytes(void **state)
@@ -340,6 +344,31 @@ static void decoding(void **state)
     ht_tokenizer_destroy(&t);
 }
 
+static void expect_decoded(const struct ht_tokenizer *t, const int32_t *ids, size_t n_ids, const char *expected)
+{
+    char text[64];
+    size_t n;
+    assert_int_equal(ht_tokenizer_decode(t, ids, n_ids, false, text, sizeof text, &n, NULL), HEARTH_OK);
+    assert_int_equal(n, strlen(expected));
+    assert_memory_equal(text, expected, n);
+}
+
+// The space that encoding puts in front is taken away again, at the beginning and behind control tokens.
+static void decoding_space_prefixes(void **state)
+{
+    (void)state;
+    static const int32_t ids[] = {264, 264, 2, 263, 259}, alone[] = {259, 260};
+    struct ht_tokenizer *t = tiny_build(tiny_pieces());
+    expect_decoded(t, ids, N(ids), "ab aba ");
+    expect_decoded(t, alone, N(alone), "a"); // a lone "▁" is the prefix
+    ht_tokenizer_destroy(&t);
+    struct tiny *source = tiny_pieces();
+    source->source.add_space_prefix = HT_FLAG_NO;
+    t = tiny_build(source);
+    expect_decoded(t, ids, N(ids), " ab ab a ");
+    ht_tokenizer_destroy(&t);
+}
+
 // Which ids end an answer, and marks that a file calls normal or user-defined.
 static void ends_and_marks(void **state)
 {
@@ -389,6 +418,7 @@ int main(void)
         cmocka_unit_test(dropped_bytes),
         cmocka_unit_test(round_trip),
         cmocka_unit_test(decoding),
+        cmocka_unit_test(decoding_space_prefixes),
         cmocka_unit_test(ends_and_marks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
