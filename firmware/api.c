@@ -96,12 +96,14 @@ static void fill_welcome(Hearth__V1__Welcome *welcome, char *scopes[3], const st
 static void wrong_try(struct hd_client *client)
 {
     char address[INET6_ADDRSTRLEN + 2];
-    if (hd_guard_wrong_try(client->server->guard, &client->address, hd_now_ms())) {
+    enum hd_try try = hd_guard_wrong_try(client->server->guard, &client->address, hd_now_ms());
+    if (try == HD_TRY_WAIT_TOLD) {
         hd_address_format(address, &client->address, false);
         hd_log(HD_LOG_WARN, "%s: %d wrong tokens or pairing secrets within a minute; it must wait", address,
                HD_WRONG_TRIES_PER_MINUTE);
     }
-    hd_client_close(client, HD_CLOSE_UNAUTHENTICATED, "token or secret unknown");
+    hd_client_close(client, HD_CLOSE_UNAUTHENTICATED,
+                    try == HD_TRY_WRONG ? "token or secret unknown" : "too many wrong tries: wait a minute");
 }
 
 static void authenticated(struct hd_client *client)
@@ -429,9 +431,7 @@ static void dispatch(struct hd_client *client, const struct hd_id *request,
 static void first_frame(struct hd_client *client, const struct hd_id *request,
                         const Hearth__V1__ClientFrame *frame)
 {
-    if (hd_guard_is_backed_off(client->server->guard, &client->address, hd_now_ms()))
-        hd_client_close(client, HD_CLOSE_UNAUTHENTICATED, "too many wrong tries: wait a minute");
-    else if (frame->body_case == HEARTH__V1__CLIENT_FRAME__BODY_HELLO)
+    if (frame->body_case == HEARTH__V1__CLIENT_FRAME__BODY_HELLO)
         hello(client, request, frame->hello);
     else if (frame->body_case == HEARTH__V1__CLIENT_FRAME__BODY_PAIR)
         pair(client, request, frame->pair);
@@ -442,7 +442,7 @@ static void first_frame(struct hd_client *client, const struct hd_id *request,
 // True when the device asks too fast; who goes on regardless is shown out.
 static bool too_fast(struct hd_client *client)
 {
-    if (hd_bucket_take(&client->bucket, hd_now_ms(), HD_FRAMES_PER_SECOND, HD_FRAMES_BURST)) {
+    if (!hd_guard_too_fast(client->server->guard, &client->device.id, hd_now_ms())) {
         client->refused = 0;
         return false;
     }

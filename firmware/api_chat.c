@@ -491,6 +491,14 @@ static void follow(struct hd_client *client, const struct hd_id *request, const 
 
 // ---- Chat: taking it
 
+// An answer of this person's is being written there. Of somebody else's conversation nothing is told, not even that.
+static bool is_writing(struct hd_client *client, const struct hd_id *conversation)
+{
+    struct hd_response *running =
+        hd_id_is_zero(conversation) ? NULL : hd_response_running(client->server->responses, conversation);
+    return running && hd_id_equal(hd_response_person(running), &client->device.person);
+}
+
 // False after an answer: nothing can be taken now. Before anything is stored.
 static bool may_ask(struct hd_client *client, const struct hd_id *request, struct hd_job *job,
                     const Hearth__V1__Chat *chat, const struct hd_id *conversation)
@@ -507,7 +515,7 @@ static bool may_ask(struct hd_client *client, const struct hd_id *request, struc
         hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_LIMIT, "adapter: at most 64 bytes");
     } else if (hd_worker_may_submit(server->worker, &client->device.person, model, path, &error) != HEARTH_OK) {
         hd_api_error(client, request, hd_api_code(error.code), error.text);
-    } else if (!hd_id_is_zero(conversation) && hd_response_running(server->responses, conversation)) {
+    } else if (is_writing(client, conversation)) {
         hd_api_error(client, request, HEARTH__V1__ERROR__CODE__CODE_BUSY,
                      "an answer in this conversation is still being written");
     } else if (hd_learn_pick(server->learn, &client->device.person, chat->adapter, path, job, &error) != HEARTH_OK) {

@@ -3,13 +3,14 @@
 #include "firmware/guard.h"
 
 #include <ctype.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 #include "firmware/limits.h"
 
-enum { BACK_OFF_MS = 60 * 1000 };
+enum { MINUTE_MS = 60 * 1000 };
 
 struct peer {
     struct hd_address address; // an IPv6 peer is its /64: a host can have any number of addresses in it
@@ -19,12 +20,20 @@ struct peer {
     bool used;
 };
 
+struct rate {
+    struct hd_id device;
+    struct hd_bucket bucket;
+};
+
 struct hd_guard {
+    struct rate rates[HD_MAX_RATES];
     struct peer peers[HD_MAX_ADDRESSES];
     size_t connections;
-    unsigned overflow_tries; // wrong tries of addresses that found no place
-    int64_t overflow_window_ms;
+    unsigned told; // addresses that the log named in this minute
+    int64_t told_ms;
 };
+
+_Static_assert(HD_MAX_ADDRESSES > HD_MAX_CONNECTIONS, "a place without connections is always to be found");
 
 struct hd_guard *hd_guard_new(void)
 {
@@ -55,17 +64,22 @@ static struct peer *find(struct hd_guard *guard, const struct hd_address *addres
     return NULL;
 }
 
-// A place for an address; one without connections and without fresh wrong tries is given away.
+// A place for an address. Where all are taken, the one goes that is without connections and was wrong longest ago.
 static struct peer *find_or_add(struct hd_guard *guard, const struct hd_address *address, int64_t now_ms)
 {
-    struct peer *peer = find(guard, address);
+    struct peer *peer = find(guard, address), *idle = NULL;
     for (size_t i = 0; !peer && i < HD_MAX_ADDRESSES; i++) {
         struct peer *p = &guard->peers[i];
-        if (!p->used ||
-            (p->connections == 0 && (p->wrong_tries == 0 || now_ms - p->window_ms >= BACK_OFF_MS))) {
-            *p = (struct peer){.address = peer_key(address), .used = true};
+        if (!p->used || (p->connections == 0 && (p->wrong_tries == 0 || now_ms - p->window_ms >= MINUTE_MS)))
             peer = p;
-        }
+        else if (p->connections == 0 && (!idle || p->window_ms < idle->window_ms))
+            idle = p;
+        if (peer)
+            *peer = (struct peer){.address = peer_key(address), .used = true};
+    }
+    if (!peer) {
+        peer = idle;
+        *peer = (struct peer){.address = peer_key(address), .used = true};
     }
     return peer;
 }
@@ -75,7 +89,7 @@ bool hd_guard_connect(struct hd_guard *guard, const struct hd_address *address)
     if (guard->connections >= HD_MAX_CONNECTIONS)
         return false;
     struct peer *peer = find_or_add(guard, address, hd_now_ms());
-    if (!peer || peer->connections >= HD_MAX_CONNECTIONS_PER_ADDRESS)
+    if (peer->connections >= HD_MAX_CONNECTIONS_PER_ADDRESS)
         return false;
     peer->connections++;
     guard->connections++;
@@ -96,28 +110,24 @@ size_t hd_guard_connections(const struct hd_guard *guard)
     return guard->connections;
 }
 
-static bool count_try(unsigned *tries, int64_t *window_ms, int64_t now_ms)
+// One more within this minute; how many that makes.
+static unsigned count(unsigned *n, int64_t *window_ms, int64_t now_ms)
 {
-    if (now_ms - *window_ms >= BACK_OFF_MS || now_ms < *window_ms) {
+    if (now_ms - *window_ms >= MINUTE_MS || now_ms < *window_ms) {
         *window_ms = now_ms;
-        *tries = 0;
+        *n = 0;
     }
-    return ++*tries == HD_WRONG_TRIES_PER_MINUTE;
+    *n += *n < UINT_MAX;
+    return *n;
 }
 
-bool hd_guard_wrong_try(struct hd_guard *guard, const struct hd_address *address, int64_t now_ms)
+enum hd_try hd_guard_wrong_try(struct hd_guard *guard, const struct hd_address *address, int64_t now_ms)
 {
     struct peer *peer = find_or_add(guard, address, now_ms);
-    return peer ? count_try(&peer->wrong_tries, &peer->window_ms, now_ms)
-                : count_try(&guard->overflow_tries, &guard->overflow_window_ms, now_ms);
-}
-
-bool hd_guard_is_backed_off(struct hd_guard *guard, const struct hd_address *address, int64_t now_ms)
-{
-    const struct peer *peer = find(guard, address);
-    unsigned tries = peer ? peer->wrong_tries : guard->overflow_tries;
-    int64_t since = now_ms - (peer ? peer->window_ms : guard->overflow_window_ms);
-    return tries >= HD_WRONG_TRIES_PER_MINUTE && since >= 0 && since < BACK_OFF_MS;
+    unsigned n = count(&peer->wrong_tries, &peer->window_ms, now_ms);
+    if (n != HD_WRONG_TRIES_PER_MINUTE)
+        return n < HD_WRONG_TRIES_PER_MINUTE ? HD_TRY_WRONG : HD_TRY_WAIT;
+    return count(&guard->told, &guard->told_ms, now_ms) <= HD_TOLD_PER_MINUTE ? HD_TRY_WAIT_TOLD : HD_TRY_WAIT;
 }
 
 // Splits "name:port" or "[v6]:port"; port 0 = none given. False when malformed.
@@ -192,4 +202,21 @@ bool hd_bucket_take(struct hd_bucket *bucket, int64_t now_ms, double per_second,
         return false;
     bucket->level -= 1;
     return true;
+}
+
+bool hd_guard_too_fast(struct hd_guard *guard, const struct hd_id *device, int64_t now_ms)
+{
+    struct rate *rate = &guard->rates[0]; // the device's place, else that of the one which has been quiet longest
+    for (size_t i = 0; i < HD_MAX_RATES; i++) {
+        struct rate *r = &guard->rates[i];
+        if (hd_id_equal(&r->device, device)) {
+            rate = r;
+            break;
+        }
+        if (r->bucket.filled_ms < rate->bucket.filled_ms)
+            rate = r;
+    }
+    if (!hd_id_equal(&rate->device, device))
+        *rate = (struct rate){.device = *device};
+    return !hd_bucket_take(&rate->bucket, now_ms, HD_FRAMES_PER_SECOND, HD_FRAMES_BURST);
 }

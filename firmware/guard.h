@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who may connect and ask: connection counts and wrong tries per address, Host and Origin lists, frame rates.
+// Who may connect and ask: connection counts and wrong tries per address, Host and Origin lists, rates per device.
 // Loop thread only; knows no sockets.
 #ifndef HD_GUARD_H
 #define HD_GUARD_H
@@ -14,17 +14,25 @@ bool hd_guard_connect(struct hd_guard *guard, const struct hd_address *address);
 void hd_guard_disconnect(struct hd_guard *guard, const struct hd_address *address);
 size_t hd_guard_connections(const struct hd_guard *guard);
 
-// A wrong token or secret. True when this one brought the back-off (worth a log line).
-bool hd_guard_wrong_try(struct hd_guard *guard, const struct hd_address *address, int64_t now_ms);
-// True while an address must wait: its tokens are not even looked at.
-bool hd_guard_is_backed_off(struct hd_guard *guard, const struct hd_address *address, int64_t now_ms);
+// Wrong tokens and pairing secrets. Both are 256 random bits, which nobody guesses, so a right one is let in whatever
+// else came from its address: people behind one router or proxy cannot lock each other out. What wrong ones bring is an
+// answer that says to wait, and a line in the log.
+enum hd_try {
+    HD_TRY_WRONG,     // say so
+    HD_TRY_WAIT,      // say that it is time to wait: HD_WRONG_TRIES_PER_MINUTE and more of this address
+    HD_TRY_WAIT_TOLD, // the same, and worth a line in the log: once a minute and address, and not for a crowd of them
+};
+enum hd_try hd_guard_wrong_try(struct hd_guard *guard, const struct hd_address *address, int64_t now_ms);
 
 // `host` is a Host header: a known name or address with the port (which may be missing when it is 443).
 bool hd_host_allowed(const struct hd_names *names, unsigned port, const char *host);
 // `origin` is an Origin header: "https://" and an allowed host. An absent header is the caller's case.
 bool hd_origin_allowed(const struct hd_names *names, unsigned port, const char *origin);
 
-// Frames per device: a bucket that fills at a steady rate.
+// Frames and requests of a device, however many connections they come over. True: this one is too much.
+bool hd_guard_too_fast(struct hd_guard *guard, const struct hd_id *device, int64_t now_ms);
+
+// A bucket that fills at a steady rate.
 struct hd_bucket {
     int64_t filled_ms;
     double level;

@@ -38,7 +38,7 @@ const struct hd_route *hd_http_route(const char *path)
 
 void hd_exchange_cut(struct hd_exchange *x)
 {
-    x->ended = true;
+    x->taken = x->ended = true;
     hd_wipe(x->out, x->out_len);
     x->out_len = x->out_sent = 0;
     lws_set_timeout(x->wsi, PENDING_TIMEOUT_CLOSE_SEND, LWS_TO_KILL_ASYNC);
@@ -268,6 +268,8 @@ int hd_exchange_begin(struct lws *wsi, const struct hd_route *route, const char 
     snprintf(x->path, sizeof x->path, "%s", path);
     x->rest = x->path + strlen(route->path);
     connection->exchange = x;
+    x->next = x->server->exchanges;
+    x->server->exchanges = x;
     lws_set_timeout(wsi, NO_PENDING_TIMEOUT, 0);
     if (route->run && (route->post ? method != HD_POST : method == HD_POST || method == HD_OTHER_METHOD))
         refuse(x, HTTP_STATUS_METHOD_NOT_ALLOWED, "method_not_allowed", "that path has another method");
@@ -335,12 +337,23 @@ int hd_exchange_timer(struct hd_exchange *x)
     return x->taken && x->out_len == x->out_sent ? 0 : -1; // a body, or a reader, that does not come on
 }
 
+void hd_exchanges_revoked(struct hd_server *server, const struct hd_id *device)
+{
+    for (struct hd_exchange *x = server->exchanges; x; x = x->next)
+        if (hd_id_equal(&x->device.id, device))
+            hd_exchange_cut(x);
+}
+
 void hd_exchange_free(struct hd_exchange **out)
 {
     struct hd_exchange *x = *out;
     *out = NULL;
     if (!x)
         return;
+    struct hd_exchange **link = &x->server->exchanges;
+    while (*link != x)
+        link = &(*link)->next;
+    *link = x->next;
     x->wsi = NULL;
     hd_openai_gone(x);
     hd_metrics_http(x->server->metrics, x->route->path, x->status ? x->status : 499);

@@ -22,6 +22,7 @@ struct hd_route {
 };
 
 struct hd_exchange {
+    struct hd_exchange *next; // of the server's list
     struct hd_server *server;
     struct lws *wsi; // NULL once the connection is gone
     struct hd_connection *connection;

@@ -5,7 +5,7 @@
 #include <ctype.h>
 #include <string.h>
 
-enum { VALUE_BYTES = 512, MAX_RATES = 64 };
+enum { VALUE_BYTES = 512 };
 
 // ---- shape
 
@@ -105,35 +105,16 @@ static void refuse(struct hd_exchange *x, unsigned status, const char *code, con
 static void wrong_token(struct hd_exchange *x)
 {
     char address[INET6_ADDRSTRLEN + 2];
-    if (hd_guard_wrong_try(x->server->guard, &x->connection->address, hd_now_ms())) {
+    enum hd_try try = hd_guard_wrong_try(x->server->guard, &x->connection->address, hd_now_ms());
+    if (try == HD_TRY_WAIT_TOLD) {
         hd_address_format(address, &x->connection->address, false);
         hd_log(HD_LOG_WARN, "%s: %d wrong tokens within a minute; it must wait", address,
                HD_WRONG_TRIES_PER_MINUTE);
     }
-    refuse(x, HTTP_STATUS_UNAUTHORIZED, "invalid_api_key", "the token is not known here");
-}
-
-// Requests of a device, however many connections they come over.
-static bool too_fast(const struct hd_id *device)
-{
-    static struct {
-        struct hd_id device;
-        struct hd_bucket bucket;
-    } rates[MAX_RATES];
-    size_t at = 0;
-    for (size_t i = 0; i < MAX_RATES; i++) {
-        if (hd_id_equal(&rates[i].device, device)) {
-            at = i;
-            break;
-        }
-        if (rates[i].bucket.filled_ms < rates[at].bucket.filled_ms)
-            at = i;
-    }
-    if (!hd_id_equal(&rates[at].device, device)) {
-        memset(&rates[at], 0, sizeof rates[at]);
-        rates[at].device = *device;
-    }
-    return !hd_bucket_take(&rates[at].bucket, hd_now_ms(), HD_FRAMES_PER_SECOND, HD_FRAMES_BURST);
+    if (try == HD_TRY_WRONG)
+        refuse(x, HTTP_STATUS_UNAUTHORIZED, "invalid_api_key", "the token is not known here");
+    else
+        refuse(x, 429, "wrong_tokens", "the token is not known here, and there were too many such: wait a minute");
 }
 
 static bool read_token(struct hd_exchange *x, uint8_t token[HD_SECRET_BYTES])
@@ -164,7 +145,7 @@ static void check_token(struct hd_exchange *x, uint32_t scope)
         refuse(x, HTTP_STATUS_SERVICE_UNAVAILABLE, "storage", "the box cannot read its own records");
     else if (!(x->device.scopes & scope))
         refuse(x, HTTP_STATUS_FORBIDDEN, "scope", "that token may not do this");
-    else if (too_fast(&x->device.id))
+    else if (hd_guard_too_fast(x->server->guard, &x->device.id, hd_now_ms()))
         refuse(x, 429, "rate_limit_exceeded", "too many requests: slow down");
 }
 
@@ -179,8 +160,6 @@ void hd_http_authorise(struct hd_exchange *x)
     else if (x->route->read_by_all ||
              (x->route->metrics && !has_token && hd_address_is_loopback(&x->connection->address)))
         return;
-    else if (hd_guard_is_backed_off(x->server->guard, &x->connection->address, hd_now_ms()))
-        refuse(x, 429, "wrong_tokens", "too many wrong tokens: wait a minute");
     else if (!has_token)
         refuse(x, HTTP_STATUS_UNAUTHORIZED, "missing_api_key",
                "send Authorization: Bearer TOKEN (hearth token create)");

@@ -4,7 +4,7 @@
 #define HD_HTTP_AUTH_H
 #include "firmware/http.h"
 
-// Origin, back-off of the address, Authorization, scope, rate: fills exchange->device, or the refusal.
+// Origin, Authorization, scope, rate: fills exchange->device, or the refusal.
 void hd_http_authorise(struct hd_exchange *exchange);
 // 43 digits of base64url, with or without '=' → 32 bytes, and back.
 bool hd_token_from_text(uint8_t token[HD_SECRET_BYTES], const char *text);

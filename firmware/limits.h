@@ -26,9 +26,11 @@ enum {
     HD_HANDSHAKE_S = 10,               // TLS and HTTP headers
     HD_MAX_SEND_QUEUE_BYTES = 4 << 20, // per socket; beyond it the reader is too slow
     HD_CLOSE_GRACE_S = 2,              // for a close frame to leave; then the socket is cut
-    HD_WRONG_TRIES_PER_MINUTE = 5,     // per address; then it waits out the minute
-    HD_FRAMES_PER_SECOND = 40,         // per device, sustained
+    HD_WRONG_TRIES_PER_MINUTE = 5,     // per address; then it is told to wait out the minute
+    HD_TOLD_PER_MINUTE = 10,           // addresses that the log names for it
+    HD_FRAMES_PER_SECOND = 40,         // per device, over all its connections, sustained
     HD_FRAMES_BURST = 200,
+    HD_MAX_RATES = 256, // devices whose rate is remembered
 
     // responses
     HD_MAX_QUEUE = 64,                   // requests waiting for the engine

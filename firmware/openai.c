@@ -139,13 +139,6 @@ void hd_openai_gone(struct hd_exchange *x)
     forget(x->server, a);
 }
 
-void hd_openai_revoked(struct hd_server *server, const struct hd_id *device)
-{
-    for (struct hd_answering *a = server->answering; a; a = a->next)
-        if (hd_id_equal(&a->device, device))
-            hd_exchange_cut(a->exchange);
-}
-
 // A status of the box as HTTP has it.
 static void refuse(struct hd_exchange *x, const struct hearth_error *error)
 {

@@ -237,8 +237,10 @@ bool hd_response_event(struct hd_responses *r, struct hd_response *response, Hea
     hd_blob_ref(blob); // followers are told below, although the log may let go of it first
     while (response->first && response->log_bytes > r->max_log_bytes)
         drop_first(response);
-    for (struct follower *f = response->followers; f; f = f->next)
+    for (struct follower *f = response->followers, *next; f; f = next) {
+        next = f->next; // sending may end the socket, and with it this follower
         r->send(r->user, f->socket, &f->request, blob);
+    }
     hd_blob_unref(blob);
     return true;
 }

@@ -214,7 +214,7 @@ static enum hearth_status watch_signals(struct hd_server *server, struct hearth_
 static void on_revoked(void *user, const struct hd_id *device)
 {
     hd_clients_close_device(user, device);
-    hd_openai_revoked(user, device);
+    hd_exchanges_revoked(user, device);
 }
 
 static void wake(void *user)

@@ -54,7 +54,6 @@ struct hd_client {
     size_t queued_bytes;
     unsigned close_code; // 0 = open; else nothing is read or queued any more
     char close_reason[100];
-    struct hd_bucket bucket;
     unsigned refused; // frames in a row beyond the rate
 };
 
@@ -78,6 +77,7 @@ struct hd_server {
     struct hd_admin *admin;
     struct hd_metrics *metrics;
     struct hd_answering *answering; // what is asked through the OpenAI door
+    struct hd_exchange *exchanges;  // computed requests, from their first line to the end of the connection
 
     struct lws_context *lws;
     struct lws_vhost *base, *tls; // descriptors; connections
@@ -143,6 +143,10 @@ size_t hd_clients_close_device(struct hd_server *server, const struct hd_id *dev
 size_t hd_clients_count(const struct hd_server *server,
                         const struct hd_id *device); // NULL = all authenticated ones
 
+// A device was revoked: its HTTP requests are cut, whether their body is still coming, they are worked on, or the answer
+// is being read (http.c).
+void hd_exchanges_revoked(struct hd_server *server, const struct hd_id *device);
+
 // ---- requests (api.c, api_chat.c)
 
 void hd_api_frame(struct hd_client *client, const uint8_t *data, size_t len_bytes);
@@ -172,8 +176,6 @@ void hd_model_name(const struct hd_worker_state *state, char name[HD_MAX_MODEL_B
 
 // True when the note was for an answer of that door.
 bool hd_openai_note(struct hd_server *server, const struct hd_note *note);
-// A device was revoked: what it asked ends at once.
-void hd_openai_revoked(struct hd_server *server, const struct hd_id *device);
 size_t hd_openai_count(const struct hd_server *server); // answers that run or wait
 
 // ---- models (models.c)

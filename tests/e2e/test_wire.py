@@ -300,6 +300,15 @@ def test_one_answer_at_a_time_in_a_conversation(box):
         list(client.events())
 
 
+def test_an_answer_that_is_being_written_is_told_to_nobody_else(box):
+    with box.paired(person="carol") as carol, box.paired(person="dave") as dave:
+        accepted, _ = start(carol)
+        with fails_with("NOT_FOUND"):
+            dave.call("chat", text="is it there?", conversation_id=accepted.conversation_id)
+        carol.send("cancel", response_id=accepted.response_id)
+        list(carol.events())
+
+
 def test_two_people_are_answered_together(box):
     with box.paired(person="ann") as ann, box.paired(person="bob") as bob:
         a, _ = start(ann, sampling=sampling(max_tokens=400, temperature=0))

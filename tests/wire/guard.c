@@ -51,33 +51,48 @@ static void connections_are_capped(void **state)
     assert_null(guard);
 }
 
-static void wrong_tries_bring_back_off(void **state)
+static void wrong_tries_are_told_to_wait(void **state)
 {
     (void)state;
     struct hd_guard *guard = hd_guard_new();
     struct hd_address a = address("192.168.1.2"), b = address("192.168.1.3");
     int64_t now = 1000000;
     for (int i = 1; i < HD_WRONG_TRIES_PER_MINUTE; i++)
-        assert_false(hd_guard_wrong_try(guard, &a, now + i));
-    assert_false(hd_guard_is_backed_off(guard, &a, now + 10));
-    assert_true(hd_guard_wrong_try(guard, &a, now + 10));
-    assert_true(hd_guard_is_backed_off(guard, &a, now + 11));
-    assert_false(hd_guard_is_backed_off(guard, &b, now + 11));
-    assert_true(hd_guard_is_backed_off(guard, &a, now + 59000));
-    assert_false(hd_guard_is_backed_off(guard, &a, now + 61000));
-    // more addresses than are remembered: the known ones keep their back-off, and the crowd shares one
-    assert_true(hd_guard_wrong_try(guard, &b, now) == (HD_WRONG_TRIES_PER_MINUTE == 1));
-    for (int i = 0; i < HD_WRONG_TRIES_PER_MINUTE; i++)
-        hd_guard_wrong_try(guard, &b, now);
+        assert_int_equal(hd_guard_wrong_try(guard, &a, now + i), HD_TRY_WRONG);
+    assert_int_equal(hd_guard_wrong_try(guard, &a, now + 10), HD_TRY_WAIT_TOLD);
+    assert_int_equal(hd_guard_wrong_try(guard, &a, now + 11), HD_TRY_WAIT);
+    assert_int_equal(hd_guard_wrong_try(guard, &b, now + 11), HD_TRY_WRONG);
+    assert_int_equal(hd_guard_wrong_try(guard, &a, now + 59000), HD_TRY_WAIT);
+    assert_int_equal(hd_guard_wrong_try(guard, &a, now + 61000), HD_TRY_WRONG);
+    hd_guard_free(&guard);
+}
+
+// Wrong tries from more addresses than are remembered: the log names a few, and who comes new finds a place.
+static void a_crowd_keeps_nobody_out(void **state)
+{
+    (void)state;
+    struct hd_guard *guard = hd_guard_new();
+    struct hd_address owner = address("192.168.1.2");
+    int64_t now = hd_now_ms();
+    int told = 0;
+    assert_true(hd_guard_connect(guard, &owner));
     for (int i = 0; i < 2 * HD_MAX_ADDRESSES; i++) {
         char text[32];
         snprintf(text, sizeof text, "10.%d.%d.1", i / 250, i % 250);
         struct hd_address c = address(text);
-        hd_guard_wrong_try(guard, &c, now);
+        for (int k = 0; k < HD_WRONG_TRIES_PER_MINUTE; k++)
+            told += hd_guard_wrong_try(guard, &c, now) == HD_TRY_WAIT_TOLD;
     }
-    assert_true(hd_guard_is_backed_off(guard, &b, now + 1));
+    assert_int_equal(told, HD_TOLD_PER_MINUTE);
     struct hd_address unknown = address("10.99.99.99");
-    assert_true(hd_guard_is_backed_off(guard, &unknown, now + 1));
+    assert_int_equal(hd_guard_wrong_try(guard, &unknown, now + 1), HD_TRY_WRONG);
+    assert_true(hd_guard_connect(guard, &unknown));
+    assert_true(hd_guard_connect(guard, &owner)); // what is connected is not forgotten
+    assert_int_equal(hd_guard_connections(guard), 3);
+    hd_guard_disconnect(guard, &owner);
+    hd_guard_disconnect(guard, &owner);
+    hd_guard_disconnect(guard, &owner);
+    assert_int_equal(hd_guard_connections(guard), 1);
     hd_guard_free(&guard);
 }
 
@@ -144,6 +159,25 @@ static void rates(void **state)
     assert_int_equal(n, 5);
 }
 
+static void a_device_has_one_rate(void **state)
+{
+    (void)state;
+    struct hd_guard *guard = hd_guard_new();
+    struct hd_id a = {{1}}, b = {{2}};
+    int64_t now = 1000000;
+    for (int i = 0; i < HD_FRAMES_BURST; i++)
+        assert_false(hd_guard_too_fast(guard, &a, now));
+    assert_true(hd_guard_too_fast(guard, &a, now));
+    assert_false(hd_guard_too_fast(guard, &b, now));
+    for (int i = 0; i < HD_MAX_RATES - 2; i++) { // as many others as there are places for
+        struct hd_id other = {{3, (uint8_t)i, 1}};
+        assert_false(hd_guard_too_fast(guard, &other, now + 1));
+    }
+    assert_true(hd_guard_too_fast(guard, &a, now + 1));
+    assert_false(hd_guard_too_fast(guard, &a, now + 1000));
+    hd_guard_free(&guard);
+}
+
 static void local_addresses(void **state)
 {
     (void)state;
@@ -166,8 +200,9 @@ static void local_addresses(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(connections_are_capped), cmocka_unit_test(wrong_tries_bring_back_off),
-        cmocka_unit_test(hosts_and_origins),      cmocka_unit_test(rates),
+        cmocka_unit_test(connections_are_capped),   cmocka_unit_test(wrong_tries_are_told_to_wait),
+        cmocka_unit_test(a_crowd_keeps_nobody_out), cmocka_unit_test(hosts_and_origins),
+        cmocka_unit_test(rates),                    cmocka_unit_test(a_device_has_one_rate),
         cmocka_unit_test(local_addresses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

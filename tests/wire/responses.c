@@ -189,6 +189,34 @@ static void memory_is_bounded(void **state)
     assert_int_equal(one.text_len, HD_MAX_RESPONSE_TEXT_BYTES);
 }
 
+static struct hd_responses *leaving;
+static unsigned n_sent;
+
+static void send_and_leave(void *user, void *socket, const struct hd_id *id, struct hd_blob *event)
+{
+    (void)user;
+    (void)id;
+    (void)event;
+    n_sent++;
+    hd_responses_drop_socket(leaving, socket);
+}
+
+// Memory was out, say: a socket ends while an event is told to all.
+static void a_socket_may_end_while_it_is_told(void **state)
+{
+    (void)state;
+    struct hd_accepted ids = {.response = {{1}}};
+    leaving = hd_responses_new(2, 1024, send_and_leave, NULL);
+    struct hd_response *response = hd_response_open(leaving, &ids, &person);
+    n_sent = 0;
+    assert_int_equal(hd_response_follow(leaving, response, &one, &request, 0, &err), HEARTH_OK);
+    assert_int_equal(hd_response_follow(leaving, response, &two, &request, 0, &err), HEARTH_OK);
+    assert_int_equal(hd_response_append(leaving, response, "a", 1, &err), HEARTH_OK);
+    assert_int_equal(hd_response_append(leaving, response, "b", 1, &err), HEARTH_OK);
+    assert_int_equal(n_sent, 2);
+    hd_responses_free(&leaving);
+}
+
 static void a_forgotten_answer_is_gone(void **state)
 {
     (void)state;
@@ -209,6 +237,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_ended_answer_is_told_for_ten_minutes, setup, teardown),
         cmocka_unit_test_setup_teardown(memory_is_bounded, setup, teardown),
         cmocka_unit_test_setup_teardown(a_forgotten_answer_is_gone, setup, teardown),
+        cmocka_unit_test(a_socket_may_end_while_it_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
