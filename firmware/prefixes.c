@@ -107,8 +107,7 @@ static int write_record(struct hd_prefixes *p, struct transfer *t, const void *d
     if (hd_vault_seal(vault_of(p), &t->file.key, &slot, data, len_bytes, &sealed, &sealed_len, &error) !=
         HEARTH_OK)
         return -EIO;
-    for (int i = 0; i < 4; i++)
-        length[i] = (uint8_t)(sealed_len >> 8 * i);
+    hd_put_le(length, sealed_len, sizeof length);
     int result = hd_io_write_all(t->fd, length, sizeof length, t->offset);
     if (result == 0)
         result = hd_io_write_all(t->fd, sealed, sealed_len, t->offset + sizeof length);
@@ -127,8 +126,7 @@ static bool read_record(struct hd_prefixes *p, struct transfer *t, uint8_t **dat
     *data = NULL;
     if (hd_io_read_all(t->fd, length, sizeof length, t->offset) != (int64_t)sizeof length)
         return false;
-    size_t sealed_len =
-        length[0] | (size_t)length[1] << 8 | (size_t)length[2] << 16 | (size_t)length[3] << 24;
+    size_t sealed_len = (size_t)hd_get_le(length, sizeof length);
     uint8_t *sealed = sealed_len <= PART_BYTES + HD_SEAL_OVERHEAD_BYTES ? malloc(sealed_len + 1) : NULL;
     bool good =
         sealed && hd_io_read_all(t->fd, sealed, sealed_len, t->offset + sizeof length) == (int64_t)sealed_len;

@@ -57,20 +57,6 @@ static struct hd_slot slot_of(const struct transfer *t, char field[24])
     return (struct hd_slot){.table = t->name, .field = field, .row = t->writing};
 }
 
-static void put_le(uint8_t *to, uint64_t value, int n)
-{
-    for (int i = 0; i < n; i++)
-        to[i] = (uint8_t)(value >> 8 * i);
-}
-
-static uint64_t get_le(const uint8_t *from, int n)
-{
-    uint64_t value = 0;
-    for (int i = 0; i < n; i++)
-        value |= (uint64_t)from[i] << 8 * i;
-    return value;
-}
-
 // ---- writing
 
 static enum hearth_status write_record(struct transfer *t, const void *data, size_t len_bytes, struct hearth_error *err)
@@ -82,7 +68,7 @@ static enum hearth_status write_record(struct transfer *t, const void *data, siz
     enum hearth_status status = hd_sealer_seal(t->place->sealer, &slot, data, len_bytes, &sealed, &sealed_len, err);
     if (status != HEARTH_OK)
         return status;
-    put_le(length, sealed_len, 4);
+    hd_put_le(length, sealed_len, 4);
     int result = hd_io_write_all(t->fd, length, sizeof length, t->offset);
     if (result == 0)
         result = hd_io_write_all(t->fd, sealed, sealed_len, t->offset + sizeof length);
@@ -103,7 +89,7 @@ static enum hearth_status write_content(struct transfer *t, const uint8_t *data,
     memcpy(preface, magic, sizeof magic);
     memcpy(preface + 8, hd_sealer_id(t->place->sealer)->b, HD_ID_BYTES);
     memcpy(preface + 8 + HD_ID_BYTES, t->writing.b, HD_ID_BYTES);
-    put_le(head, len_bytes, 8);
+    hd_put_le(head, len_bytes, 8);
     int result = hd_io_write_all(t->fd, preface, sizeof preface, 0);
     t->offset = PREFACE_BYTES;
     enum hearth_status status = result == 0 ? write_record(t, head, sizeof head, err)
@@ -179,7 +165,7 @@ static enum hearth_status read_record(struct transfer *t, uint8_t **data, size_t
     *len_bytes = 0;
     if (hd_io_read_all(t->fd, length, sizeof length, t->offset) != (int64_t)sizeof length)
         return damaged(t, err);
-    size_t sealed_len = (size_t)get_le(length, 4);
+    size_t sealed_len = (size_t)hd_get_le(length, 4);
     if (sealed_len > PART_BYTES + HD_SEAL_OVERHEAD_BYTES)
         return damaged(t, err);
     uint8_t *sealed = malloc(sealed_len + 1);
@@ -220,58 +206,11 @@ static enum hearth_status begin(struct transfer *t, uint64_t max_bytes, uint64_t
     if (status == HEARTH_OK && head_len != 8)
         status = damaged(t, err);
     if (status == HEARTH_OK)
-        *len_bytes = get_le(head, 8);
+        *len_bytes = hd_get_le(head, 8);
     hd_wipe_free(head, head_len);
     if (status == HEARTH_OK && *len_bytes > max_bytes)
         status = hd_fail(err, HEARTH_LIMIT, "%s: a stored %s is larger than it may be", t->place->dir, t->name);
     return status;
-}
-
-// Into memory, or with `to` NULL into an open file.
-static enum hearth_status read_content(struct transfer *t, uint8_t *to, int fd, uint64_t len_bytes,
-                                       struct hearth_error *err)
-{
-    enum hearth_status status = HEARTH_OK;
-    for (uint64_t at = 0; at < len_bytes && status == HEARTH_OK;) {
-        uint8_t *part;
-        size_t n;
-        status = read_record(t, &part, &n, err);
-        if (status == HEARTH_OK && (n == 0 || n > len_bytes - at))
-            status = damaged(t, err);
-        if (status == HEARTH_OK && to)
-            memcpy(to + at, part, n);
-        ssize_t written = status == HEARTH_OK && !to ? pwrite(fd, part, n, (off_t)at) : (ssize_t)n;
-        if (written != (ssize_t)n)
-            status = hd_fail_errno(err, written < 0 ? errno : ENOSPC, "cannot write a copy of the stored", t->name);
-        hd_wipe_free(part, n);
-        at += n;
-    }
-    return status;
-}
-
-enum hearth_status hd_sealed_read(const struct hd_sealed_place *place, const char *name, uint64_t max_bytes,
-                                  uint8_t **data, size_t *len_bytes, struct hearth_error *err)
-{
-    struct transfer t = {.place = place, .name = name, .fd = -1};
-    uint64_t n = 0;
-    uint8_t *bytes = NULL;
-    *data = NULL;
-    *len_bytes = 0;
-    enum hearth_status status = begin(&t, max_bytes, &n, err);
-    if (status == HEARTH_OK && !(bytes = malloc(n + 1)))
-        status = hd_fail(err, HEARTH_NOMEM, "no memory for a stored %s", name);
-    if (status == HEARTH_OK)
-        status = read_content(&t, bytes, -1, n, err);
-    if (t.fd >= 0)
-        (void)hd_io()->close(hd_io()->user, t.fd);
-    if (status != HEARTH_OK) {
-        hd_wipe_free(bytes, bytes ? n : 0);
-        return status;
-    }
-    bytes[n] = 0;
-    *data = bytes;
-    *len_bytes = n;
-    return HEARTH_OK;
 }
 
 enum hearth_status hd_sealed_copy(const struct hd_sealed_place *place, const char *name, uint64_t max_bytes, int fd,
@@ -280,8 +219,18 @@ enum hearth_status hd_sealed_copy(const struct hd_sealed_place *place, const cha
     struct transfer t = {.place = place, .name = name, .fd = -1};
     *len_bytes = 0;
     enum hearth_status status = begin(&t, max_bytes, len_bytes, err);
-    if (status == HEARTH_OK)
-        status = read_content(&t, NULL, fd, *len_bytes, err);
+    for (uint64_t at = 0; at < *len_bytes && status == HEARTH_OK;) {
+        uint8_t *part;
+        size_t n;
+        status = read_record(&t, &part, &n, err);
+        if (status == HEARTH_OK && (n == 0 || n > *len_bytes - at))
+            status = damaged(&t, err);
+        ssize_t written = status == HEARTH_OK ? pwrite(fd, part, n, (off_t)at) : (ssize_t)n;
+        if (written != (ssize_t)n)
+            status = hd_fail_errno(err, written < 0 ? errno : ENOSPC, "cannot write a copy of the stored", name);
+        hd_wipe_free(part, n);
+        at += n;
+    }
     if (t.fd >= 0)
         (void)hd_io()->close(hd_io()->user, t.fd);
     return status;

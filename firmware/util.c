@@ -83,6 +83,20 @@ bool hd_unhex(void *out, size_t len_bytes, const char *text)
     return text[2 * len_bytes] == '\0';
 }
 
+void hd_put_le(uint8_t *to, uint64_t value, size_t n_bytes)
+{
+    for (size_t i = 0; i < n_bytes; i++)
+        to[i] = (uint8_t)(value >> 8 * i);
+}
+
+uint64_t hd_get_le(const uint8_t *from, size_t n_bytes)
+{
+    uint64_t value = 0;
+    for (size_t i = 0; i < n_bytes; i++)
+        value |= (uint64_t)from[i] << 8 * i;
+    return value;
+}
+
 // ---- secrets
 
 enum hearth_status hd_random(void *out, size_t len_bytes, struct hearth_error *err)

@@ -32,6 +32,10 @@ void hd_hex(char *out, const void *data, size_t len_bytes);
 // false when `text` is not exactly 2 * len_bytes hex digits.
 bool hd_unhex(void *out, size_t len_bytes, const char *text);
 
+// A number in n_bytes [1..8], little-endian, as files and sealed values hold it.
+void hd_put_le(uint8_t *to, uint64_t value, size_t n_bytes);
+uint64_t hd_get_le(const uint8_t *from, size_t n_bytes);
+
 // From the kernel's generator (getrandom), nothing else.
 enum hearth_status hd_random(void *out, size_t len_bytes, struct hearth_error *err);
 void hd_sha256(uint8_t out[HD_HASH_BYTES], const void *data, size_t len_bytes);

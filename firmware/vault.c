@@ -70,28 +70,6 @@ struct hd_vault {
     bool folder_dirty;                    // a rename may not be on disk yet
 };
 
-static void put_u32(uint8_t *p, uint32_t value)
-{
-    for (int i = 0; i < 4; i++)
-        p[i] = (uint8_t)(value >> 8 * i);
-}
-
-static void put_u64(uint8_t *p, uint64_t value)
-{
-    for (int i = 0; i < 8; i++)
-        p[i] = (uint8_t)(value >> 8 * i);
-}
-
-static uint32_t get_u32(const uint8_t *p)
-{
-    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
-static uint64_t get_u64(const uint8_t *p)
-{
-    return get_u32(p) | (uint64_t)get_u32(p + 4) << 32;
-}
-
 static enum hearth_status no_memory(struct hearth_error *err)
 {
     return hd_fail(err, HEARTH_NOMEM, "out of memory");
@@ -112,7 +90,7 @@ static uint8_t *record_at(const struct hd_vault *vault, size_t i)
 static size_t index_slot(const struct hd_vault *vault, const struct hd_id *id)
 {
     size_t mask = vault->index_size - 1;
-    size_t slot = (size_t)get_u64(id->b) & mask;
+    size_t slot = (size_t)hd_get_le(id->b, 8) & mask;
     while (vault->index[slot] != 0 && memcmp(record_at(vault, vault->index[slot] - 1) + 8, id->b, 16) != 0)
         slot = (slot + 1) & mask;
     return slot;
@@ -166,7 +144,7 @@ static void record_aad(uint8_t aad[RECORD_AAD_BYTES], const struct hd_id *file_i
 {
     memcpy(aad, "hearth.key", 10);
     memcpy(aad + 10, file_id->b, 16);
-    put_u64(aad + 26, generation);
+    hd_put_le(aad + 26, generation, 8);
     memcpy(aad + 34, record, RECORD_SIGNED_BYTES);
 }
 
@@ -206,9 +184,9 @@ static enum hearth_status make_header(struct hd_vault *vault, uint64_t generatio
 {
     memset(header, 0, HEADER_BYTES);
     memcpy(header, magic, sizeof magic);
-    put_u32(header + 8, FILE_VERSION);
-    put_u32(header + 12, RECORD_BYTES);
-    put_u64(header + 16, generation);
+    hd_put_le(header + 8, FILE_VERSION, 4);
+    hd_put_le(header + 12, RECORD_BYTES, 4);
+    hd_put_le(header + 16, generation, 8);
     memcpy(header + 24, vault->file_id.b, 16);
     enum hearth_status status = hd_random(header + HEADER_SIGNED_BYTES, NONCE_BYTES, err);
     if (status != HEARTH_OK)
@@ -259,15 +237,15 @@ static enum hearth_status check_header(struct hd_vault *vault, const uint8_t *da
     const char *path = vault->keys_path;
     if (len_bytes < HEADER_BYTES || memcmp(data, magic, sizeof magic) != 0)
         return hd_fail(err, HEARTH_FORMAT, "%s is damaged: no key file header", path);
-    if (get_u32(data + 8) != FILE_VERSION)
+    if (hd_get_le(data + 8, 4) != FILE_VERSION)
         return hd_fail(err, HEARTH_FORMAT, "%s has version %u; this Hearth reads version %d", path,
-                       get_u32(data + 8), FILE_VERSION);
+                       (uint32_t)hd_get_le(data + 8, 4), FILE_VERSION);
     uint8_t none;
-    if (get_u32(data + 12) != RECORD_BYTES ||
+    if (hd_get_le(data + 12, 4) != RECORD_BYTES ||
         mbedtls_gcm_auth_decrypt(&vault->box, 0, data + HEADER_SIGNED_BYTES, NONCE_BYTES, data,
                                  HEADER_SIGNED_BYTES, data + 64, TAG_BYTES, &none, &none) != 0)
         return hd_fail(err, HEARTH_FORMAT, "%s is damaged, or %s is not its box key", path, vault->box_path);
-    vault->generation = get_u64(data + 16);
+    vault->generation = hd_get_le(data + 16, 8);
     memcpy(vault->file_id.b, data + 24, 16);
     return HEARTH_OK;
 }
@@ -286,7 +264,7 @@ static enum hearth_status load_records(struct hd_vault *vault, const uint8_t *da
         uint8_t *record = record_at(vault, i);
         struct hd_id id;
         memcpy(id.b, record + 8, sizeof id.b);
-        if (get_u32(record + 4) == i && unwrap_key(vault, record) && find_record(vault, &id) == NO_RECORD) {
+        if (hd_get_le(record + 4, 4) == i && unwrap_key(vault, record) && find_record(vault, &id) == NO_RECORD) {
             index_record(vault, i);
             vault->n_keys++;
         } else {
@@ -464,7 +442,7 @@ static enum hearth_status fill_records(struct hd_vault *vault, const struct hd_k
         uint8_t *record = record_at(vault, vault->n_records + i);
         memset(record, 0, RECORD_BYTES);
         record[0] = (uint8_t)specs[i].kind;
-        put_u32(record + 4, (uint32_t)(vault->n_records + i));
+        hd_put_le(record + 4, (uint32_t)(vault->n_records + i), 4);
         memcpy(record + 8, specs[i].id.b, 16);
         memcpy(record + 24, specs[i].person.b, 16);
         status = hd_random(vault->secrets->text_key, KEY_BYTES, err);
@@ -565,7 +543,7 @@ static enum hearth_status rewrite(struct hd_vault *vault, const uint8_t *drop, s
             continue;
         uint8_t *record = image + HEADER_BYTES + kept * RECORD_BYTES;
         memcpy(record, old, RECORD_SIGNED_BYTES);
-        put_u32(record + 4, (uint32_t)kept);
+        hd_put_le(record + 4, (uint32_t)kept, 4);
         if (!unwrap_key(vault, old))
             status = cipher_failed(err);
         else

@@ -18,6 +18,25 @@ static struct hd_sealed_place place_of(const struct hd_id *id)
     return place;
 }
 
+// *data is malloc'ed.
+static enum hearth_status read_sealed(const struct hd_sealed_place *place, const char *name, uint64_t max_bytes,
+                                      uint8_t **data, size_t *len_bytes)
+{
+    int fd;
+    uint64_t n = 0;
+    enum hearth_status status = hd_sealed_read_fd(place, name, max_bytes, &fd, &n, &err);
+    *data = NULL;
+    *len_bytes = (size_t)n;
+    if (status != HEARTH_OK) {
+        assert_int_equal(fd, -1);
+        return status;
+    }
+    *data = malloc(n + 1);
+    assert_true(pread(fd, *data, n + 1, 0) == (ssize_t)n);
+    close(fd);
+    return HEARTH_OK;
+}
+
 static enum hearth_status write_item(const struct hd_id *id, const char *name, const void *data, size_t n)
 {
     struct hd_sealed_place place = {.dir = dir};
@@ -35,7 +54,7 @@ static bool reads(const struct hd_id *id, const char *name, const char *text)
     size_t n = 0;
     if (hd_vault_sealer(hd_store_vault(store), id, &place.sealer, &err) != HEARTH_OK)
         return false;
-    bool good = hd_sealed_read(&place, name, 1 << 24, &data, &n, &err) == HEARTH_OK && n == strlen(text) &&
+    bool good = read_sealed(&place, name, 1 << 24, &data, &n) == HEARTH_OK && n == strlen(text) &&
                 memcmp(data, text, n) == 0;
     hd_sealer_unref(&place.sealer);
     hd_wipe_free(data, n);
@@ -66,22 +85,15 @@ static void test_sealed_files_hold_nothing_in_plain(void **state)
     assert_int_equal(write_item(&id, "data", text, sizeof text), HEARTH_OK);
     assert_false(simdisk_ever_held(disk, "a secret of the house", 21));
     struct hd_sealed_place place = place_of(&id);
-    assert_int_equal(hd_sealed_read(&place, "data", sizeof text, &data, &n, &err), HEARTH_OK);
+    assert_int_equal(read_sealed(&place, "data", sizeof text, &data, &n), HEARTH_OK);
     assert_true(n == sizeof text && memcmp(data, text, n) == 0);
     hd_wipe_free(data, n);
-    assert_int_equal(hd_sealed_read(&place, "data", sizeof text - 1, &data, &n, &err), HEARTH_LIMIT);
-    assert_int_equal(hd_sealed_read(&place, "other", 100, &data, &n, &err), HEARTH_NOT_FOUND);
-    int fd;
-    uint64_t size;
-    assert_int_equal(hd_sealed_read_fd(&place, "data", sizeof text, &fd, &size, &err), HEARTH_OK);
-    static char again[sizeof text];
-    assert_true(size == sizeof text && pread(fd, again, sizeof again, 0) == (ssize_t)sizeof again);
-    assert_memory_equal(again, text, sizeof text);
-    close(fd);
+    assert_int_equal(read_sealed(&place, "data", sizeof text - 1, &data, &n), HEARTH_LIMIT);
+    assert_int_equal(read_sealed(&place, "other", 100, &data, &n), HEARTH_NOT_FOUND);
     assert_int_equal(hd_sealed_write(&place, "", NULL, 0, &err), HEARTH_INVALID);
     assert_int_equal(hd_sealed_write(&place, "../x", NULL, 0, &err), HEARTH_INVALID);
     assert_int_equal(hd_sealed_write(&place, "empty", NULL, 0, &err), HEARTH_OK);
-    assert_int_equal(hd_sealed_read(&place, "empty", 0, &data, &n, &err), HEARTH_OK);
+    assert_int_equal(read_sealed(&place, "empty", 0, &data, &n), HEARTH_OK);
     hd_wipe_free(data, n);
     hd_sealer_unref(&place.sealer);
 }
@@ -109,21 +121,21 @@ static void test_damaged_and_exchanged_files_are_told(void **state)
     for (size_t at = 0; at < len; at += len / 37) { // one bit anywhere
         whole[at] ^= 4;
         simdisk_put(disk, path, whole, len);
-        assert_int_equal(hd_sealed_read(&place, "data", 1 << 24, &data, &n, &err), HEARTH_FORMAT);
+        assert_int_equal(read_sealed(&place, "data", 1 << 24, &data, &n), HEARTH_FORMAT);
         whole[at] ^= 4;
     }
     for (size_t cut = 0; cut < len; cut += len / 19) { // an end that is missing
         simdisk_put(disk, path, whole, cut);
-        assert_int_equal(hd_sealed_read(&place, "data", 1 << 24, &data, &n, &err), HEARTH_FORMAT);
+        assert_int_equal(read_sealed(&place, "data", 1 << 24, &data, &n), HEARTH_FORMAT);
     }
     simdisk_put(disk, other, whole, len); // another item's
-    assert_int_equal(hd_sealed_read(&wrong, "data", 1 << 24, &data, &n, &err), HEARTH_FORMAT);
+    assert_int_equal(read_sealed(&wrong, "data", 1 << 24, &data, &n), HEARTH_FORMAT);
     assert_int_equal(hd_sealed_write(&place, "data", second, sizeof second, &err), HEARTH_OK);
     more = simdisk_file(disk, path, &more_len); // the first part of one writing, the second of the other
     assert_int_equal(more_len, len);
     memcpy(whole + len / 2, more + len / 2, len - len / 2);
     simdisk_put(disk, path, whole, len);
-    assert_int_equal(hd_sealed_read(&place, "data", 1 << 24, &data, &n, &err), HEARTH_FORMAT);
+    assert_int_equal(read_sealed(&place, "data", 1 << 24, &data, &n), HEARTH_FORMAT);
     hd_sealer_unref(&place.sealer);
     hd_sealer_unref(&wrong.sealer);
     free(whole);
