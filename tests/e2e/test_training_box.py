@@ -514,6 +514,40 @@ def test_own_conversations_are_ones_own_and_go_with_a_deletion(box, client):
         assert len(list((box.state / "learn").iterdir())) == 1  # the common set's
 
 
+def test_what_is_anothers_is_as_if_it_were_not_there(box, client):
+    """Nobody stops, discards, chooses, goes on from or mixes what is learnt from another's conversations."""
+    with box.paired("Ann", name="ann", scopes=["chat", "train"]) as ann, box.paired("Bob", name="bob") as bob:
+        accepted = ann.call("chat", text="a question", sampling=WILD)
+        list(ann.events())
+        ask(bob, sampling=WILD)
+        for person in ("Ann", "Bob"):
+            done = hearth(box, "data", "import", person, "--conversations", "--person", person)
+            assert done.returncode == 0, done.stderr
+        start(ann, data_set="Ann", adapter="ann", held_out={"value": 0}, epochs={"value": 1000})
+        for fields in ({}, {"adapter": "ann"}, {"adapter": "ann", "discard": True}):
+            with pytest.raises(RequestFailed) as error:
+                client.call("train_stop", **fields)
+            assert error.value.code == 4
+        ann.call("train_stop", adapter="ann")
+        assert finish(ann).state == STOPPED  # and not discarded
+        with pytest.raises(RequestFailed):
+            client.call("train_stop", adapter="ann", discard=True)
+        ann.call("train_stop", adapter="ann", discard=True)
+        start(ann, data_set="Ann", adapter="ann", held_out={"value": 0})
+        assert finish(ann).state == DONE
+        with pytest.raises(RequestFailed):
+            client.call("use_adapter", name="ann")
+        with pytest.raises(RequestFailed):
+            start(client, init="ann")
+        with pytest.raises(AdminError, match="is not mixed"):
+            box.admin("train.start", data_set="Bob", adapter="b", init="ann")
+        start(ann, adapter="further", init="ann")  # on the common set, and hers all the same
+        assert finish(ann).state == DONE
+        assert [a.name for a in client.call("list_adapters").adapters] == []
+        ann.call("delete_conversation", conversation_id=accepted.conversation_id)
+        assert box.admin("adapters.list")["adapters"] == []
+
+
 def test_a_deletion_ends_the_training_that_learns_from_it(box, client):
     with box.paired("Ann", name="ann", scopes=["chat", "train"]) as ann:
         accepted = ann.call("chat", text="a question", sampling=WILD)
@@ -569,6 +603,9 @@ def test_the_command_trains_in_the_box(box):
         (["start", "set"], 2, "wants a data set and the adapter's name"),
         (["start", "set", "a", "--out", "x"], 2, "--out is not for 'start'"),
         (["start", "set", "a", "--discard"], 2, "--discard is not for 'start'"),
+        (["start", "set", "b", "--init", "a", "--rank", "4"], 2, "leave --rank out"),
+        (["start", "set", "b", "--alpha", "8", "--init", "a"], 2, "leave --alpha out"),
+        (["start", "set", "b", "--init", "a", "--targets", "attn_q"], 2, "leave --targets out"),
         (["stop", "a", "--rank", "4"], 2, "--rank is not for 'stop'"),
         (["--data", "x", "--out", "y", "--use"], 2, "for a training in the box"),
         (["start", "absent", "a"], 1, "no data set of that name"),

@@ -426,10 +426,19 @@ def test_scopes(tiny):
         with fails_with("FORBIDDEN"):
             client.call("use_model", name="x")
     with tiny.paired(scopes=["train"]) as client:
-        with fails_with("FORBIDDEN"):
-            client.call("chat", text="x")
-        with fails_with("FORBIDDEN"):
-            client.call("list_conversations")
+        some = os.urandom(16)
+        for name, fields in (
+            ("chat", {"text": "x"}),
+            ("cancel", {"response_id": some}),
+            ("resume", {"response_id": some}),
+            ("list_conversations", {}),
+            ("get_conversation", {"conversation_id": some}),
+            ("rename_conversation", {"conversation_id": some, "title": "x"}),
+            ("delete_turn", {"turn_id": some}),
+            ("delete_conversation", {"conversation_id": some}),
+        ):
+            with fails_with("FORBIDDEN"):
+                client.call(name, **fields)
         assert client.call("ping", payload=b"p").payload == b"p"
 
 
