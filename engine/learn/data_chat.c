@@ -25,6 +25,14 @@ static struct ht_text content_text(struct hearth_data_reader *r, const json_t *c
     return out;
 }
 
+// What a turn says that it weighs, `otherwise` if nothing; what can be no weight is 0.
+static float weight_of(const json_t *turn, float otherwise)
+{
+    const json_t *weight = json_object_get(turn, "weight");
+    float w = json_is_number(weight) ? (float)json_number_value(weight) : otherwise;
+    return w >= 0 && w <= 1000 ? w : 0;
+}
+
 // Adds the messages of a list; false when one cannot be used (counted).
 static bool add_messages(struct hearth_data_reader *r, const json_t *messages)
 {
@@ -40,7 +48,6 @@ static bool add_messages(struct hearth_data_reader *r, const json_t *messages)
         if (!name.bytes)
             name = ht_data_field(message, "from");
         const json_t *content = json_object_get(message, "content"), *calls = json_object_get(message, "tool_calls");
-        const json_t *weight = json_object_get(message, "weight");
         content = content ? content : json_object_get(message, "value");
         struct ht_text text = content_text(r, content);
         enum hearth_role role = name.bytes ? ht_data_role(name) : (enum hearth_role)0;
@@ -60,8 +67,7 @@ static bool add_messages(struct hearth_data_reader *r, const json_t *messages)
             ht_data_skip(r, HEARTH_DATA_SKIP_UNKNOWN_ROLE);
             return false;
         }
-        float w = json_is_number(weight) ? (float)json_number_value(weight) : 1.0f;
-        w = w >= 0 && w <= 1000 ? w : 0;
+        float w = weight_of(message, 1);
         if (text.len_bytes || !called) {
             struct hearth_data_turn *turn = ht_data_add(r, role, text);
             struct ht_text second = role == HEARTH_ROLE_USER ? ht_data_field(message, "input") : (struct ht_text){0};
@@ -118,12 +124,8 @@ void ht_data_export(struct hearth_data_reader *r, const json_t *value)
             ht_data_skip(r, HEARTH_DATA_SKIP_UNKNOWN_ROLE);
             return;
         }
-        const json_t *weight = json_object_get(turn, "weight");
         struct hearth_data_turn *added = ht_data_add(r, role, text);
-        if (json_is_false(json_object_get(turn, "finished")))
-            added->weight = 0;
-        else if (json_is_number(weight))
-            added->weight = (float)json_number_value(weight) >= 0 ? (float)json_number_value(weight) : 0;
+        added->weight = json_is_false(json_object_get(turn, "finished")) ? 0 : weight_of(turn, added->weight);
     }
     if (r->n_turns && r->turns[r->n_turns - 1].role == HEARTH_ROLE_USER) {
         r->n_turns--;

@@ -189,6 +189,30 @@ static void importers(void **state)
     }
 }
 
+// A turn's own weight is 0 to 1000; what is none counts for nothing, and above all not without end.
+static void weights(void **state)
+{
+    (void)state;
+    static const char *const written[] = {"0.25", "1000", "1001", "-1", "1e300", "\"2\""};
+    static const float want[] = {0.25f, 1000, 0, 0, 0, 1};
+    for (int messages = 0; messages < 2; messages++)
+        for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+            struct hearth_data_reader *reader;
+            const struct hearth_data_record *r;
+            const char *turns = messages ? "messages" : "turns", *text = messages ? "content" : "text";
+            char line[256];
+            snprintf(line, sizeof line, "{\"%s\":[{\"role\":\"user\",\"%s\":\"Q\"},{\"role\":\"assistant\","
+                     "\"%s\":\"A\",\"weight\":%s}]}\n", turns, text, text, written[i]);
+            const struct hearth_data_reader_params params = {.path = file_of("weights", line)};
+            assert_int_equal(hearth_data_open(&reader, &params, NULL), HEARTH_OK);
+            assert_int_equal(hearth_data_next(reader, &r, NULL), HEARTH_OK);
+            assert_true(r && r->n_turns == 2 && r->turns[0].weight == 0);
+            if (r->turns[1].weight != want[i])
+                fail_msg("%s: %s weighs %g", turns, written[i], (double)r->turns[1].weight);
+            hearth_data_close(&reader);
+        }
+}
+
 #define C(id, turns) "{\"id\":\"" id "\",\"conversations\":[" turns "]},\n"
 
 static void cleaning_rules(void **state) // T4
@@ -702,6 +726,7 @@ int main(void)
         cmocka_unit_test(a_long_text),     cmocka_unit_test(split_is_counted),
         cmocka_unit_test(duplicates),      cmocka_unit_test(split_by_id),
         cmocka_unit_test(packing),         cmocka_unit_test(rows_do_not_leak),
+        cmocka_unit_test(weights),
         cmocka_unit_test(every_allocation_fails),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
