@@ -97,7 +97,7 @@ enum hearth_status hearth_engine_fit(const struct hearth_engine_params *params, 
 
 // Runs one scheduler step on the calling thread: up to a chunk of prompt tokens and one generated token, with max_draft
 // several, for every session that is answering (of an owner with many answers beside another's few, some wait their
-// turn); calls their `on_event`. *n_busy = requests that still want steps.
+// turn); calls their `on_event`. *n_busy = requests that still want steps, without paused ones.
 // A failing request ends with HEARTH_EVENT_FAILED; the step itself fails only if the engine is unusable
 // (DEVICE_LOST). Allocates nothing.
 enum hearth_status hearth_engine_step(struct hearth_engine *engine, unsigned *n_busy,
@@ -289,6 +289,13 @@ enum hearth_status hearth_session_submit(struct hearth_session *session, const s
                                          struct hearth_error *err);
 // Ask the running request to end with HEARTH_STOP_CANCELLED at the next step. Any thread. No-op when idle.
 void hearth_session_cancel(struct hearth_session *session);
+// Between steps: takes the running request out of them, and gives the session's KV pages back. It goes on with resume
+// as if nothing had been: sampler, grammar, proposals, adapter and held-back text stay, events come but once, and what
+// the prefix cache has lost of its pages by then is computed again, in chunks like a prompt. Until then
+// hearth_session_length is 0, and cancel ends it with the next step, as ever. No-ops where nothing runs, or nothing is
+// paused.
+void hearth_session_pause(struct hearth_session *session);
+void hearth_session_resume(struct hearth_session *session);
 // The ids of the last answer (at most `capacity`), without its end token: kept so that a turn is never
 // re-tokenized.
 size_t hearth_session_last_ids(const struct hearth_session *session, int32_t *ids, size_t capacity);

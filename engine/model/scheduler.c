@@ -48,9 +48,10 @@ static void end(struct hearth_session *s, enum hearth_stop_reason reason, const 
     s->usage.stop = reason;
     if (s->prompt_start_s > 0 && s->first_token_s > 0)
         s->usage.completion_ms = 1e3 * (now - s->first_token_s);
+    if (s->phase != HT_PAUSED)
+        ht_fair_leave(&s->engine->fair, s->share);
     s->phase = HT_IDLE;
     ht_session_cut(s, s->n_tokens); // pages that only proposals reached
-    ht_fair_leave(&s->engine->fair, s->share);
     ht_lora_release(s->engine, s->adapter);
     s->adapter = HT_NO_ADAPTER;
     ht_matcher_destroy(&s->matcher);
@@ -89,7 +90,7 @@ static bool grant(struct hearth_session *s, uint32_t n)
         s->step_rows = n;
         return true;
     }
-    if (s->phase == HT_DECODE)
+    if (s->n_tokens > s->n_prompt)
         end_with_held_text(s, HEARTH_STOP_CONTEXT_FULL);
     else
         end(s, HEARTH_STOP_ERROR, &error);
@@ -391,8 +392,8 @@ static struct ht_text shown_piece(const struct hearth_engine *e, int32_t token)
 static void take_token(struct hearth_engine *e, struct hearth_session *s, int32_t token)
 {
     double now = ht_now_s();
-    if (s->phase == HT_PROMPT) {
-        s->phase = HT_DECODE;
+    s->phase = HT_DECODE;
+    if (s->first_token_s == 0) {
         s->first_token_s = now;
         s->usage.prompt_ms = 1e3 * (now - s->prompt_start_s);
         s->usage.first_token_ms = 1e3 * (now - s->submit_s);
@@ -439,6 +440,17 @@ static void take_answer(struct hearth_engine *e, struct hearth_session *s)
     }
 }
 
+// After a pause it goes on where it stood.
+static void tell_prompt(struct hearth_session *s)
+{
+    uint32_t done = s->n_cached < s->n_prompt ? s->n_cached : s->n_prompt;
+    struct hearth_event event = {.type = HEARTH_EVENT_PROMPT, .prompt_done = done, .prompt_total = s->n_prompt};
+    if (done <= s->prompt_told)
+        return;
+    s->prompt_told = done;
+    emit(s, &event);
+}
+
 static void take_results(struct hearth_engine *e)
 {
     for (uint32_t i = 0; i < e->max_sessions; i++) {
@@ -446,11 +458,7 @@ static void take_results(struct hearth_engine *e)
         if (!s || !s->step_rows)
             continue;
         s->n_cached += s->step_rows;
-        if (s->phase == HT_PROMPT) {
-            struct hearth_event event = {
-                .type = HEARTH_EVENT_PROMPT, .prompt_done = s->n_cached, .prompt_total = s->n_prompt};
-            emit(s, &event);
-        }
+        tell_prompt(s);
         s->usage.drafted_tokens += s->step_draft;
         if (s->step_out)
             take_answer(e, s);
@@ -486,7 +494,7 @@ enum hearth_status hearth_engine_step(struct hearth_engine *engine, unsigned *n_
         struct hearth_session *s = engine->sessions[i];
         if (s && s->phase != HT_IDLE && status != HEARTH_OK)
             end(s, HEARTH_STOP_ERROR, &error);
-        *n_busy += s && s->phase != HT_IDLE;
+        *n_busy += s && (s->phase == HT_PROMPT || s->phase == HT_DECODE);
     }
     return status == HEARTH_OK ? HEARTH_OK : ht_fail(err, status, "%s", error.text);
 }

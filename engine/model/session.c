@@ -57,10 +57,10 @@ void hearth_session_destroy(struct hearth_session **session)
     *session = NULL;
     if (!s)
         return;
-    if (s->phase != HT_IDLE) {
+    if (s->phase == HT_PROMPT || s->phase == HT_DECODE)
         ht_fair_leave(&s->engine->fair, s->share);
+    if (s->phase != HT_IDLE)
         ht_lora_release(s->engine, s->adapter);
-    }
     ht_session_cut(s, 0);
     s->engine->sessions[s->slot] = NULL;
     free_session(s);
@@ -244,6 +244,7 @@ enum hearth_status hearth_session_submit(struct hearth_session *session, const s
     ht_lora_hold(e, adapter);
     memcpy(s->tokens, e->prompt, n_ids * sizeof *s->tokens);
     s->n_tokens = s->n_prompt = (uint32_t)n_ids;
+    s->prompt_told = 0;
     s->n_shared = (uint32_t)n_shared_ids;
 
     s->max_tokens = request->max_tokens;
@@ -262,4 +263,32 @@ enum hearth_status hearth_session_submit(struct hearth_session *session, const s
     atomic_store_explicit(&s->cancel, false, memory_order_relaxed);
     s->phase = HT_PROMPT;
     return HEARTH_OK;
+}
+
+// ---- pauses
+
+void hearth_session_pause(struct hearth_session *session)
+{
+    struct hearth_session *s = session;
+    if (s->phase == HT_IDLE || s->phase == HT_PAUSED)
+        return;
+    ht_session_release(s);
+    ht_fair_leave(&s->engine->fair, s->share); // who does not run holds nobody back
+    s->phase = HT_PAUSED;
+    s->paused_s = ht_now_s();
+}
+
+void hearth_session_resume(struct hearth_session *session)
+{
+    struct hearth_session *s = session;
+    if (s->phase != HT_PAUSED)
+        return;
+    ht_session_regain(s);
+    s->share = ht_fair_join(&s->engine->fair, s->owner, s->slot);
+    double pause_s = ht_now_s() - s->paused_s; // is not counted as work; what is computed again is
+    if (s->first_token_s > 0)
+        s->first_token_s += pause_s;
+    else if (s->prompt_start_s > 0)
+        s->prompt_start_s += pause_s;
+    s->phase = s->n_tokens > s->n_prompt && s->n_cached + 1 == s->n_tokens ? HT_DECODE : HT_PROMPT;
 }

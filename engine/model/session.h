@@ -16,7 +16,8 @@
 #include "engine/text/grammar.h"
 #include "engine/text/tokenizer.h"
 
-enum ht_phase { HT_IDLE = 0, HT_PROMPT, HT_DECODE };
+// PROMPT: more than one known id is to be computed; also of an answer that goes on after a pause.
+enum ht_phase { HT_IDLE = 0, HT_PROMPT, HT_DECODE, HT_PAUSED };
 
 struct hearth_session {
     struct hearth_engine *engine;
@@ -42,6 +43,7 @@ struct hearth_session {
     int32_t end_ids[HT_CHAT_MAX_STOPS]; // the format's stop marks that are tokens, beside the model's end tokens
     uint32_t n_end_ids;
     uint32_t n_prompt; // tokens[0 .. n_prompt) are the prompt, then the answer
+    uint32_t prompt_told; // of them, in events
     uint32_t max_tokens;
     struct ht_matcher *matcher;  // where the answer stands in its grammar; NULL = it may be anything
     uint32_t max_draft;          // tokens proposed per step, at most
@@ -53,6 +55,7 @@ struct hearth_session {
     void *user;
     struct hearth_usage usage;
     double submit_s, prompt_start_s, first_token_s; // monotonic seconds; 0 = not yet
+    double paused_s;
     // ---- what this step does with it
     uint32_t step_rows;  // known ids that it computes
     uint32_t step_draft; // proposed ids after them, tokens[n_tokens ..]: rows too, each with an output row
@@ -96,6 +99,9 @@ void ht_session_make_under(struct hearth_session *s, struct ht_adapter_key adapt
 // Cuts the session to what it shares with ids[0, n), or takes the longer chain of full pages that the prefix cache
 // has for this owner and adapter. Returns the positions that are cached then.
 uint32_t ht_session_adopt(struct hearth_session *s, const int32_t *ids, uint32_t n, const struct ht_prefix_key *key);
+// Gives its pages back through the prefix cache; ids stay known. Regain takes what the cache still has of them.
+void ht_session_release(struct hearth_session *s);
+void ht_session_regain(struct hearth_session *s);
 // Enters the full pages of all sessions into the prefix cache, and the last, partly filled ones of the owner's sessions
 // that are idle, without one (NULL: all). Between steps only.
 void ht_engine_publish(struct hearth_engine *engine, uint64_t owner, const struct hearth_session *without);

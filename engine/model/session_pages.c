@@ -216,6 +216,28 @@ uint32_t ht_session_adopt(struct hearth_session *s, const int32_t *ids, uint32_t
     return s->n_cached;
 }
 
+// What was to be forgotten still is when the ids are computed again.
+void ht_session_release(struct hearth_session *s)
+{
+    uint32_t n_tokens = s->n_tokens, n_shared = s->n_shared;
+    bool forgotten = s->forgotten;
+    ht_session_cut(s, 0);
+    s->n_tokens = n_tokens;
+    s->n_shared = n_shared;
+    s->forgotten = forgotten;
+}
+
+void ht_session_regain(struct hearth_session *s)
+{
+    const struct ht_prefix_key key = {.owner = s->owner, .adapter = s->made_under};
+    uint32_t n_tokens = s->n_tokens, n_shared = s->n_shared;
+    bool forgotten = s->forgotten;
+    ht_session_adopt(s, s->tokens, n_tokens - 1, &key);
+    s->n_tokens = n_tokens;
+    s->n_shared = n_shared;
+    s->forgotten = forgotten;
+}
+
 void hearth_engine_forget(struct hearth_engine *engine, uint64_t owner)
 {
     if (engine->vocab_only)
