@@ -409,7 +409,10 @@ def test_the_box_learns_from_ones_own_conversations(paired, box, screens):
     start.click()
     try:
         sheet.get_by_role("progressbar", name="my-way").wait_for()
+        remove = sheet.get_by_role("button", name="Delete my-way-conversations")
+        expect(remove).to_be_disabled()  # it is being read
         sheet.get_by_text(re.compile(r"my-way: done. loss \d")).wait_for(timeout=120000)
+        expect(remove).to_be_enabled()
         page.screenshot(path=screens / "learning.png")
         sets = box.admin("data.list")["data_sets"]
         assert [(s["name"], s["person"], s["records"]) for s in sets] == [("my-way-conversations", "Liv", 1)]
