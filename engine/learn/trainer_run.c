@@ -218,14 +218,25 @@ static enum hearth_status begin_micro(struct hearth_trainer *t, enum ht_graph_pa
     return ht_graph_begin(t->graph, pass, &batch, t->params.seed, t->step + 1, err);
 }
 
+// Where a run stands whose numbers are none. Before the first update they come out of the model, whatever the data.
+static const char *what_stays(const struct hearth_trainer *t, char text[96])
+{
+    if (!t->step)
+        return "nothing was learned yet: the model gives it, or the adapter that it goes on from";
+    if (t->info.saved_step)
+        snprintf(text, 96, "the last checkpoint is of step %llu", (unsigned long long)t->info.saved_step);
+    return t->info.saved_step ? text : "there is no checkpoint yet";
+}
+
 static enum hearth_status not_finite(struct hearth_trainer *t, const char *what, struct hearth_error *err)
 {
     const struct ht_train_sample *s = t->batch.first;
     const char *path = t->files[s->file].path, *slash = strrchr(path, '/');
+    char stays[96];
     return ht_fail(err, HEARTH_NUMERIC, "step %llu: %s is not a finite number (epoch %u, row %llu, from %.60s line "
-                   "%llu on); the last checkpoint is of step %llu", (unsigned long long)t->step + 1, what,
-                   t->cursor.epoch + 1, (unsigned long long)t->cursor.rows_done - t->batch.n + 1,
-                   slash ? slash + 1 : path, (unsigned long long)s->line, (unsigned long long)t->info.saved_step);
+                   "%llu on); %s", (unsigned long long)t->step + 1, what, t->cursor.epoch + 1,
+                   (unsigned long long)t->cursor.rows_done - t->batch.n + 1, slash ? slash + 1 : path,
+                   (unsigned long long)s->line, what_stays(t, stays));
 }
 
 // Adds up the micro-batch that has ended.
@@ -376,9 +387,10 @@ static enum hearth_status eval_some(struct hearth_trainer *t, struct hearth_erro
     if (left)
         return HEARTH_OK;
     harvest(t);
+    char stays[96];
     if (!isfinite(t->loss_sum))
-        return ht_fail(err, HEARTH_NUMERIC, "step %llu: the held-out loss is not a finite number; the last checkpoint "
-                       "is of step %llu", (unsigned long long)t->step, (unsigned long long)t->info.saved_step);
+        return ht_fail(err, HEARTH_NUMERIC, "step %llu: the held-out loss is not a finite number; %s",
+                       (unsigned long long)t->step, what_stays(t, stays));
     if (t->info.saving) { // somebody waits: the evaluation begins anew afterwards
         t->phase = HT_TRAIN_BORDER;
         return HEARTH_OK;
