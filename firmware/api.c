@@ -108,7 +108,8 @@ static void wrong_try(struct hd_client *client)
 
 static void authenticated(struct hd_client *client)
 {
-    client->authenticated = true;
+    struct hd_connection *connection = lws_get_opaque_user_data(client->wsi);
+    client->authenticated = connection->known = true;
     lws_set_timer_usecs(client->wsi, LWS_SET_TIMER_USEC_CANCEL);
     if (hd_clients_count(client->server, &client->device.id) > MAX_SOCKETS_PER_DEVICE)
         hd_client_close(client, HD_CLOSE_TOO_MANY, "too many connections of this device");

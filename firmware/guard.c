@@ -54,6 +54,12 @@ static struct hd_address peer_key(const struct hd_address *address)
     return key;
 }
 
+bool hd_guard_is_neighbour(const struct hd_address *a, const struct hd_address *b)
+{
+    struct hd_address one = peer_key(a), other = peer_key(b);
+    return hd_address_equal(&one, &other);
+}
+
 static struct peer *find(struct hd_guard *guard, const struct hd_address *address)
 {
     struct hd_address key = peer_key(address);

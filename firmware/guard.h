@@ -12,6 +12,7 @@ void hd_guard_free(struct hd_guard **guard);
 // Before TLS is paid for. False: too many connections, of this address or in all.
 bool hd_guard_connect(struct hd_guard *guard, const struct hd_address *address);
 void hd_guard_disconnect(struct hd_guard *guard, const struct hd_address *address);
+bool hd_guard_is_neighbour(const struct hd_address *a, const struct hd_address *b); // counted as one address
 size_t hd_guard_connections(const struct hd_guard *guard);
 
 // Wrong tokens and pairing secrets. Both are 256 random bits, which nobody guesses, so a right one is let in whatever

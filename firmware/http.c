@@ -275,6 +275,7 @@ int hd_exchange_begin(struct lws *wsi, const struct hd_route *route, const char 
         refuse(x, HTTP_STATUS_METHOD_NOT_ALLOWED, "method_not_allowed", "that path has another method");
     else
         hd_http_authorise(x);
+    connection->known = !hd_id_is_zero(&x->device.id);
     if (!x->refused && !route->run)
         refuse(x, HTTP_STATUS_NOT_FOUND, "unknown_url", "there is nothing under that path");
     x->expected = body_len > 0 ? (size_t)body_len : 0;

@@ -26,9 +26,13 @@ struct hd_metrics;
 
 // A TCP connection that was counted by the guard.
 struct hd_connection {
+    struct hd_connection *next;
     struct hd_server *server;
+    struct lws *wsi;
     struct hd_address address;
-    bool closed; // libwebsockets has let go of it
+    int64_t since_ms;
+    bool known;     // a device has shown its token on it
+    bool given_way; // to a newcomer: not counted any more, about to be closed
     bool plain;  // without TLS, from this machine: the OpenAI door only
     struct hd_exchange *exchange; // the computed request that it carries, or NULL
 };
@@ -83,7 +87,7 @@ struct hd_server {
     struct lws_vhost *base, *tls; // descriptors; connections
     struct lws_vhost *plain;      // connections without TLS, NULL = none
     unsigned tls_number;
-    struct hd_connection *adopting;
+    struct hd_connection *connections, *adopting;
     struct lws *listeners[6]; // [0..1] loopback, [2..3] all interfaces, [4..5] loopback without TLS
     bool open_to_all;
     struct hd_client *clients;
@@ -126,6 +130,8 @@ enum hearth_status hd_listen_all(struct hd_server *server, struct hearth_error *
 // The first invitation opens the port, if the settings allow it.
 void hd_listen_invited(struct hd_server *server);
 int hd_listen_callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t len);
+// Takes it from the list and from the guard's count.
+void hd_connection_free(struct hd_connection *connection);
 // A new virtual host with the present certificate takes over; the old one's connections are closed with 1012.
 enum hearth_status hd_listen_renew(struct hd_server *server, struct hearth_error *err);
 // Adopts a descriptor whose events go to `protocol` of the base host. NULL on failure; then `fd` is closed.
@@ -143,8 +149,8 @@ size_t hd_clients_close_device(struct hd_server *server, const struct hd_id *dev
 size_t hd_clients_count(const struct hd_server *server,
                         const struct hd_id *device); // NULL = all authenticated ones
 
-// A device was revoked: its HTTP requests are cut, whether their body is still coming, they are worked on, or the answer
-// is being read (http.c).
+// A device was revoked: its HTTP requests are cut, whether their body is still coming, they are worked on, or the
+// answer is being read (http.c).
 void hd_exchanges_revoked(struct hd_server *server, const struct hd_id *device);
 
 // ---- requests (api.c, api_chat.c)

@@ -249,9 +249,8 @@ static void connection_ended(struct lws *wsi)
     if (server->adopting == connection)
         server->adopting = NULL;
     hd_exchange_free(&connection->exchange);
-    hd_guard_disconnect(server->guard, &connection->address);
     lws_set_opaque_user_data(wsi, NULL);
-    free(connection);
+    hd_connection_free(connection);
 }
 
 int hd_http_callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t len)

@@ -148,13 +148,55 @@ void hd_listen_invited(struct hd_server *server)
         hd_log(HD_LOG_ERROR, "%s", error.text);
 }
 
+void hd_connection_free(struct hd_connection *connection)
+{
+    struct hd_connection **link = &connection->server->connections;
+    while (*link != connection)
+        link = &(*link)->next;
+    *link = connection->next;
+    if (!connection->given_way)
+        hd_guard_disconnect(connection->server->guard, &connection->address);
+    free(connection);
+}
+
+// The oldest connection on which nobody has shown a token yet, of an address or (NULL) of all. Fresh ones stay.
+static struct hd_connection *oldest_unknown(struct hd_server *server, const struct hd_address *address)
+{
+    struct hd_connection *oldest = NULL;
+    int64_t before_ms = hd_now_ms() - HD_UNKNOWN_MS;
+    for (struct hd_connection *c = server->connections; c; c = c->next) {
+        if (c->wsi && !c->known && !c->given_way && c->since_ms <= before_ms &&
+            (!address || hd_guard_is_neighbour(&c->address, address)) && (!oldest || c->since_ms <= oldest->since_ms))
+            oldest = c;
+    }
+    return oldest;
+}
+
+// Counts a newcomer. Where its address has no room, or nobody, the oldest that has not said who it is gives way: who
+// only holds connections open keeps nobody out.
+static bool admit(struct hd_server *server, const struct hd_address *address)
+{
+    if (hd_guard_connect(server->guard, address))
+        return true;
+    struct hd_connection *gives_way = oldest_unknown(server, address);
+    if (!gives_way && hd_guard_connections(server->guard) >= HD_MAX_CONNECTIONS)
+        gives_way = oldest_unknown(server, NULL);
+    if (!gives_way)
+        return false;
+    gives_way->given_way = true;
+    hd_metrics_connection_refused(server->metrics);
+    hd_guard_disconnect(server->guard, &gives_way->address);
+    lws_set_timeout(gives_way->wsi, PENDING_TIMEOUT_CLOSE_SEND, LWS_TO_KILL_ASYNC);
+    return hd_guard_connect(server->guard, address);
+}
+
 static void accept_one(struct hd_server *server, int fd, const struct sockaddr *from, bool plain)
 {
     int on = 1;
     struct hd_address address;
     struct hd_connection *connection = NULL;
     if (server->stopping || !hd_reserve_refill() || !hd_address_from(&address, from) ||
-        !hd_guard_connect(server->guard, &address)) {
+        !admit(server, &address)) {
         hd_metrics_connection_refused(server->metrics);
         close(fd);
         return;
@@ -165,16 +207,23 @@ static void accept_one(struct hd_server *server, int fd, const struct sockaddr *
         hd_guard_disconnect(server->guard, &address);
         return;
     }
-    *connection = (struct hd_connection){.server = server, .address = address, .plain = plain};
+    *connection = (struct hd_connection){.next = server->connections,
+                                         .server = server,
+                                         .address = address,
+                                         .since_ms = hd_now_ms(),
+                                         .plain = plain};
+    server->connections = connection;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     lws_adopt_desc_t adopt = {.vh = plain ? server->plain : server->tls,
                               .type = LWS_ADOPT_SOCKET | LWS_ADOPT_HTTP | (plain ? 0 : LWS_ADOPT_ALLOW_SSL),
                               .fd = {.sockfd = fd},
                               .opaque = connection};
     server->adopting = connection; // on failure libwebsockets may or may not have told of the end
-    if (!lws_adopt_descriptor_vhost_via_info(&adopt) && server->adopting == connection) {
-        hd_guard_disconnect(server->guard, &address);
-        free(connection);
+    struct lws *wsi = lws_adopt_descriptor_vhost_via_info(&adopt);
+    if (server->adopting == connection) {
+        connection->wsi = wsi;
+        if (!wsi)
+            hd_connection_free(connection);
     }
     server->adopting = NULL;
 }

@@ -292,6 +292,37 @@ def test_half_open_connections_do_not_keep_others_out(box, witness):
         s.close()
 
 
+def test_idle_connections_of_a_neighbour_give_way(box, witness):
+    """One address, as behind a router: who holds all its places without a token keeps nobody out; who has shown one
+    stays."""
+    source = "127.0.0.41"
+    with RawSocket(box, source) as known:
+        known.frame(frame("hello", token=witness.token, client="raw"))
+        assert reply(known).WhichOneof("body") == "welcome"
+        idle = [tls_socket(box, source) for _ in range(12)]  # TLS and nothing more
+        for _ in range(12):  # a page, and kept open
+            s = tls_socket(box, source)
+            s.sendall(f"GET /health HTTP/1.1\r\nHost: localhost:{box.port}\r\n\r\n".encode())
+            idle.append(s)
+        silent = [tcp_socket(box, source) for _ in range(7)]
+        time.sleep(1.5)
+        for _ in range(40):  # each takes a place; those without a token lose theirs
+            with RawSocket(box, source) as raw:
+                raw.frame(frame("hello", token=witness.token))
+                assert reply(raw).WhichOneof("body") == "welcome"
+        held = [RawSocket(box, source) for _ in range(6)]
+        for raw in held:
+            assert first_answer(raw, frame("hello", token=witness.token)) == "welcome"
+        known.frame(frame("ping", payload=b"here"))
+        assert reply(known).pong.payload == b"here"
+        for s in [*idle, *silent, *held]:
+            s.close()
+
+
+def tcp_socket(box, source):
+    return socket.create_connection(("127.0.0.1", box.port), 15 * PATIENCE, source_address=(source, 0))
+
+
 def is_closed(s):
     s.setblocking(False)
     try:

@@ -38,6 +38,10 @@ static void connections_are_capped(void **state)
     }
     six.b[15] = 0xff;
     assert_false(hd_guard_connect(guard, &six));
+    struct hd_address near = address("fd00:1:2:3::1"), far = address("fd00:1:2:4::1");
+    assert_true(hd_guard_is_neighbour(&six, &near));
+    assert_false(hd_guard_is_neighbour(&six, &far));
+    assert_false(hd_guard_is_neighbour(&a, &b));
     int n = 0;
     for (int i = 0; i < HD_MAX_CONNECTIONS; i++) {
         char text[32];
