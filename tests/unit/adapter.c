@@ -237,6 +237,15 @@ static void other_bases(void **state)
     down->layer = 2;
     assert_int_equal(ht_adapter_bind(a, &base, &err), HEARTH_INVALID);
     assert_non_null(strstr(err.text, "no tensor blk.2.ffn_down.weight"));
+    *down = kept;
+    uint32_t *const sizes[] = {&a->n_layers, &a->n_heads, &a->n_kv_heads};
+    for (size_t i = 0; i < 3; i++) {
+        ++*sizes[i];
+        assert_int_equal(ht_adapter_bind(a, &base, &err), HEARTH_INVALID);
+        assert_non_null(strstr(err.text, "is an adapter for"));
+        --*sizes[i];
+    }
+    assert_int_equal(ht_adapter_bind(a, &base, &err), HEARTH_OK);
     a->base_sha256[0] = 0;
     assert_int_equal(hearth_adapter_write_gguf(a, path_of("none.gguf"), &err), HEARTH_INVALID);
     assert_non_null(strstr(err.text, "name the base"));
