@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Models whose numbers are none or enormous: a run says so before anything was learnt and leaves nothing that looks like
-// an adapter; with the right numbers it begins anew in the same folder. Logits far beyond what exp bears are learnt from.
+// Models whose numbers are none or enormous: a run says so before anything was learnt and leaves nothing that looks
+// like an adapter; with the right numbers it begins anew in the same folder. Logits far beyond what exp bears are learnt
+// from.
 #include "tests/model/trainer_test.h"
 
 #include <math.h>
@@ -70,7 +71,8 @@ static void what_stays_is_told(void **state)
         }
         put(bed.engine, &bed.engine->model.output_norm, 3, NAN, &before);
         assert_int_equal(hearth_trainer_run(t, 1e9, &err), HEARTH_NUMERIC);
-        assert_non_null(strstr(err.text, every == 1 ? "the last checkpoint is of step " : "there is no checkpoint yet"));
+        const char *stays = every == 1 ? "the last checkpoint is of step " : "there is no checkpoint yet";
+        assert_non_null(strstr(err.text, stays));
         put(bed.engine, &bed.engine->model.output_norm, 3, before, NULL);
         hearth_trainer_close(&t);
         bed_empty(&bed);
