@@ -428,7 +428,8 @@ struct hearth_train_info {
     struct hearth_train_step last; // step 0: none yet
     char precision[16];            // "f32", "bf16/amx", "bf16/avx512"
     char numerics_id[33];
-    uint64_t n_train, n_held_out;  // samples
+    uint64_t n_train, n_held_out;  // samples; while READING, those that are there
+    double evaluated;              // share of the evaluation under way
     uint64_t n_params, memory_bytes;
     uint64_t saved_step; // of the last checkpoint
     bool saving;         // a checkpoint was asked for and is not written yet

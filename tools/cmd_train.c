@@ -138,34 +138,51 @@ static void clear_line(struct training *t)
     t->shown = false;
 }
 
-static void format_rest(char text[24], double seconds)
+// One line, which is never wider than the terminal: what could not be drawn over would stay.
+static void draw_line(struct training *t, double share, const char *text)
 {
-    if (seconds < 90)
-        snprintf(text, 24, "%.0f s", seconds);
-    else if (seconds < 5400)
-        snprintf(text, 24, "%.0f min", seconds / 60);
-    else
-        snprintf(text, 24, "%.1f h", seconds / 3600);
+    char line[256], cells[21] = "";
+    int room = progress_columns() - 4 - (int)strlen(text); // beside brackets and a blank
+    size_t n = room < 0 ? 0 : room > 20 ? 20 : (size_t)room;
+    memset(cells, ' ', n);
+    memset(cells, '=', (size_t)(share * (double)n));
+    cells[n] = 0;
+    snprintf(line, sizeof line, "[%s] %s", cells, text);
+    progress_line(n < 5 ? text : line);
+    t->drawn_s = progress_clock_s();
+    t->shown = true;
 }
 
-static void draw(struct training *t, const struct hearth_train_step *s)
+static void draw_step(struct training *t, const struct hearth_train_step *s)
 {
-    char cells[21], rest[24] = "-", held_out[32] = "";
-    double now = progress_clock_s(), share = (double)s->step / (double)s->n_steps;
-    if (!t->tty || (now - t->drawn_s < 0.1 && s->step < s->n_steps))
+    char text[200], rest[24] = "-", held_out[32] = "";
+    if (!t->tty || (progress_clock_s() - t->drawn_s < 0.1 && s->step < s->n_steps))
         return;
-    t->drawn_s = now;
-    memset(cells, ' ', 20);
-    memset(cells, '=', (size_t)(share * 20));
-    cells[20] = 0;
     if (s->step > t->first_step)
-        format_rest(rest, s->seconds / (double)(s->step - t->first_step) * (double)(s->n_steps - s->step));
+        progress_rest(rest, s->seconds / (double)(s->step - t->first_step) * (double)(s->n_steps - s->step));
     if (!isnan(t->held_out))
         snprintf(held_out, sizeof held_out, "  held out %.4f", t->held_out);
-    fprintf(stderr, "\r\033[K[%s] step %llu of %llu  loss %.4f%s  %.0f tok/s  %s left", cells,
-            (unsigned long long)s->step, (unsigned long long)s->n_steps, t->loss, held_out, s->tokens_per_second, rest);
-    fflush(stderr);
-    t->shown = true;
+    snprintf(text, sizeof text, "step %llu of %llu  loss %.4f%s  %.0f tok/s  %s left", (unsigned long long)s->step,
+             (unsigned long long)s->n_steps, t->loss, held_out, s->tokens_per_second, rest);
+    draw_line(t, (double)s->step / (double)s->n_steps, text);
+}
+
+// What goes on where no step ends.
+static void draw_other(struct training *t, const struct hearth_train_info *info)
+{
+    char text[200];
+    if (!t->tty || progress_clock_s() - t->drawn_s < 0.1)
+        return;
+    if (info->state == HEARTH_TRAIN_READING) {
+        snprintf(text, sizeof text, "reading: %llu samples", (unsigned long long)(info->n_train + info->n_held_out));
+        progress_line(text);
+        t->drawn_s = progress_clock_s();
+        t->shown = true;
+    } else if (info->state == HEARTH_TRAIN_EVALUATING) {
+        snprintf(text, sizeof text, "step %llu of %llu  evaluating what is held out: %.0f %%",
+                 (unsigned long long)info->last.step, (unsigned long long)info->last.n_steps, 100 * info->evaluated);
+        draw_line(t, info->last.n_steps ? (double)info->last.step / (double)info->last.n_steps : 0, text);
+    }
 }
 
 static void print_json_step(const struct hearth_train_step *s)
@@ -192,7 +209,7 @@ static void on_step(void *user, const struct hearth_train_step *s)
     if (t->cli->json)
         print_json_step(s);
     else if (isnan(s->held_out))
-        draw(t, s);
+        draw_step(t, s);
 }
 
 // ---------------------------------------------------------------- preparing
@@ -380,6 +397,8 @@ static void tell_skips(struct training *t)
 {
     struct hearth_data_counts counts;
     enum hearth_data_format format;
+    if (!t->told)
+        clear_line(t);
     for (size_t i = 0; i < words.data.n && !t->told; i++) {
         hearth_trainer_get_counts(t->trainer, i, &counts, &format);
         data_file_note_skips(t->files[i].path, &counts);
@@ -405,6 +424,7 @@ static int run_all(struct training *t)
             hearth_trainer_checkpoint(t->trainer);
         asked = interrupted != 0;
         hearth_trainer_get_info(t->trainer, &info);
+        draw_other(t, &info);
         if (info.state > HEARTH_TRAIN_READING)
             tell_skips(t);
         if (asked && info.state != HEARTH_TRAIN_DONE && (!info.saving || info.state == HEARTH_TRAIN_READING))

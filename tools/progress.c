@@ -19,7 +19,7 @@ double progress_clock_s(void)
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-static int terminal_columns(void)
+int progress_columns(void)
 {
     struct winsize size;
     if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 40)
@@ -27,15 +27,24 @@ static int terminal_columns(void)
     return 80;
 }
 
-// "12 s", "3 min", "2 h": how long the rest takes at the mean speed so far.
-static void format_rest(char text[24], double seconds)
+void progress_rest(char text[24], double seconds)
 {
     if (seconds < 90)
         snprintf(text, 24, "%.0f s", seconds);
     else if (seconds < 5400)
         snprintf(text, 24, "%.0f min", seconds / 60);
     else
-        snprintf(text, 24, "%.0f h", seconds / 3600);
+        snprintf(text, 24, "%.1f h", seconds / 3600);
+}
+
+void progress_line(const char *text)
+{
+    size_t n = strlen(text), most = (size_t)progress_columns() - 1;
+    if (n > most) // never within a character
+        for (n = most; n && ((unsigned char)text[n] & 0xc0) == 0x80;)
+            n--;
+    fprintf(stderr, "\r\033[K%.*s", (int)n, text);
+    fflush(stderr);
 }
 
 static void draw(struct progress *bar, uint64_t done, double now_s)
@@ -43,9 +52,8 @@ static void draw(struct progress *bar, uint64_t done, double now_s)
     char have[24], all[24], speed_text[24], rest[24] = "", line[256];
     double elapsed = now_s - bar->started_s;
     double speed = elapsed > 0.5 ? (double)(done - bar->start_value) / elapsed : 0;
-    int columns = terminal_columns();
     if (bar->total && speed > 0)
-        format_rest(rest, (double)(bar->total - done) / speed);
+        progress_rest(rest, (double)(bar->total - done) / speed);
     if (!bar->total) {
         snprintf(line, sizeof line, "%s  %s  %s/s", bar->label, cli_size(done, have),
                  cli_size((uint64_t)speed, speed_text));
@@ -60,8 +68,7 @@ static void draw(struct progress *bar, uint64_t done, double now_s)
                  cli_size(done, have), cli_size(bar->total, all), cli_size((uint64_t)speed, speed_text),
                  rest);
     }
-    fprintf(stderr, "\r\033[K%.*s", columns - 1, line);
-    fflush(stderr);
+    progress_line(line);
     bar->shown = true;
 }
 

@@ -21,5 +21,8 @@ void progress_end(struct progress *bar); // removes the bar
 
 // Seconds on a clock that only goes forward.
 double progress_clock_s(void);
+int progress_columns(void);                        // of the terminal
+void progress_rest(char text[24], double seconds); // "12 s", "3 min", "2.0 h"
+void progress_line(const char *text);              // in place of the one before it, cut where the terminal ends
 
 #endif

@@ -5,10 +5,12 @@
 
 #include <jansson.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "tools/admin.h"
+#include "tools/progress.h"
 
 // Options that the box understands, and how admin.md's train.start and train.stop spell them.
 static const char *const fields[][2] = {
@@ -51,29 +53,39 @@ static void on_signal(int number)
     left = number;
 }
 
+// line: on the terminal, in place of the one before it
 static void print_status(const json_t *t, bool line)
 {
+    char rest[24];
     const char *state = admin_text(t, "state"), *problem = admin_text(t, "problem");
     double loss = json_number_value(json_object_get(t, "loss")),
            held_out = json_number_value(json_object_get(t, "held_out")),
            rate = json_number_value(json_object_get(t, "tokens_per_second")),
            eta = json_number_value(json_object_get(t, "eta_seconds"));
-    FILE *out = line ? stderr : stdout;
-    if (line)
-        fputs("\r\033[K", out);
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    if (!out)
+        return;
     fprintf(out, "%s%s%s", admin_text(t, "adapter"), admin_text(t, "adapter")[0] ? ": " : "", state);
     if (admin_number(t, "step"))
         fprintf(out, ", step %lld of %lld, loss %.4f", (long long)admin_number(t, "step"),
                 (long long)admin_number(t, "n_steps"), loss);
+    if (!strcmp(state, "stepping") && rate > 0) {
+        progress_rest(rest, eta);
+        fprintf(out, ", %s left, %.0f tok/s", rest, rate);
+    }
     if (held_out > 0)
         fprintf(out, ", held out %.4f", held_out);
-    if (!strcmp(state, "stepping") && rate > 0)
-        fprintf(out, ", %.0f tok/s, %.0f s left", rate, eta);
     if (problem[0])
         fprintf(out, ": %s", problem);
-    if (!line)
-        fputc('\n', out);
-    fflush(out);
+    if (!fclose(out)) {
+        if (line)
+            progress_line(text);
+        else
+            puts(text);
+    }
+    free(text);
 }
 
 static bool ended(const char *state)

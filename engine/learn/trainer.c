@@ -302,8 +302,17 @@ enum hearth_status hearth_trainer_run(struct hearth_trainer *trainer, double bud
 
 void hearth_trainer_get_info(const struct hearth_trainer *trainer, struct hearth_train_info *info)
 {
-    *info = trainer->info;
-    info->stopped_early = trainer->stopped_early;
+    const struct hearth_trainer *t = trainer;
+    *info = t->info;
+    info->stopped_early = t->stopped_early;
+    if (t->phase == HT_TRAIN_READ) {
+        info->n_train = t->store.n_samples - t->store.n_held_out;
+        info->n_held_out = t->store.n_held_out;
+    }
+    if (t->phase == HT_TRAIN_EVAL && t->n_eval_windows) {
+        double row = t->window.n_rows ? (double)t->eval_row / (double)t->window.n_rows : 0;
+        info->evaluated = ((double)t->eval_window + row) / t->n_eval_windows;
+    }
     info->state = trainer->phase == HT_TRAIN_OPEN    ? HEARTH_TRAIN_OPENING
                   : trainer->phase <= HT_TRAIN_COUNT ? HEARTH_TRAIN_READING
                   : trainer->phase == HT_TRAIN_EVAL  ? HEARTH_TRAIN_EVALUATING

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hearth train` from outside: a run, its files and words; Ctrl-C, kill -9 and --resume; bad data; what is refused."""
 
+import fcntl
 import json
 import os
+import pty
 import random
 import re
 import signal
+import struct
 import subprocess
+import termios
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -185,6 +189,39 @@ def test_what_is_left_out_is_told(chats, tmp_path):
                               (f"{chats}:0", (), "weights leave nothing to train on"),
                               (chats, ("--held-out", "0", "--patience", "2"), "patience needs held-out")):
         assert cause in train(data, tmp_path / "no", *more, "--max-steps", "1", code=65).stderr
+
+
+def on_a_terminal(command, columns):
+    """What is drawn on a terminal of so many columns: its lines, each as it once stood."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs) as running:
+        os.close(theirs)
+        drawn = b""
+        try:
+            while piece := os.read(ours, 65536):
+                drawn += piece
+        except OSError:  # the other side is gone
+            pass
+        assert running.wait() == 0, drawn
+    os.close(ours)
+    return [line for line in re.split(r"\r\x1b\[K|\r\n", drawn.decode()) if line]
+
+
+def test_progress_on_a_terminal(tmp_path):
+    data = write_chats(tmp_path / "chats.jsonl", 8000)
+    command = [HEARTH, "train", "-m", TINY, "--template", "chatml", "--data", str(data), "--seq", "128", "--max-steps",
+               "150", "--eval-every", "75", "--held-out", "0.3", "--near", "0", "--out"]
+    lines = on_a_terminal([*command, str(tmp_path / "wide")], 120)
+    numbers = [int(line.split()[1]) for line in lines if line.startswith("reading: ")]
+    assert numbers and numbers == sorted(numbers) and 0 < numbers[-1] <= 8000
+    assert any(re.fullmatch(r"\[ {20}\] step 0 of 150  evaluating what is held out: \d+ %", line) for line in lines)
+    step = r"\[=* *\] step \d+ of 150  loss \d\.\d{4}  held out \d\.\d{4}  \d+ tok/s  [-0-9.]+( s| min)? left"
+    assert any(re.fullmatch(step, line) for line in lines), lines[-3:]
+    lines = on_a_terminal([*command, str(tmp_path / "narrow")], 60)
+    told = [line for line in lines if not line.startswith("hearth: ")]
+    assert max(map(len, told)) < 60, "a longer line would stay on the terminal, piece by piece"
+    assert any(line.startswith("step ") and " loss " in line for line in told)
 
 
 def test_early_stop_tells_what_stays(chats, tmp_path):
