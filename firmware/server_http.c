@@ -6,7 +6,7 @@
 #include "firmware/assets.h"
 #include "firmware/http.h"
 
-enum { HEADER_BYTES = 2048, CHUNK_BYTES = 16 << 10, VALUE_BYTES = 512, HTTP_STATUS_MISDIRECTED = 421 };
+enum { HEADER_BYTES = 2048, CHUNK_BYTES = 16 << 10, VALUE_BYTES = 512, POLICY_BYTES = 1024, HTTP_STATUS_MISDIRECTED = 421 };
 
 // What is being sent; lies in libwebsockets' per-session memory.
 struct page {
@@ -38,14 +38,34 @@ static bool add(struct lws *wsi, const char *name, const char *value, unsigned c
                                        (int)strlen(value), p, end) == 0;
 }
 
+// 0 = fine; else the status to answer with.
+static unsigned check_host(struct lws *wsi)
+{
+    char host[VALUE_BYTES];
+    struct hd_server *server = server_of(wsi);
+    unsigned port = is_plain(wsi) ? server->config->http_port : server->config->port;
+    if (!header(wsi, WSI_TOKEN_HOST, host) || !hd_host_allowed(&server->names, port, host))
+        return HTTP_STATUS_MISDIRECTED;
+    return 0;
+}
+
+// Where the page may connect to: the box, as it was asked for. 'self' means wss: too, but not to older browsers.
+static void policy_of(struct lws *wsi, char policy[POLICY_BYTES])
+{
+    char host[VALUE_BYTES] = "";
+    bool named = check_host(wsi) == 0 && header(wsi, WSI_TOKEN_HOST, host) && host[0] != '['; // no policy knows [::1]
+    snprintf(policy, POLICY_BYTES,
+             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'%s%s; "
+             "font-src 'self'; manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; "
+             "frame-ancestors 'none'",
+             named ? " wss://" : "", named ? host : "");
+}
+
 static bool add_security(struct lws *wsi, unsigned char **p, unsigned char *end)
 {
-    return add(wsi, "content-security-policy:",
-               "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src "
-               "'self' wss:; "
-               "font-src 'self'; manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action "
-               "'none'; frame-ancestors 'none'",
-               p, end) &&
+    char policy[POLICY_BYTES];
+    policy_of(wsi, policy);
+    return add(wsi, "content-security-policy:", policy, p, end) &&
            add(wsi, "x-content-type-options:", "nosniff", p, end) &&
            add(wsi, "referrer-policy:", "no-referrer", p, end) &&
            add(wsi, "x-frame-options:", "DENY", p, end) &&
@@ -133,17 +153,6 @@ static const struct hd_asset *find_asset(const char *path)
             return &hd_assets[i];
     }
     return NULL;
-}
-
-// 0 = fine; else the status to answer with.
-static unsigned check_host(struct lws *wsi)
-{
-    char host[VALUE_BYTES];
-    struct hd_server *server = server_of(wsi);
-    unsigned port = is_plain(wsi) ? server->config->http_port : server->config->port;
-    if (!header(wsi, WSI_TOKEN_HOST, host) || !hd_host_allowed(&server->names, port, host))
-        return HTTP_STATUS_MISDIRECTED;
-    return 0;
 }
 
 static int get(struct lws *wsi, struct page *page, const char *path, bool head_only)

@@ -409,6 +409,14 @@ def test_host_must_be_ours(box, host, status):
     assert http(box, "/health", host=host.format(port=box.port))[0] == status
 
 
+@pytest.mark.parametrize("host", ["localhost:{port}", "127.0.0.1:{port}", "[::1]:{port}", "evil.example:{port}"])
+def test_the_page_may_connect_to_its_own_box_only(box, host):
+    host = host.format(port=box.port)
+    policy = http(box, "/", host=host)[1]["content-security-policy"]
+    allowed = next(p.split()[1:] for p in policy.split("; ") if p.startswith("connect-src"))
+    assert allowed == ["'self'"] + ([] if "evil" in host or "[" in host else [f"wss://{host}"])
+
+
 def test_missing_host_is_refused(box):
     assert http(box, "/health", host="")[0] in (400, 421)
 
