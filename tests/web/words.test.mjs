@@ -4,7 +4,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { clipUtf8, fromBase64url, fromHex, pairingSecret, toHex, utf8Length } from "../../firmware/web/src/bytes.js";
 import { CODE } from "../../firmware/web/src/wire.js";
-import { dayGroup, deviceName, explain, lossWords, recordsWords, training, usageLine } from "../../firmware/web/src/words.js";
+import {
+    dayGroup, deviceName, explain, lossWords, recordsWords, told, training, usageLine,
+} from "../../firmware/web/src/words.js";
 
 test("hex and base64url go both ways and refuse what they are not", () => {
     const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
@@ -36,6 +38,11 @@ test("every error code of the wire has plain words", () => {
     for (const code of Object.values(CODE)) assert.notEqual(explain({ code }), explain({ code: 99 }));
 });
 
+test("the box's own words are a sentence, and there are others where it said none", () => {
+    assert.equal(told({ code: CODE.INVALID, message: "there is a data set of that name already" }), "There is a data set of that name already.");
+    assert.equal(told({ code: CODE.BUSY, message: "" }), explain({ code: CODE.BUSY }));
+});
+
 test("speed counts from the first token to the last", () => {
     assert.equal(usageLine({ completionTokens: 101, completionMs: 1000 }), "101 tokens · 100 tok/s");
     assert.equal(usageLine({ completionTokens: 5, completionMs: 1000 }), "5 tokens · 4.0 tok/s");
@@ -61,6 +68,7 @@ test("a training is told in a few words", () => {
     assert.equal(training(undefined), "nothing yet");
     assert.equal(training({ state: 3, adapter: "a", step: 4n, nSteps: 20n, etaSeconds: 125 }), "a: step 4 of 20, 2 min left");
     assert.equal(training({ state: 3, adapter: "", step: 4n, nSteps: 20n, etaSeconds: 5 }), "step 4 of 20, less than a minute left");
+    assert.equal(training({ state: 3, adapter: "a", step: 0n, nSteps: 0n, etaSeconds: 0 }), "a: begins");
     assert.equal(training({ state: 7, adapter: "a" }), "a: done");
     assert.deepEqual([0n, 1n, 12].map(recordsWords), ["0 conversations", "1 conversation", "12 conversations"]);
     assert.equal(lossWords({ loss: 0, heldOut: 0 }), "");

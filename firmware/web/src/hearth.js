@@ -4,7 +4,7 @@
 import { clipUtf8, fromHex, pairingSecret, toHex } from "./bytes.js";
 import { forgetToken, loadChoice, loadToken, saveChoice, saveToken } from "./store.js";
 import { CODE, Wire } from "./wire.js";
-import { deviceName, ending, explain, explainPairing } from "./words.js";
+import { deviceName, ending, explain, explainPairing, told } from "./words.js";
 
 const CLIENT = "hearth-web 0.1";
 const NOTICE_MS = 7000;
@@ -58,6 +58,7 @@ export class Hearth {
         this.changed = changed;
         this.view = 0; /* counts what is shown, so that late replies for something else are dropped */
         this.gone = new Set();
+        this.tabs = new BroadcastChannel("hearth");
         const scheme = location.protocol === "https:" ? "wss:" : "ws:";
         this.wire = new Wire({
             url: `${scheme}//${location.host}/ws`,
@@ -82,6 +83,7 @@ export class Hearth {
             hint: "", /* why the page is not paired any more */
             me: null, /* {person, scopes, server} */
             heads: [],
+            listed: false, /* heads are what the box has */
             more: false,
             current: null, /* conversation id; null = a new one */
             loading: false,
@@ -114,7 +116,8 @@ export class Hearth {
         this.#takeAddress();
         addEventListener("hashchange", () => this.#takeAddress());
         addEventListener("online", () => this.wire.nudge());
-        document.addEventListener("visibilitychange", () => document.hidden || this.wire.nudge());
+        document.addEventListener("visibilitychange", () => document.hidden || this.#seen());
+        this.tabs.onmessage = () => this.#signedOut(); /* in another tab */
         let token = null;
         try {
             token = await loadToken();
@@ -164,7 +167,7 @@ export class Hearth {
     }
 
     async #paired(token) {
-        this.set({ pairing: null, phase: "ready", hint: "", heads: [] });
+        this.set({ pairing: null, phase: "ready", hint: "", heads: [], listed: false });
         this.newConversation();
         try {
             await saveToken(token);
@@ -186,15 +189,28 @@ export class Hearth {
 
     async signOut() {
         await forgetToken().catch(() => null);
+        this.tabs.postMessage("signed out");
+        this.#signedOut();
+    }
+
+    #signedOut() {
         this.wire.stop();
         this.#leave("");
+    }
+
+    /* The tab is looked at again: another one, or another device, may have gone on meanwhile. */
+    #seen() {
+        this.wire.nudge();
+        if (this.wire.state !== "online") return;
+        this.refreshList();
+        if (!this.busyTurn) this.#reload();
     }
 
     #leave(hint) {
         this.view++;
         this.#address(null, true);
         this.set({
-            phase: "unpaired", hint, me: null, heads: [], more: false, current: null, turns: [], dialog: null,
+            phase: "unpaired", hint, me: null, heads: [], listed: false, more: false, current: null, turns: [], dialog: null,
             drawer: false, notice: null, draft: "",
         });
     }
@@ -211,7 +227,7 @@ export class Hearth {
     async refreshList() {
         const reply = await this.#ask("listConversations", { limit: 50 });
         if (!reply) return;
-        this.set({ heads: reply.conversations.map(headOf), more: reply.more });
+        this.set({ heads: reply.conversations.map(headOf), listed: true, more: reply.more });
     }
 
     async loadMore() {
@@ -374,19 +390,19 @@ export class Hearth {
     /* The person's own conversations, as they are now, into a data set; then a training on it. */
     async learn(name) {
         const dataSet = `${name}-conversations`;
-        if (!await this.#ask("importConversations", { dataSet })) return null;
+        if (!await this.#ask("importConversations", { dataSet }, told)) return null;
         const sets = (await this.#ask("listDataSets"))?.dataSets ?? [];
         const records = Number(sets.find((s) => s.name === dataSet)?.records ?? 0);
         return this.#ask("trainStart", {
             dataSet,
             adapter: name,
             heldOut: { value: records < FEW_CONVERSATIONS ? 0 : HELD_OUT },
-        });
+        }, told);
     }
 
     /* One that was stopped, or could not go on: it has all it needs. */
     learnOn(adapter) {
-        return this.#ask("trainStart", { adapter });
+        return this.#ask("trainStart", { adapter }, told);
     }
 
     stopLearning(adapter, discard = false) {

@@ -21,6 +21,12 @@ export function explain(error) {
     return ERRORS[error?.code] ?? "Something went wrong.";
 }
 
+/* In the box's own words, which say more where many things can be wrong: "there is a data set of that name already". */
+export function told(error) {
+    const text = error?.message ?? "";
+    return text ? `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}` : explain(error);
+}
+
 export function explainPairing(error) {
     if (error.code === CODE.UNAUTHENTICATED) {
         return "This link has been used already, or its time has run out. Make a new one on the box.";
@@ -41,7 +47,7 @@ export function ending(reason) {
     return ENDINGS[reason] ?? "";
 }
 
-const number = new Intl.NumberFormat("en");
+export const number = new Intl.NumberFormat("en");
 
 export function usageLine(usage) {
     const parts = [`${number.format(usage.completionTokens)} token${usage.completionTokens === 1 ? "" : "s"}`];
@@ -97,6 +103,7 @@ export function training(status) {
     const state = status?.state ?? 0;
     const name = status?.adapter ? `${status.adapter}: ` : "";
     if (state !== TRAIN.STEPPING) return (state ? name : "") + (TRAINING[state] ?? "");
+    if (!status.nSteps) return `${name}begins`; /* how many steps there are is not known yet */
     const minutes = Math.round(status.etaSeconds / 60);
     const left = status.etaSeconds > 0 ? `, ${minutes < 1 ? "less than a minute" : `${minutes} min`} left` : "";
     return `${name}step ${status.step} of ${status.nSteps}${left}`;

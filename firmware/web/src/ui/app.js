@@ -6,14 +6,15 @@ import { Dialogs } from "./dialogs.js";
 import { Drawer } from "./drawer.js";
 import { html } from "./html.js";
 import { Icon } from "./icons.js";
+import { Notice } from "./notice.js";
 import { Pair } from "./pair.js";
 
 const LINK_WORDS = { idle: "Not connected", connecting: "Connecting…", online: "Connected", waiting: "No connection" };
 
 function Link({ hearth, link }) {
     const words = LINK_WORDS[link.state];
-    return html`<span class="link ${link.state}" role="status"><i aria-hidden="true"></i><span>${words}</span></span>
-        ${link.state === "waiting" && html`<button type="button" class="text-button" onClick=${() => hearth.wire.nudge()}>Try now</button>`}`;
+    return html`<div class="link ${link.state}"><span class="state" role="status"><i aria-hidden="true"></i><span>${words}</span></span>
+        ${link.state === "waiting" && html`<button type="button" class="text-button" onClick=${() => hearth.wire.nudge()}>Try now</button>`}</div>`;
 }
 
 function isDark(theme) {
@@ -25,7 +26,7 @@ function Header({ hearth, state }) {
     return html`<header class="top">
         <button type="button" id="menu" class="icon-button only-narrow" aria-label="Conversations" aria-expanded=${state.drawer ? "true" : "false"}
             aria-controls="drawer" onClick=${() => hearth.set({ drawer: true })}><${Icon} name="menu" /></button>
-        <h1>${state.current ? hearth.title || "New conversation" : "New conversation"}</h1>
+        <h1 dir="auto">${state.current ? hearth.title || "New conversation" : "New conversation"}</h1>
         <${Link} hearth=${hearth} link=${state.link} />
         <button type="button" class="icon-button" aria-label=${dark ? "Switch to light" : "Switch to dark"} title="Light or dark"
             onClick=${() => hearth.setTheme(dark ? "light" : "dark")}><${Icon} name=${dark ? "sun" : "moon"} /></button>
@@ -33,14 +34,6 @@ function Header({ hearth, state }) {
             title="Rename or delete" onClick=${() => hearth.set({ dialog: { kind: "conversation", id: state.current } })}>
             <${Icon} name="more" /></button>`}
     </header>`;
-}
-
-function Notice({ hearth, notice }) {
-    return html`<div class="notices" role="alert">
-        ${notice && html`<div class="notice ${notice.kind}"><span>${notice.text}</span>
-            <button type="button" class="icon-button" aria-label="Close this notice" onClick=${() => hearth.set({ notice: null })}>
-                <${Icon} name="close" /></button></div>`}
-    </div>`;
 }
 
 export function App({ hearth, state }) {
@@ -61,6 +54,6 @@ export function App({ hearth, state }) {
             <${Chat} hearth=${hearth} state=${state} />
         </main>
         <${Dialogs} hearth=${hearth} state=${state} />
-        <${Notice} hearth=${hearth} notice=${state.notice} />
+        ${!state.dialog && html`<${Notice} hearth=${hearth} notice=${state.notice} />`}
     </div>`;
 }

@@ -47,9 +47,10 @@ function askDelete(hearth, turn) {
 
 export function Chat({ hearth, state }) {
     const scroller = useRef(null);
+    const list = useRef(null);
     const [atEnd, setAtEnd] = useState(true);
     const stuck = useRef(true);
-    const { turns, current, loading, me } = state;
+    const { turns, current, loading, me, link } = state;
 
     const toEnd = () => {
         stuck.current = true;
@@ -61,16 +62,25 @@ export function Chat({ hearth, state }) {
         setAtEnd(stuck.current);
     };
     useLayoutEffect(() => {
-        if (stuck.current) toEnd();
+        if (stuck.current && turns.length) toEnd();
     }, [turns]);
-    useEffect(toEnd, [current, turns.length]);
+    useEffect(() => {
+        if (turns.length) toEnd();
+    }, [current, turns.length]);
+    /* A turned phone, its keyboard, a growing question: who was at the end stays there. */
+    useEffect(() => {
+        const watch = new ResizeObserver(() => stuck.current && list.current?.childElementCount && toEnd());
+        watch.observe(scroller.current);
+        return () => watch.disconnect();
+    }, []);
 
     const empty = turns.length === 0;
     return html`<div class="chat">
         <div class="scroller" ref=${scroller} onScroll=${onScroll}>
             ${empty && !loading && html`<${Welcome} hearth=${hearth} person=${me?.person} />`}
-            ${empty && loading && html`<p class="loading">Fetching the conversation…</p>`}
-            <div class="turns" role="log" aria-label="Conversation" aria-live="polite">
+            ${empty && loading && html`<p class="loading">${link.state === "waiting" ? "The box cannot be reached. The conversation comes when it is back."
+                : "Fetching the conversation…"}</p>`}
+            <div class="turns" ref=${list} role="log" aria-label="Conversation" aria-live="polite">
                 ${turns.map((turn, i) => html`<${Message} key=${i} turn=${turn} onDelete=${(t) => askDelete(hearth, t)} />`)}
             </div>
         </div>

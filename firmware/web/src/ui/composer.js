@@ -25,6 +25,11 @@ export function Composer({ hearth, state }) {
 
     useLayoutEffect(() => grow(area.current), [text]);
     useEffect(() => {
+        const again = () => grow(area.current);
+        addEventListener("resize", again);
+        return () => removeEventListener("resize", again);
+    }, []);
+    useEffect(() => {
         if (!onPhone()) area.current.focus();
     }, [state.current]);
     useEffect(() => {
@@ -49,7 +54,7 @@ export function Composer({ hearth, state }) {
     return html`<form class="composer" onSubmit=${send}>
         <div class="field">
             <label class="sr-only" for="say">Message to Hearth</label>
-            <textarea id="say" ref=${area} rows="1" value=${text} placeholder="Ask anything" autocomplete="off"
+            <textarea id="say" dir="auto" ref=${area} rows="1" value=${text} placeholder="Ask anything" autocomplete="off"
                 enterkeyhint=${onPhone() ? "enter" : "send"} aria-describedby="say-hint"
                 onInput=${(e) => setText(e.target.value)} onKeyDown=${onKeyDown}></textarea>
             ${busy

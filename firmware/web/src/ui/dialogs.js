@@ -3,9 +3,10 @@
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { html } from "./html.js";
 import { Icon } from "./icons.js";
+import { Notice } from "./notice.js";
 import { Settings } from "./settings.js";
 
-function Modal({ title, onClose, children, wide }) {
+function Modal({ hearth, title, onClose, children, wide }) {
     const dialog = useRef(null);
     // With the first paint, so that no key pressed meanwhile misses the dialog.
     useLayoutEffect(() => {
@@ -20,6 +21,7 @@ function Modal({ title, onClose, children, wide }) {
             </header>
             ${children}
         </div>
+        <${Notice} hearth=${hearth} notice=${hearth.state.notice} />
     </dialog>`;
 }
 
@@ -30,8 +32,8 @@ function Confirm({ hearth, dialog, onClose }) {
         onClose();
         if (!dialog.back) dialog.run();
     };
-    return html`<${Modal} title=${dialog.title} onClose=${onClose}>
-        <p>${dialog.text}</p>
+    return html`<${Modal} hearth=${hearth} title=${dialog.title} onClose=${onClose}>
+        <p dir="auto">${dialog.text}</p>
         <div class="buttons">
             <button type="button" class="button" autofocus onClick=${onClose}>Cancel</button>
             <button type="button" class="button danger" onClick=${run}>${dialog.action}</button>
@@ -56,10 +58,10 @@ function Conversation({ hearth, state, dialog, onClose }) {
             run: () => hearth.removeConversation(dialog.id),
         },
     });
-    return html`<${Modal} title="Conversation" onClose=${onClose}>
+    return html`<${Modal} hearth=${hearth} title="Conversation" onClose=${onClose}>
         <form onSubmit=${save}>
             <label class="labelled">Name
-                <input type="text" value=${title} maxlength="200" autofocus required onInput=${(e) => setTitle(e.target.value)} />
+                <input type="text" dir="auto" value=${title} maxlength="200" autofocus required onInput=${(e) => setTitle(e.target.value)} />
             </label>
             <div class="buttons">
                 <button type="button" class="button danger-text" onClick=${remove}><${Icon} name="trash" />Delete</button>
@@ -74,7 +76,7 @@ export function Dialogs({ hearth, state }) {
     if (!dialog) return null;
     const onClose = () => hearth.state.dialog === dialog && hearth.set({ dialog: dialog.back ?? null });
     if (dialog.kind === "settings") {
-        return html`<${Modal} key="settings" title="Settings" wide onClose=${onClose}><${Settings} hearth=${hearth} state=${state} /><//>`;
+        return html`<${Modal} key="settings" hearth=${hearth} title="Settings" wide onClose=${onClose}><${Settings} hearth=${hearth} state=${state} /><//>`;
     }
     const View = dialog.kind === "confirm" ? Confirm : Conversation;
     return html`<${View} key=${dialog.kind} hearth=${hearth} state=${state} dialog=${dialog} onClose=${onClose} />`;

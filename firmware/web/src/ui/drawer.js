@@ -21,7 +21,7 @@ export function useWide() {
 function Row({ hearth, head, current }) {
     const title = head.title || "New conversation";
     return html`<li class=${current ? "row current" : "row"}>
-        <button type="button" class="row-open" aria-current=${current ? "page" : undefined}
+        <button type="button" class="row-open" dir="auto" aria-current=${current ? "page" : undefined}
             onClick=${() => hearth.open(head.id)}>${title}</button>
         <button type="button" class="icon-button quiet" aria-label=${`Rename or delete “${title}”`} title="Rename or delete"
             onClick=${() => hearth.set({ dialog: { kind: "conversation", id: head.id } })}><${Icon} name="more" /></button>
@@ -66,7 +66,8 @@ export function Drawer({ hearth, state }) {
                     <ul>${group.heads.map((head) => html`<${Row} key=${head.id} hearth=${hearth} head=${head}
                         current=${head.id === state.current} />`)}</ul>
                 </section>`)}
-                ${state.heads.length === 0 && html`<p class="empty">Nothing said yet.</p>`}
+                ${state.heads.length === 0 && html`<p class="empty">${state.listed ? "Nothing said yet." : state.link.state === "waiting"
+                    ? "The box cannot be reached. What was said is there when it is back." : "Asking the box…"}</p>`}
                 ${state.more && html`<button type="button" class="text-button wide" onClick=${() => hearth.loadMore()}>Show older ones</button>`}
             </div>
             <div class="drawer-foot">

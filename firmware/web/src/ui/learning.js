@@ -5,7 +5,8 @@ import { useState } from "preact/hooks";
 import { lossWords, recordsWords, TRAIN, training } from "../words.js";
 import { html } from "./html.js";
 
-const NAME = "[A-Za-z0-9][A-Za-z0-9._\\-]{0,50}";
+/* With "-conversations" behind it, the copy's name, it has 64 letters at most. */
+const NAME = "[A-Za-z0-9][A-Za-z0-9._\\-]{0,49}";
 
 function Form({ hearth, onChanged }) {
     const [name, setName] = useState("");
@@ -24,7 +25,7 @@ function Form({ hearth, onChanged }) {
             <select><option>my conversations</option></select>
         </label>
         <label class="labelled">Name
-            <input required pattern=${NAME} maxlength="51" autocapitalize="none" autocomplete="off" spellcheck=${false}
+            <input required pattern=${NAME} maxlength="50" autocapitalize="none" autocomplete="off" spellcheck=${false}
                 value=${name} onInput=${(event) => setName(event.target.value)}
                 title="Letters, digits, dot, hyphen and underscore" />
         </label>

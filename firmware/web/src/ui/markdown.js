@@ -26,6 +26,9 @@ function dressCode(block) {
         });
         bar.append(language, button);
         pre.tabIndex = 0; /* long lines scroll with the keyboard too */
+        pre.dir = "ltr";
+        pre.setAttribute("role", "region");
+        pre.setAttribute("aria-label", "Code");
         const box = document.createElement("div");
         box.className = "codebox";
         pre.replaceWith(box);
@@ -47,6 +50,8 @@ function wideTables(block) {
         const box = document.createElement("div");
         box.className = "tablebox";
         box.tabIndex = 0;
+        box.setAttribute("role", "region");
+        box.setAttribute("aria-label", "Table");
         table.replaceWith(box);
         box.append(table);
     }
@@ -70,6 +75,7 @@ export class Markdown extends Component {
             if (old?.raw === token.raw) return;
             const element = document.createElement("div");
             element.className = "block";
+            element.dir = "auto"; /* begins on the side of its own writing */
             element.append(renderBlock(token));
             dressCode(element);
             wideTables(element);

@@ -63,7 +63,7 @@ function Answer({ turn, onDelete }) {
 
 function Question({ turn, onDelete }) {
     return html`<article class="turn question" aria-label="You said">
-        <div class="bubble">${turn.text}</div>
+        <div class="bubble" dir="auto">${turn.text}</div>
         <${Actions} turn=${turn} onDelete=${onDelete} />
     </article>`;
 }

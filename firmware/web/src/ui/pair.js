@@ -19,7 +19,7 @@ function PairForm({ hearth, pairing, person }) {
                     onInput=${(e) => setName(e.target.value)} /></label>`}
         ${pairing.error && html`<p class="note bad" role="alert">${pairing.error}</p>`}
         <div class="buttons">
-            <button type="button" class="button" onClick=${() => hearth.closePairing()}>Not now</button>
+            <button type="button" class="button" onClick=${() => hearth.closePairing()}>${pairing.secret ? "Not now" : "Back"}</button>
             ${pairing.secret && html`<button type="submit" class="button primary" disabled=${pairing.busy || !name.trim()}>
                 ${pairing.busy ? "Pairing…" : "Pair"}</button>`}
         </div>

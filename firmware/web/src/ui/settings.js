@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Settings: what answers, light and dark, the box's certificate, signing this device out.
 import { useEffect, useState } from "preact/hooks";
-import { bytes, TRAIN, training } from "../words.js";
+import { bytes, number, TRAIN, training } from "../words.js";
 import { html } from "./html.js";
 import { Learning } from "./learning.js";
 
@@ -13,7 +13,7 @@ function Facts({ status, me }) {
     if (!status) return html`<p class="faint">Asking the box…</p>`;
     const { model } = status;
     const rows = [
-        ["Model", model ? `${model.name} (${bytes(model.sizeBytes)}, ${model.contextTokens} tokens of context)` : "none loaded"],
+        ["Model", model ? `${model.name} (${bytes(model.sizeBytes)}; room for ${number.format(model.contextTokens)} tokens of conversations)` : "none loaded"],
         ["Runs on", status.device],
         ["Memory", bytes(status.rssBytes)],
         ["Learning", training(status.training)],
