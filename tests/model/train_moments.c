@@ -93,8 +93,74 @@ static void moments(void **state)
     hearth_engine_close(&engine);
 }
 
+// Flat vectors go through the optimizer 2^20 values at a time: what lies behind the first of these pieces is clipped,
+// moved and cleared as the first is. Gradients repeat from piece to piece, and so must all that is made of them; but
+// where bytes are rounded each value of each step has a draw of its own.
+enum { PIECE = 1 << 20, LARGE_RANK = 1331 };
+
+static struct ht_graph *one_large_step(const struct hearth_engine *engine, const struct hearth_adapter *a,
+                                       enum ht_graph_moments moments, uint64_t step)
+{
+    struct ht_graph_params params = plain;
+    float *gradient = malloc(a->n_values * sizeof *gradient), norm;
+    params.clip = 0.5f;
+    params.moments = moments;
+    check_reseed(8);
+    for (size_t i = 0; i < a->n_values; i++)
+        gradient[i] = i < PIECE ? check_unit() : gradient[i - PIECE];
+    struct ht_graph *g = graph_make(engine, a, params);
+    CHECK_OK(ht_graph_write(g, HT_GRAPH_GRADIENTS, gradient, &check_err));
+    CHECK_OK(ht_graph_update(g, step, 0.01f, &check_err));
+    run_all(g);
+    CHECK_OK(ht_graph_norm(g, &norm, &check_err));
+    assert_true(norm == 0);
+    free(gradient);
+    return g;
+}
+
+static void repeats(const float *x, size_t n)
+{
+    assert_true(n > PIECE + PIECE / 8 && n < 2 * PIECE);
+    assert_memory_equal(x + PIECE, x, (n - PIECE) * sizeof *x);
+}
+
+static void many_values(void **state)
+{
+    (void)state;
+    struct hearth_engine *engine = engine_open(families[0], NULL, 2);
+    const struct ht_adapter_spec spec = {.linears = ALL, .rank = LARGE_RANK, .alpha = 6};
+    struct hearth_adapter *a;
+    CHECK_OK(ht_adapter_create(&a, &engine->model.hp, &spec, &check_err));
+    size_t n = a->n_values, values_bytes = (n + 15) / 16 * 16 * sizeof(float);
+
+    struct ht_graph *g = one_large_step(engine, a, HT_GRAPH_MOMENTS_F32, 1);
+    float *values = vector_of(g, HT_GRAPH_VALUES), *moment = vector_of(g, HT_GRAPH_MOMENT1);
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)moment[i] * (double)moment[i];
+    repeats(values, n);
+    repeats(moment, n);
+    assert_true(fabs(sqrt(sum) - 0.1 * 0.5) < 1e-4); // (1 - beta1) of a gradient clipped to 0.5
+    free(values), free(moment);
+    ht_graph_destroy(&g);
+
+    unsigned char *bytes[2];
+    for (uint64_t step = 1; step <= 2; step++) {
+        g = one_large_step(engine, a, HT_GRAPH_MOMENTS_8BIT, step);
+        bytes[step - 1] = state_of(g, PIECE);
+        repeats((const float *)(const void *)bytes[step - 1], n);
+        ht_graph_destroy(&g);
+    }
+    const unsigned char *codes = bytes[0] + values_bytes;
+    assert_memory_not_equal(codes + PIECE, codes, n - PIECE);
+    assert_memory_not_equal(bytes[1] + values_bytes, codes, n);
+    free(bytes[0]), free(bytes[1]);
+    hearth_adapter_close(&a);
+    hearth_engine_close(&engine);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(moments)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(moments), cmocka_unit_test(many_values)};
     return cmocka_run_group_tests_name("train_moments", tests, NULL, NULL);
 }

@@ -351,6 +351,34 @@ static unsigned test_flat(struct check_device *d)
     return failures;
 }
 
+// The norm as it is clipped by: a small one shows what is added to it, and one that is no number leaves none.
+static unsigned test_clip(struct check_device *d)
+{
+    enum { N = 40 };
+    static const float sizes[] = {1e-6f, 1e25f, NAN};
+    unsigned failures = 0;
+    struct train_in g = train_in_make(d, 1, N, N, 1), sum = train_in_make(d, 1, 1, 1, 1);
+    struct train_plan p = train_plan_begin(d, 1, 1);
+    CHECK_OK(p.ops->sumsq(p.base.plan, &(struct ht_sumsq){g.view.ref, sum.view.ref, N}, &check_err));
+    CHECK_OK(p.ops->scale(p.base.plan, &(struct ht_scale){g.view.ref, sum.view.ref, N, 1, 1e-6f}, &check_err));
+    train_plan_end(&p);
+    for (size_t c = 0; c < sizeof sizes / sizeof *sizes; c++) {
+        float *x = (float *)check_view_row(&g.view, 0);
+        for (uint32_t i = 0; i < N; i++)
+            x[i] = i == 3 ? sizes[c] : c ? 1.0f : sizes[c];
+        train_plan_run(&p);
+        double want = 1e-6 * 1e-6 / (sqrt(N) * 1e-6 + 1e-6); // of the first case
+        for (uint32_t i = 0; i < N; i++)
+            failures += c ? !isnan(x[i]) : !(fabs((double)x[i] / want - 1) < 1e-6);
+    }
+    if (failures)
+        fprintf(stderr, "%s: clipping is wrong\n", d->name);
+    train_plan_free(&p);
+    train_in_free(&g);
+    train_in_free(&sum);
+    return failures;
+}
+
 // Moments of one byte, from zeros. The first step moves the values by the bits that adamw moves them by; then codes are
 // those around the moment, m within one of them and v too, and neither errs to one side: the sum of the errors of N
 // values is within 6 of its standard deviations, each at most half a distance of codes.
@@ -510,6 +538,7 @@ TEST(glu)
 TEST(cap_and_scatter)
 TEST(loss)
 TEST(flat)
+TEST(clip)
 TEST(bytes)
 TEST(descent)
 TEST(draws)
@@ -589,7 +618,7 @@ int main(void)
         cmocka_unit_test(finite_differences), cmocka_unit_test(norm),    cmocka_unit_test(layernorm),
         cmocka_unit_test(rope),               cmocka_unit_test(glu),     cmocka_unit_test(loss),
         cmocka_unit_test(cap_and_scatter),    cmocka_unit_test(flat),    cmocka_unit_test(bytes),
-        cmocka_unit_test(descent),            cmocka_unit_test(draws),
+        cmocka_unit_test(descent),            cmocka_unit_test(draws),   cmocka_unit_test(clip),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
