@@ -152,6 +152,8 @@ enum hearth_status hd_worker_start(struct hd_worker **out, const struct hd_worke
         worker->params.switch_ms = HD_SWITCH_MS;
     if (!worker->params.prefix_idle_ms)
         worker->params.prefix_idle_ms = HD_PREFIX_IDLE_MS;
+    if (!worker->params.train_save_ms)
+        worker->params.train_save_ms = HD_TRAIN_SAVE_MS;
     pthread_mutex_init(&worker->lock, NULL);
     pthread_condattr_t steady;
     pthread_condattr_init(&steady);

@@ -17,7 +17,7 @@ struct hd_worker_params {
     const struct hd_config *config; // must outlive the worker
     void (*wake)(void *user);       // engine or loader thread: notes are waiting
     void *user;
-    unsigned check_ms, switch_ms, prefix_idle_ms; // 0 = as limits.h and worker_internal.h have them; tests
+    unsigned check_ms, switch_ms, prefix_idle_ms, train_save_ms; // 0 = as limits.h and worker_internal.h have it
 };
 enum hearth_status hd_worker_start(struct hd_worker **worker, const struct hd_worker_params *params,
                                    struct hearth_error *err);

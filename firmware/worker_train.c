@@ -354,7 +354,7 @@ void hd_train_slice(struct hd_worker *worker)
         hd_train_end(worker, HD_TRAIN_STOPPED, NULL);
     } else {
         set_state(worker, state_of(&info));
-        if (hd_steady_ms() - t->saved_ms >= HD_TRAIN_SAVE_MS) {
+        if (hd_steady_ms() - t->saved_ms >= worker->params.train_save_ms) {
             t->saved_ms = hd_steady_ms();
             hearth_trainer_checkpoint(t->trainer);
         }

@@ -104,10 +104,12 @@ static void write_model(const char *name, const char *line)
     fclose(file);
 }
 
+static unsigned save_ms;
+
 static void start(void)
 {
     const struct hd_worker_params params = {.config = &config, .wake = wake, .check_ms = 10000, .prefix_idle_ms = 50,
-                                            .switch_ms = 50};
+                                            .switch_ms = 50, .train_save_ms = save_ms};
     assert_int_equal(hd_worker_start(&worker, &params, &err), HEARTH_OK);
     hd_loader_show(hd_worker_loader(worker), path_of("one"));
 }
@@ -126,7 +128,7 @@ static int setup(void **state)
     config.n_ctx = 4096;
     config.stall_s = 5;
     memset(&seen, 0, sizeof seen);
-    fake_n = next_id = 0;
+    fake_n = next_id = save_ms = 0;
     atomic_store(&fake_step_us, 200);
     atomic_store(&fake_step_slices, 3);
     atomic_store(&fake_slice_us, 2000);
@@ -199,6 +201,7 @@ static enum hearth_status ask(const char *model, unsigned n_tokens, struct hd_ad
 }
 
 static struct hd_adapter *train_init; // that the next training begins from; its job's
+static const char *train_base;        // SHA-256 of the file that it was begun on; NULL = as it is now
 static enum hearth_status train(uint64_t n_steps)
 {
     struct hd_train_job *job = hd_train_job_new();
@@ -206,7 +209,8 @@ static enum hearth_status train(uint64_t n_steps)
     snprintf(job->adapter, sizeof job->adapter, "a");
     snprintf(job->targets, sizeof job->targets, "all");
     snprintf(job->model_path, sizeof job->model_path, "%s", path_of("one"));
-    snprintf(job->base_sha256, sizeof job->base_sha256, "%s", sha256_of("one"));
+    snprintf(job->base_sha256, sizeof job->base_sha256, "%s", train_base ? train_base : sha256_of("one"));
+    train_base = NULL;
     job->params.max_steps = n_steps;
     job->init = train_init;
     train_init = NULL;
@@ -215,6 +219,16 @@ static enum hearth_status train(uint64_t n_steps)
     if (status != HEARTH_OK)
         hd_train_job_free(&job);
     return status;
+}
+
+static struct hd_adapter *adapter_of(unsigned char id, const char *base, enum hd_adapter_state state)
+{
+    struct hd_id item = id_of(id);
+    char name[8];
+    snprintf(name, sizeof name, "a%u", id);
+    struct hd_adapter *adapter = hd_adapter_new(&item, name, base);
+    atomic_store(&adapter->state, state);
+    return adapter;
 }
 
 // Until the checkpoint of this step is on disk.
@@ -334,6 +348,23 @@ static void the_end_of_the_thread_waits_for_a_checkpoint(void **state)
     assert_in_range(now_ms() - from_ms, 6000, 9500);
 }
 
+static void a_checkpoint_comes_now_and_then(void **state)
+{
+    (void)state;
+    hd_worker_stop(&worker);
+    save_ms = 50;
+    start();
+    assert_int_equal(train(100000), HEARTH_OK);
+    WAIT_FOR(count_of('k', 0, fake_n) > 1); // and another one
+    assert_int_equal(state_now(), HD_TRAIN_STEPPING);
+    hd_worker_train_stop(worker, true);
+    WAIT_FOR(state_now() == HD_TRAIN_STOPPED);
+    unsigned last = fake_n;
+    while (fake_log[--last].kind != 'k')
+        ;
+    wait_written(fake_log[last].owner);
+}
+
 static void what_fails_is_told(void **state)
 {
     (void)state;
@@ -352,6 +383,22 @@ static void what_fails_is_told(void **state)
     atomic_store(&fake_train_bytes, 90 << 20); // more than the budget has beside the model
     assert_int_equal(train(100000), HEARTH_OK);
     WAIT_FOR(seen.n_states && state_now() == HD_TRAIN_FAILED && seen.train_error.code == HEARTH_NOMEM);
+    atomic_store(&fake_train_bytes, 1 << 20);
+    n = seen.n_steps;
+    train_base = "00";
+    assert_int_equal(train(100000), HEARTH_OK);
+    WAIT_FOR(state_now() == HD_TRAIN_FAILED && seen.train_error.code == HEARTH_INVALID);
+    assert_non_null(strstr(seen.train_error.text, "is not the file that it was"));
+    train_init = adapter_of(1, sha256_of("one"), HD_ADAPTER_FAILED);
+    train_init->error.code = HEARTH_FORMAT;
+    assert_int_equal(train(100000), HEARTH_OK);
+    WAIT_FOR(state_now() == HD_TRAIN_FAILED && seen.train_error.code == HEARTH_FORMAT);
+    assert_int_equal(seen.n_steps, n);
+    assert_int_equal(train(100000), HEARTH_OK);
+    WAIT_FOR(seen.n_steps > n);
+    atomic_store(&fake_lost, true);
+    assert_int_equal(ask("one", 5, NULL, false), HEARTH_OK);
+    WAIT_FOR(state_now() == HD_TRAIN_FAILED && seen.train_error.code == HEARTH_DEVICE_LOST);
 }
 
 static void its_model_stays_loaded(void **state)
@@ -376,16 +423,6 @@ static void its_model_stays_loaded(void **state)
 }
 
 // ---- adapters
-
-static struct hd_adapter *adapter_of(unsigned char id, const char *base, enum hd_adapter_state state)
-{
-    struct hd_id item = id_of(id);
-    char name[8];
-    snprintf(name, sizeof name, "a%u", id);
-    struct hd_adapter *adapter = hd_adapter_new(&item, name, base);
-    atomic_store(&adapter->state, state);
-    return adapter;
-}
 
 static void a_question_gets_its_adapter(void **state)
 {
@@ -513,6 +550,8 @@ static void what_a_training_begins_from_counts(void **state)
     WAIT_FOR(held_mib() == 45 + 1);
     ask_with(2, 13, "");
     assert_int_equal(seen.n_done, 1);
+    hd_worker_train_stop(worker, true);
+    WAIT_FOR(held_mib() == 45 + 26); // its own is given back
 }
 
 static void an_idle_model_or_adapter_makes_room(void **state)
@@ -543,6 +582,7 @@ int main(int argc, char **argv)
         TEST(nobody_waits_for_more_than_a_slice),
         TEST(a_stop_keeps_what_was_learnt),
         TEST(the_end_of_the_thread_waits_for_a_checkpoint),
+        TEST(a_checkpoint_comes_now_and_then),
         TEST(what_fails_is_told),
         TEST(its_model_stays_loaded),
         TEST(a_question_gets_its_adapter),
