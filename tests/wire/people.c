@@ -9,6 +9,7 @@
 #include <string.h>
 #include <cmocka.h>
 #include <dirent.h>
+#include <sqlite3.h>
 #include <unistd.h>
 
 #include "firmware/io.h"
@@ -224,9 +225,56 @@ static void test_secrets_expire_and_are_few(void **state)
     for (int i = 0; i < HD_MAX_PAIR_SECRETS; i++)
         assert_int_equal(hd_pair_create(store, &owner.id, 1, 0, secret, &err), HEARTH_OK);
     assert_int_equal(hd_pair_create(store, &owner.id, 1, 0, secret, &err), HEARTH_LIMIT);
-    now_ms += HD_DEFAULT_PAIR_TTL_MS; // they end by themselves
+    now_ms += HD_DEFAULT_PAIR_TTL_MS; // they end by themselves, and count no more before they are swept away
+    assert_int_equal(hd_pair_create(store, &owner.id, 1, 0, secret, &err), HEARTH_OK);
     assert_int_equal(hd_store_tick(store, &err), HEARTH_OK);
     assert_int_equal(hd_pair_create(store, &owner.id, 1, 0, secret, &err), HEARTH_OK);
+}
+
+static void in_sql(const char *sql)
+{
+    char path[128];
+    sqlite3 *db;
+    hd_store_close(&store);
+    snprintf(path, sizeof path, "%s/hearth.db", dir);
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK)
+        fail_msg("%s", sqlite3_errmsg(db));
+    sqlite3_close(db);
+    reopen();
+}
+
+static void test_a_pairing_that_fails_leaves_the_link_open(void **state)
+{
+    (void)state;
+    uint8_t secret[HD_SECRET_BYTES], token[HD_SECRET_BYTES], zero[HD_SECRET_BYTES] = {0};
+    struct hd_device device;
+    assert_int_equal(hd_pair_create(store, &owner.id, HD_SCOPE_CHAT, 0, secret, &err), HEARTH_OK);
+    pair(&owner, HD_SCOPE_ALL, "desk", token);
+    in_sql("CREATE UNIQUE INDEX broken ON devices(person)"); // the second one of a person cannot be written
+    assert_int_equal(hd_pair_redeem(store, secret, 32, "phone", "", &device, token, &err), HEARTH_IO);
+    assert_memory_equal(token, zero, sizeof zero);
+    assert_true(hd_id_is_zero(&device.person));
+    in_sql("DROP INDEX broken");
+    assert_int_equal(hd_pair_redeem(store, secret, 32, "phone", "", &device, token, &err), HEARTH_OK);
+}
+
+static void test_devices_are_bounded(void **state)
+{
+    (void)state;
+    char sql[400];
+    uint8_t secret[HD_SECRET_BYTES], token[HD_SECRET_BYTES];
+    struct hd_device device;
+    assert_int_equal(hd_pair_create(store, &owner.id, HD_SCOPE_CHAT, 0, secret, &err), HEARTH_OK);
+    snprintf(sql, sizeof sql,
+             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)"
+             " INSERT INTO devices SELECT randomblob(16), (SELECT id FROM people), 'x', '', randomblob(32), 1, 1, 1,"
+             " iif(i > %d, 1, NULL) FROM n", // some were revoked: they do not count
+             HD_MAX_DEVICES + 5, HD_MAX_DEVICES);
+    in_sql(sql);
+    assert_int_equal(hd_pair_redeem(store, secret, 32, "phone", "", &device, token, &err), HEARTH_LIMIT);
+    in_sql("UPDATE devices SET revoked = 1 WHERE rowid = 1");
+    assert_int_equal(hd_pair_redeem(store, secret, 32, "phone", "", &device, token, &err), HEARTH_OK);
 }
 
 static void test_tokens(void **state)
@@ -412,6 +460,8 @@ int main(void)
         TEST(test_a_removed_person_takes_everything_along),
         TEST(test_a_secret_pairs_one_device_once),
         TEST(test_secrets_expire_and_are_few),
+        TEST(test_a_pairing_that_fails_leaves_the_link_open),
+        TEST(test_devices_are_bounded),
         TEST(test_tokens),
         TEST(test_revoked_devices_stay_out),
         TEST(test_last_seen),
