@@ -142,7 +142,10 @@ static void hosts_and_origins(void **state)
             fail_msg("'%s' was let in", bad[i]);
     }
     assert_false(hd_origin_allowed(&names, 8443, "null"));
+    assert_false(hd_origin_allowed(&names, 8443, "httpx://box.local:8443"));
     assert_true(hd_host_allowed(&names, 443, "box.local"));
+    assert_true(hd_host_allowed(&names, 443, "[::1]"));
+    assert_false(hd_host_allowed(&names, 443, "[::1]x"));
 }
 
 static void rates(void **state)
