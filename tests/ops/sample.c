@@ -179,6 +179,59 @@ static void paths_equal_definition(void **state)
     assert_int_equal(failures, 0);
 }
 
+static unsigned draws_as_defined(struct check_device *d, const char *what, const float *x, uint32_t n_vocab,
+                                 struct ht_sampler s, unsigned n_draws)
+{
+    unsigned failures = 0;
+    struct check_view logits = check_view_make(d, 1, n_vocab, n_vocab), token = check_view_make(d, 1, 1, 1);
+    check_view_put(&logits, 0, x);
+    struct check_plan p = check_plan_begin(d, (struct ht_step_shape){1, 1, 1, 1, n_vocab});
+    CHECK_OK(d->table->sample(p.plan, &(struct ht_sample){logits.ref, token.ref, n_vocab, n_vocab}, &check_err));
+    check_plan_end(&p);
+    s.active = 1;
+    s.repeat_penalty = 1;
+    for (s.position = 0; s.position < n_draws; s.position++) {
+        int32_t got, want = defined(x, n_vocab, &s, NULL, NULL, NULL, NULL);
+        p.step.sampler[0] = s;
+        check_plan_run(&p);
+        memcpy(&got, check_view_row(&token, 0), 4);
+        if (got != want && !failures++)
+            fprintf(stderr, "%s %s, draw %llu: got %d, want %d\n", d->name, what, (unsigned long long)s.position, got,
+                    want);
+    }
+    check_plan_free(&p);
+    check_view_free(&logits);
+    check_view_free(&token);
+    return failures;
+}
+
+// Where a shortcut would show: more blocks than top_k asks for, a tail of many small ones, ties at the border of min_p,
+// and the two zeros.
+static void corners(void **state)
+{
+    (void)state;
+    enum { N = 49152 };
+    static const float zeros[][3] = {{-0.0f, 0.0f, -1}, {0.0f, -0.0f, -1}, {-1, -0.0f, 0.0f}}, tied[] = {1, 3, 2, 3};
+    struct check_device d;
+    unsigned failures = 0;
+    float *x = malloc(N * sizeof *x);
+    assert_true(check_open(&d, NULL, 2, HT_PRECISION_Q));
+    check_reseed(11);
+    check_fill(x, N, CHECK_NORMAL);
+    failures += draws_as_defined(&d, "top-k", x, N, (struct ht_sampler){.temperature = 9, .top_p = 1, .top_k = 40}, 25);
+    for (uint32_t i = 0; i < N; i++)
+        x[i] = i == 777 ? 0 : -12.5f - (float)(i % 8) / 64;
+    failures += draws_as_defined(&d, "tail", x, N, (struct ht_sampler){.temperature = 1, .top_p = 1}, 40);
+    failures += draws_as_defined(&d, "min-p", tied, 4,
+                                 (struct ht_sampler){.temperature = 1, .top_p = 1, .min_p = 1}, 40);
+    for (int i = 0; i < 3; i++)
+        failures += draws_as_defined(&d, "zeros", zeros[i], 3,
+                                     (struct ht_sampler){.temperature = 1, .top_p = 1, .top_k = 1}, 2);
+    check_close(&d);
+    free(x);
+    assert_int_equal(failures, 0);
+}
+
 // Draws follow the distribution: chi-square of 20,000 draws from 8 tokens stays below 29.9 (p = 1e-4, 7
 // degrees).
 static void draws_follow_the_distribution(void **state)
@@ -266,7 +319,7 @@ int main(int argc, char **argv)
 {
     if (argc > 1 && !strcmp(argv[1], "--bench"))
         return bench();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(paths_equal_definition),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(paths_equal_definition), cmocka_unit_test(corners),
                                        cmocka_unit_test(draws_follow_the_distribution)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

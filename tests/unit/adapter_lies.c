@@ -253,7 +253,8 @@ static void mixed_scales(void **state)
             double scale = (double)ht_adapter_scale(a, t), there = (double)ht_adapter_scale(b, u);
             assert_true(fabs(scale - want[i][j]) < 1e-6);
             for (size_t v = 0; v < (size_t)t->n * t->rank; v++)
-                assert_true(fabs(there * (double)b->values[u->b_at + v] - scale * (double)a->values[t->b_at + v]) < 1e-5);
+                assert_true(fabs(there * (double)b->values[u->b_at + v] -
+                                 scale * (double)a->values[t->b_at + v]) < 1e-5);
         }
         hearth_adapter_close(&a);
         hearth_adapter_close(&b);
