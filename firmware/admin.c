@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "firmware/admin_internal.h"
+#include "firmware/json_text.h"
 #include "firmware/learn.h"
 
 struct hd_admin {
@@ -22,7 +23,7 @@ struct hd_admin {
 
 void hd_admin_answer(struct hd_admin_client *client, json_t *answer)
 {
-    char *line = answer ? json_dumps(answer, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
+    char *line = hd_json_text(answer, JSON_COMPACT | JSON_PRESERVE_ORDER);
     size_t len = line ? strlen(line) : 0, left = client->out_len - client->out_sent;
     char *out = line ? malloc(left + len + 1) : NULL;
     json_decref(answer);

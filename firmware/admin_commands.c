@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The requests of the admin socket (docs/admin.md). Loop thread.
+#include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "firmware/admin_internal.h"
+#include "firmware/json_text.h"
 #include "firmware/memory.h"
 
 enum { MIN_TTL_S = 10, MAX_TTL_S = 86400, DEFAULT_TTL_S = 600 };
@@ -635,7 +637,11 @@ static const struct {
 void hd_admin_request(struct hd_admin_client *client, const char *line, size_t len_bytes)
 {
     json_error_t error;
-    json_t *request = json_loadb(line, len_bytes, JSON_REJECT_DUPLICATES, &error);
+    json_t *request = hd_json_read(line, len_bytes, JSON_REJECT_DUPLICATES, &error);
+    if (!request && errno == ENOMEM) {
+        hd_admin_error(client, "internal", "out of memory");
+        return;
+    }
     const char *cmd = json_string_value(json_object_get(request, "cmd"));
     if (!cmd) {
         hd_admin_error(client, "invalid",

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "firmware/json_text.h"
 #include "firmware/learn_internal.h"
 
 static const char *const set_parts[HD_TRAIN_N_DATA] = {"data.messages", "data.text"};
@@ -175,7 +176,7 @@ enum hearth_status hd_learn_import_set(struct hd_learn *learn, const char *name,
     if (status == HEARTH_OK && !item.size_bytes)
         status = hd_fail(err, HEARTH_INVALID, "there is nothing in it to learn from");
     snprintf(item.name, sizeof item.name, "%s", name);
-    if (status == HEARTH_OK && !(item.meta = json_dumps(counts, JSON_COMPACT)))
+    if (status == HEARTH_OK && !(item.meta = hd_json_text(counts, JSON_COMPACT)))
         status = hd_fail(err, HEARTH_NOMEM, "out of memory");
     if (status == HEARTH_OK && strlen(item.meta) > HD_MAX_LEARNT_META)
         status = hd_fail(err, HEARTH_LIMIT, "its counts are too long");
@@ -289,7 +290,7 @@ static void done_import_adapter(struct hd_task *task)
 {
     struct import_adapter *t = (struct import_adapter *)task;
     free(t->models);
-    t->item.meta = t->meta ? json_dumps(t->meta, JSON_COMPACT) : NULL;
+    t->item.meta = hd_json_text(t->meta, JSON_COMPACT);
     json_decref(t->meta);
     if (!t->item.meta && t->base.error.code == HEARTH_OK)
         t->base.error.code = hd_fail(&t->base.error, HEARTH_NOMEM, "out of memory");

@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "firmware/json_text.h"
 #include "firmware/learn_internal.h"
 
 enum field_kind { TEXT, FLAG, COUNT, BIG, REAL };
@@ -185,7 +186,7 @@ static enum hearth_status set_row_state(struct hd_learn *learn, const char *stat
         return HEARTH_NOT_FOUND;
     json_object_set_new(meta, "state", json_string(state));
     json_object_set_new(meta, "problem", json_string(why ? why->text : ""));
-    char *text = json_dumps(meta, JSON_COMPACT);
+    char *text = hd_json_text(meta, JSON_COMPACT);
     struct hd_learnt changed = *item;
     changed.meta = text;
     enum hearth_status status =
@@ -291,7 +292,7 @@ static enum hearth_status become_adapter(struct hd_learn *learn, const struct fi
                              "init", text_of(run, "init"), "rank", (int)t->rank, "n_params", (json_int_t)t->n_params,
                              "steps", (json_int_t)view->step.step, "loss",
                              isfinite(view->step.loss) ? view->step.loss : 0, "held_out", view->held_out);
-    char *text = meta && run ? json_dumps(meta, JSON_COMPACT) : NULL;
+    char *text = meta && run ? hd_json_text(meta, JSON_COMPACT) : NULL;
     bool use = json_is_true(json_object_get(run, "use"));
     struct hd_id who = {{0}};
     (void)hd_unhex(who.b, HD_ID_BYTES, text_of(run, "who"));
@@ -538,7 +539,7 @@ static enum hearth_status add_run(struct hd_learn *learn, const json_t *ask, con
     json_object_set_new(meta, "model", json_string(model));
     json_object_set_new(meta, "base", json_string(sha256));
     json_object_set_new(meta, "who", json_string(who));
-    item.meta = meta ? json_dumps(meta, JSON_COMPACT) : NULL;
+    item.meta = hd_json_text(meta, JSON_COMPACT);
     json_decref(meta);
     enum hearth_status status =
         item.meta ? hd_store_learnt_key(learn->server->store, &item.person, &item.id, err) : HEARTH_NOMEM;

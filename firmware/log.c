@@ -2,6 +2,7 @@
 // The daemon's log (see log.h). Owns the format and level, set once; every call writes one line with one
 // write(2).
 #include "firmware/log.h"
+#include "firmware/json_text.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -37,7 +38,7 @@ static void write_line(const char *line, size_t n)
 static void write_json(enum hd_log_level level, const char *time, const char *text)
 {
     json_t *o = json_pack("{s:s, s:s, s:s}", "time", time, "level", level_names[level], "message", text);
-    char *line = o ? json_dumps(o, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
+    char *line = hd_json_text(o, JSON_COMPACT | JSON_PRESERVE_ORDER);
     if (line) {
         size_t n = strlen(line);
         line[n] = '\n'; // the NUL's place: one write per line

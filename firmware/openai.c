@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "firmware/http.h"
+#include "firmware/json_text.h"
 #include "firmware/learn.h"
 #include "firmware/metrics.h"
 #include "firmware/openai.h"
@@ -12,7 +13,7 @@
 
 static bool send_json(struct hd_exchange *x, unsigned status, json_t *value)
 {
-    char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
+    char *text = hd_json_text(value, JSON_COMPACT);
     json_decref(value);
     if (text)
         hd_exchange_reply(x, status, "application/json", NULL, text, strlen(text));

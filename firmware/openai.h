@@ -38,6 +38,10 @@ void hd_openai_release(struct hd_openai_request *request);
 // False, and request filled in. `param` NULL = none.
 bool hd_openai_wrong(struct hd_openai_request *request, const char *param, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+// The same for memory that ran out: the box's fault (500), not the body's.
+bool hd_openai_no_memory(struct hd_openai_request *request);
+// A name of a tool or a call: 1 to max_bytes letters, digits, '_', '-', '.'. NULL is none.
+bool hd_openai_is_name(const char *text, size_t max_bytes);
 // Size, depth and number of values of a JSON text before anything is allocated for it. NULL, or what is wrong.
 const char *hd_json_scan(const char *text, size_t len);
 // messages → job->messages, after TOOLS.

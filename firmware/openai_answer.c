@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // An answer as chat.completion, text_completion, or their chunks (openai_answer.h). Loop thread only.
 #include "firmware/openai_answer.h"
+#include "firmware/json_text.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -70,7 +71,7 @@ static void send_chunk(struct hd_answering *a, json_t *choices, json_t *usage)
                               (json_int_t)a->created_s, "model", a->model, "choices", choices);
     if (chunk && a->include_usage) // every chunk has it, all but the last null
         json_object_set_new(chunk, "usage", usage ? usage : json_null());
-    char *text = chunk ? json_dumps(chunk, JSON_COMPACT) : NULL, *event = NULL;
+    char *text = hd_json_text(chunk, JSON_COMPACT), *event = NULL;
     json_decref(chunk);
     int n = text ? asprintf(&event, "data: %s\n\n", text) : -1;
     if (n > 0)
@@ -254,7 +255,7 @@ void hd_answering_done(struct hd_answering *a, const struct hearth_usage *usage)
         json_pack("{s:s, s:s, s:I, s:s, s:[o], s:o}", "id", a->id, "object",
                   a->chat ? "chat.completion" : "text_completion", "created", (json_int_t)a->created_s,
                   "model", a->model, "choices", choice, "usage", usage_json(usage));
-    char *body = answer ? json_dumps(answer, JSON_COMPACT) : NULL;
+    char *body = hd_json_text(answer, JSON_COMPACT);
     json_decref(answer);
     if (!body) {
         hd_exchange_error(a->exchange, 500, "memory", NULL, "out of memory");
@@ -268,7 +269,7 @@ void hd_answering_broken(struct hd_answering *a, const struct hearth_error *erro
 {
     json_t *body = json_pack("{s:{s:s, s:s, s:n, s:s}}", "error", "message", error->text, "type",
                              "server_error", "param", "code", "answer_failed");
-    char *text = body ? json_dumps(body, JSON_COMPACT) : NULL, *event = NULL;
+    char *text = hd_json_text(body, JSON_COMPACT), *event = NULL;
     json_decref(body);
     int n = text ? asprintf(&event, "data: %s\n\n", text) : -1;
     if (n > 0)

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // messages of a chat request → the job's messages (openai.h). Pure; any thread.
 #include <ctype.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "firmware/json_text.h"
 #include "firmware/limits.h"
 #include "firmware/openai.h"
 #include "firmware/util.h"
@@ -18,19 +20,12 @@ struct calls {
     size_t at; // job message of the first answer
 };
 
-static bool no_memory(struct hd_openai_request *r)
-{
-    hd_openai_wrong(r, NULL, "out of memory");
-    r->status = 500;
-    return false;
-}
-
 static bool fill(struct hd_openai_request *r, size_t at, enum hearth_role role, const char *text, size_t len)
 {
     struct hd_job_message *m = &r->job->messages[at];
     m->text = malloc(len + 1);
     if (!m->text)
-        return no_memory(r);
+        return hd_openai_no_memory(r);
     if (len)
         memcpy(m->text, text, len);
     m->text[len] = 0;
@@ -44,7 +39,7 @@ bool hd_openai_add_message(struct hd_openai_request *r, enum hearth_role role, c
     return fill(r, r->job->n_messages++, role, text, len); // n first: what is there is freed with the job
 }
 
-static bool is_name(const char *text, size_t max_bytes)
+bool hd_openai_is_name(const char *text, size_t max_bytes)
 {
     size_t len = text ? strlen(text) : 0;
     for (size_t i = 0; i < len; i++)
@@ -73,7 +68,7 @@ static bool read_content(struct hd_openai_request *r, const json_t *content, siz
     if (content && !json_is_string(content) && !json_is_array(content) && !json_is_null(content))
         return hd_openai_wrong(r, param, "%s: a string or an array of parts", param);
     if (!(*text = malloc(*len + 1)))
-        return no_memory(r);
+        return hd_openai_no_memory(r);
     char *to = *text;
     if (json_is_string(content))
         memcpy(to, json_string_value(content), *len);
@@ -96,19 +91,21 @@ static bool write_call(struct hd_openai_request *r, FILE *out, const json_t *cal
     const char *id = json_string_value(json_object_get(call, "id")),
                *name = json_string_value(json_object_get(function, "name")),
                *arguments = json_string_value(json_object_get(function, "arguments"));
-    if (!is_name(id, MAX_ID_BYTES) || !is_name(name, HD_MAX_TOOL_NAME_BYTES) || !arguments)
+    if (!hd_openai_is_name(id, MAX_ID_BYTES) || !hd_openai_is_name(name, HD_MAX_TOOL_NAME_BYTES) || !arguments)
         return hd_openai_wrong(r, param, "%s: each call has id, function.name and function.arguments", param);
     if (calls->n == MAX_CALLS)
         return hd_openai_wrong(r, param, "%s: at most %d calls in one message", param, MAX_CALLS);
     json_error_t error;
-    json_t *object = hd_json_scan(arguments, strlen(arguments))
-                         ? NULL
-                         : json_loads(arguments, JSON_REJECT_DUPLICATES, &error);
+    size_t len = strlen(arguments);
+    bool scanned = !hd_json_scan(arguments, len);
+    json_t *object = scanned ? hd_json_read(arguments, len, JSON_REJECT_DUPLICATES, &error) : NULL;
+    if (scanned && !object && errno == ENOMEM)
+        return hd_openai_no_memory(r);
     bool good = json_is_object(object);
     json_decref(object);
     if (!good)
         return hd_openai_wrong(r, param, "%s: function.arguments is a JSON object, as a string", param);
-    size_t from = strspn(arguments, " \t\r\n"), len = strlen(arguments);
+    size_t from = strspn(arguments, " \t\r\n");
     while (strchr(" \t\r\n", arguments[len - 1]))
         len--;
     fprintf(out, "%s{\"name\": \"%s\", \"arguments\": %.*s, \"id\": \"%s\"}", calls->n ? ", " : "", name,
@@ -127,13 +124,14 @@ static bool add_calls(struct hd_openai_request *r, const json_t *list, size_t in
         return hd_openai_wrong(r, param, "%s: an array of calls", param);
     FILE *out = open_memstream(&text, &len);
     if (!out)
-        return no_memory(r);
+        return hd_openai_no_memory(r);
     bool good = true;
     fputc('[', out);
     json_array_foreach(list, i, call) good = good && write_call(r, out, call, param, calls);
     fputc(']', out);
-    if ((ferror(out) | fclose(out)) && good)
-        good = no_memory(r);
+    bool failed = ferror(out) | fclose(out);
+    if (good && (failed || !text)) // glibc's fclose keeps silent when it has no memory for the text
+        good = hd_openai_no_memory(r);
     good = good && hd_openai_add_message(r, HEARTH_ROLE_CALLS, text, len);
     free(text);
     calls->at = r->job->n_messages; // places for the answers, in the order of the calls
@@ -243,7 +241,7 @@ static bool join_systems(struct hd_openai_request *r)
         return true;
     char *text = malloc(len);
     if (!text)
-        return no_memory(r);
+        return hd_openai_no_memory(r);
     for (size_t i = first; i < end; i++) {
         struct hd_job_message *m = &job->messages[i];
         size_t gap = at && m->len_bytes ? 2 : 0;
@@ -271,7 +269,7 @@ bool hd_openai_messages(struct hd_openai_request *r, const json_t *messages)
         json_array_size(json_object_get(message, "tool_calls"));
     struct hd_job_message *list = calloc(2 * n + n_calls + MESSAGES_RESERVED, sizeof *list);
     if (!list)
-        return no_memory(r);
+        return hd_openai_no_memory(r);
     if (r->job->n_messages) // TOOLS
         list[0] = r->job->messages[0];
     free(r->job->messages);

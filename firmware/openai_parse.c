@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A request body → a job (openai.h). Pure but for random seeds; any thread. A field that is not known or not
 // supported is refused by name: what a program asked for must not be dropped silently.
+#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "firmware/json_text.h"
 #include "firmware/limits.h"
 #include "firmware/openai.h"
 #include "firmware/util.h"
@@ -23,7 +25,7 @@ bool hd_openai_wrong(struct hd_openai_request *r, const char *param, const char 
     return false;
 }
 
-static bool no_memory(struct hd_openai_request *r)
+bool hd_openai_no_memory(struct hd_openai_request *r)
 {
     hd_openai_wrong(r, NULL, "out of memory");
     r->status = 500;
@@ -61,7 +63,7 @@ const char *hd_json_scan(const char *text, size_t len)
 
 char *hd_openai_spell(const json_t *value)
 {
-    return json_dumps(value,
+    return hd_json_text(value,
                       JSON_ENCODE_ANY | JSON_REAL_PRECISION(15)); // jansson's separators are ", " and ": "
 }
 
@@ -196,7 +198,7 @@ static bool add_stop(struct hd_openai_request *r, const json_t *v)
         return hd_openai_wrong(r, "stop", "stop: at most %d strings of 1 to %d bytes", HD_MAX_STOPS,
                                HD_MAX_STOP_BYTES);
     r->job->stops[r->job->n_stops] = strdup(json_string_value(v));
-    return r->job->stops[r->job->n_stops++] || no_memory(r);
+    return r->job->stops[r->job->n_stops++] || hd_openai_no_memory(r);
 }
 
 static bool stop(struct hd_openai_request *r, const json_t *v)
@@ -223,7 +225,7 @@ static bool logit_bias(struct hd_openai_request *r, const json_t *v)
                                HD_MAX_LOGIT_BIAS);
     struct hearth_logit_bias *list = n ? calloc(n, sizeof *list) : NULL;
     if (n && !list)
-        return no_memory(r);
+        return hd_openai_no_memory(r);
     r->job->sampling.logit_bias = list;
     json_object_foreach((json_t *)v, key, value)
     {
@@ -246,7 +248,7 @@ static bool set_grammar(struct hd_openai_request *r, const char *param, char *te
                         enum hearth_grammar_type type)
 {
     if (!text)
-        return no_memory(r);
+        return hd_openai_no_memory(r);
     if (r->job->grammar) {
         free(text);
         return hd_openai_wrong(r, param, "%s: only one of response_format and grammar", param);
@@ -300,7 +302,7 @@ static bool prompt(struct hd_openai_request *r, const json_t *v)
     if (!json_is_string(v) || len == 0)
         return hd_openai_wrong(r, "prompt", "prompt: one string that is not empty");
     if (!(r->job->prompt = strdup(json_string_value(v))))
-        return no_memory(r);
+        return hd_openai_no_memory(r);
     r->job->prompt_len_bytes = len;
     return true;
 }
@@ -443,13 +445,13 @@ bool hd_openai_parse(struct hd_openai_request *r, const char *text, size_t len, 
         return hd_openai_wrong(r, NULL, "%s", bomb);
     r->job = calloc(1, sizeof *r->job);
     if (!r->job)
-        return no_memory(r);
+        return hd_openai_no_memory(r);
     r->job->max_draft = HD_JOB_DRAFT;
     hearth_sampling_default(&r->job->sampling);
     bool good = hd_random(&r->job->sampling.seed, sizeof r->job->sampling.seed, NULL) == HEARTH_OK;
-    json_t *body = json_loadb(text, len, JSON_REJECT_DUPLICATES, &error);
-    if (!good)
-        no_memory(r);
+    json_t *body = hd_json_read(text, len, JSON_REJECT_DUPLICATES, &error);
+    if (!good || (!body && errno == ENOMEM))
+        good = hd_openai_no_memory(r);
     else if (!body) // jansson's own text may quote the body: the place is enough
         good = hd_openai_wrong(r, NULL, "the body is not JSON: line %d, column %d", error.line, error.column);
     else

@@ -1,29 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // tools and tool_choice of a chat request (openai.h): what the template is given, and the grammar that makes a call
 // certain. Pure; any thread.
-#include <ctype.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "firmware/openai.h"
 
 enum { MAX_REF_BYTES = 256 };
-
-static bool no_memory(struct hd_openai_request *r)
-{
-    hd_openai_wrong(r, NULL, "out of memory");
-    r->status = 500;
-    return false;
-}
-
-static bool tool_name_is_good(const char *name)
-{
-    size_t len = name ? strlen(name) : 0;
-    for (size_t i = 0; i < len; i++)
-        if (!isalnum((unsigned char)name[i]) && !strchr("_-.", name[i]))
-            return false;
-    return len >= 1 && len <= HD_MAX_TOOL_NAME_BYTES;
-}
 
 static const char *name_of(const json_t *tool)
 {
@@ -45,7 +29,7 @@ static bool check_tools(struct hd_openai_request *r, const json_t *tools)
         snprintf(param, sizeof param, "tools[%zu]", i);
         if (!type || strcmp(type, "function") != 0)
             return hd_openai_wrong(r, param, "%s.type: only function", param);
-        if (!tool_name_is_good(name_of(tool)))
+        if (!hd_openai_is_name(name_of(tool), HD_MAX_TOOL_NAME_BYTES))
             return hd_openai_wrong(r, param, "%s.function.name: 1 to %d letters, digits, '_', '-', '.'",
                                    param, HD_MAX_TOOL_NAME_BYTES);
         if (parameters && !json_is_object(parameters))
@@ -98,7 +82,7 @@ bool hd_openai_tools(struct hd_openai_request *r, const json_t *body)
     r->tools = true;
     bool good = text && hd_openai_add_message(r, HEARTH_ROLE_TOOLS, text, strlen(text));
     free(text);
-    return good || no_memory(r);
+    return good || hd_openai_no_memory(r);
 }
 
 // ---- a forced call
@@ -182,13 +166,16 @@ bool hd_openai_force_call(struct hd_openai_request *r, const json_t *body)
     json_array_foreach(tools, i, tool) known = known || !strcmp(name, name_of(tool));
     if (!known)
         return hd_openai_wrong(r, "tool_choice", "tool_choice: no tool has that name");
+    errno = 0;
     json_t *schema = schema_of_all(tools, name);
+    if (!schema && errno == ENOMEM)
+        return hd_openai_no_memory(r);
     if (!schema)
-        return hd_openai_wrong(r, "tools", "tools: a schema is too deep, or out of memory");
+        return hd_openai_wrong(r, "tools", "tools: a schema is too deep, or a $ref too long");
     r->job->grammar = hd_openai_spell(schema);
     json_decref(schema);
     if (!r->job->grammar)
-        return no_memory(r);
+        return hd_openai_no_memory(r);
     r->job->grammar_len_bytes = strlen(r->job->grammar);
     r->job->grammar_type = HEARTH_GRAMMAR_JSON_SCHEMA;
     r->called = true;

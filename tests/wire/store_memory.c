@@ -3,62 +3,7 @@
 // included. The call says NOMEM (or manages without), nothing is torn, and the next start finds everything that was
 // acknowledged and nothing that was deleted.
 #include "tests/wire/store_kit.h"
-
-#include <stdatomic.h>
-
-#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
-#define OWN_MALLOC 0
-#elif defined __has_feature
-#define OWN_MALLOC (!__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer))
-#else
-#define OWN_MALLOC 1
-#endif
-
-static long n_allocations, fail_at, live;
-
-#if OWN_MALLOC // a sanitizer has its own: then the evening is spent once, and the sanitizer looks on
-
-static int refuse(void)
-{
-    return ++n_allocations == fail_at;
-}
-
-#pragma GCC visibility push(default) // so that the libraries find them
-void *__libc_malloc(size_t);
-void *__libc_calloc(size_t, size_t);
-void *__libc_realloc(void *, size_t);
-void __libc_free(void *);
-
-void *malloc(size_t size)
-{
-    void *p = refuse() ? NULL : __libc_malloc(size);
-    live += p != NULL;
-    return p;
-}
-
-void *calloc(size_t n, size_t size)
-{
-    void *p = refuse() ? NULL : __libc_calloc(n, size);
-    live += p != NULL;
-    return p;
-}
-
-void *realloc(void *old, size_t size)
-{
-    if (refuse())
-        return NULL;
-    void *p = __libc_realloc(old, size);
-    live += !old && p;
-    return p;
-}
-
-void free(void *p)
-{
-    live -= p != NULL;
-    __libc_free(p);
-}
-#pragma GCC visibility pop
-#endif
+#include "tests/wire/own_malloc.h"
 
 // ---- the evening, and what of it was acknowledged
 
