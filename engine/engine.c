@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The public API: opens and closes engines, checks arguments once, calls inward. Knows no back end.
+// Engine thread, unless engine.h says otherwise.
 #include "engine/engine.h"
 
 #include <stdio.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The public view of free memory, apart from engine.c so that a program can have it without an engine.
+// The public view of free memory, apart from engine.c so that a program can have it without an engine. Any thread.
 #include "engine/base/free_memory.h"
 #include "engine/engine.h"
 

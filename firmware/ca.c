@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // CA and leaf certificates with mbedTLS (see ca.h). Extensions that name things are written here as DER, so
-// that a certificate that already names the same can be recognised by its bytes.
+// that a certificate that already names the same can be recognised by its bytes. Loop thread.
 #include "firmware/ca.h"
 
 #include <mbedtls/asn1write.h>

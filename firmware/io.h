@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every file operation of the vault and of SQLite (through vfs.c), behind one table of hooks, so that tests
+// Every file operation of the vault and of SQLite (through store_vfs.c), behind one table of hooks, so that tests
 // can fail, tear or lose the n-th operation and cut the power. Server loop thread only.
 #ifndef HD_IO_H
 #define HD_IO_H

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The daemon's log (see log.h). Owns the format and level, set once; every call writes one line with one
-// write(2).
+// write(2). Any thread once set.
 #include "firmware/log.h"
 #include "firmware/json_text.h"
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// What models may take: see memory.h. Any thread.
 #include "firmware/memory.h"
 
 #include <stdio.h>

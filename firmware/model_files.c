@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Names and paths of model files. See model_files.h.
+// Names and paths of model files. See model_files.h. Any thread.
 #include "firmware/model_files.h"
 
 #include <ctype.h>

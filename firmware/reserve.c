@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// malloc, calloc and realloc in front of the C library's: see reserve.h. Any thread.
 #include "firmware/reserve.h"
 
 #include <stdatomic.h>

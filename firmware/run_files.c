@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Files of a training. See run_files.h. One lock guards what waits to be written.
+// Files of a training. See run_files.h. One lock guards what waits to be written. Any thread.
 #include "firmware/run_files.h"
 
 #include <errno.h>

@@ -25,23 +25,13 @@ static void on_interrupt(int number)
     interrupted = 1;
 }
 
-static void set_handler(void (*handler)(int))
+void ask_watch_interrupt(void)
 {
     struct sigaction action;
     memset(&action, 0, sizeof action);
-    action.sa_handler = handler; // no SA_RESTART: a blocking read returns
-    sigaction(SIGINT, &action, NULL);
-}
-
-void ask_watch_interrupt(void)
-{
+    action.sa_handler = on_interrupt; // no SA_RESTART: a blocking read returns
     interrupted = 0;
-    set_handler(on_interrupt);
-}
-
-void ask_ignore_interrupt(void)
-{
-    set_handler(SIG_IGN);
+    sigaction(SIGINT, &action, NULL);
 }
 
 bool ask_interrupted(void)

@@ -19,10 +19,8 @@ struct ask {
 // Reads questions until the end of input. The exit code.
 int ask_loop(const struct ask *ask);
 
-// True once Ctrl-C was pressed since ask_watch_interrupt.
-void ask_watch_interrupt(void);
-void ask_ignore_interrupt(void);
-bool ask_interrupted(void);
+void ask_watch_interrupt(void); // from now on Ctrl-C sets a flag instead of ending the program
+bool ask_interrupted(void);     // since then
 
 // Writes text of a model to stdout at once. On a terminal, control characters (escape sequences) become '?'.
 // False if stdout cannot be written.

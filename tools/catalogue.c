@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The models that `hearth pull` knows by name.
+// The models that `hearth pull` knows by name. Constants.
 #include <string.h>
 
 #include "tools/models.h"

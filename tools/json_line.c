@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// JSON on stdout: see json_line.h. Main thread.
 #include "tools/json_line.h"
 #include "tools/cli.h"
 

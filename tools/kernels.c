@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// hearth bench --kernels: see kernels.h. Main thread.
 #include "tools/kernels.h"
 
 #include <jansson.h>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The progress bar. Draws over itself with a carriage return; nothing at all when stderr is not a terminal.
+// One thread at a time.
 #include "tools/progress.h"
 
 #include <stdio.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // QR codes out of half blocks. With colours the field is black on white whatever the terminal's own colours
-// are.
+// are. Main thread.
 #include "tools/qr.h"
 
 #include <qrencode.h>

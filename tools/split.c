@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Names of split models: see split.h. Pure.
 #include "tools/split.h"
 
 #include <ctype.h>

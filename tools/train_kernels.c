@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// hearth bench --train-kernels: see train_kernels.h. Main thread.
 #include "tools/train_kernels.h"
 
 #include <jansson.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// hearth bench --train-products: see train_products.h. Main thread.
 #include "tools/train_products.h"
 
 #include <jansson.h>

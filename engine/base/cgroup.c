@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Folders of control groups, out of /proc/self/cgroup: see cgroup.h. Any thread.
 #include "engine/base/cgroup.h"
 
 #include <fcntl.h>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // How many CPUs this process may use: affinity mask, lowered by the CPU quota of its control groups (v1, v2).
+// Any thread.
 #ifndef HT_CPUS_H
 #define HT_CPUS_H
 

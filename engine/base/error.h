@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Raising and forwarding errors inside the engine. The text is written once, where the error arises.
+// Raising and forwarding errors inside the engine. The text is written once, where the error arises. Any thread.
 #ifndef HT_ERROR_H
 #define HT_ERROR_H
 #include <stdarg.h>

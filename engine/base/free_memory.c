@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// /proc/meminfo and the memory limits of control groups: see free_memory.h. Any thread.
 #include "engine/base/free_memory.h"
 
 #include <stdlib.h>

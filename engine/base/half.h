@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// f16 and bf16 to f32 and back, bit-exact in plain C (round to nearest, ties to even), NaN stays NaN.
+// f16 and bf16 to f32 and back, bit-exact in plain C (round to nearest, ties to even), NaN stays NaN. Pure; any thread.
 #ifndef HT_HALF_H
 #define HT_HALF_H
 #include <stdint.h>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A fast 128-bit checksum of a stream of bytes, at the speed of memory: finds damage, protects from nobody. Any change
 // within one 8-byte word changes it for certain, others with all but 2^-128. The same on every machine.
+// A stream belongs to one thread.
 #ifndef HT_HASH_H
 #define HT_HASH_H
 #include <stddef.h>

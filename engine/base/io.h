@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files, behind a hook so that tests can fail, tear or lose the n-th operation (power-cut tests).
 // Messages show paths as given, long ones by their end. All calls retry EINTR and handle short reads and
-// writes.
+// writes. Any thread; the hook is set before threads exist.
 #ifndef HT_IO_H
 #define HT_IO_H
 #include <stdbool.h>

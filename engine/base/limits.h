@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every cap of the engine in one place. A file or a caller that goes beyond one gets LIMIT or FORMAT.
+// Every cap of the engine in one place. A file or a caller that goes beyond one gets LIMIT or FORMAT. Constants only.
 #ifndef HT_LIMITS_H
 #define HT_LIMITS_H
 

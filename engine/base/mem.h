@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The only allocator of the engine, behind a hook so that tests can fail the n-th allocation for every n.
+// The only allocator of the engine, behind a hook so that tests can fail the n-th allocation for every n. Any thread.
 #ifndef HT_MEM_H
 #define HT_MEM_H
 #include <stddef.h>

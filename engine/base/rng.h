@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Counter-based random numbers: Philox4x32-10 (Salmon et al., SC'11). The same (key, counter) gives the same
-// bits on every back end, in any order; nothing has to be stored to resume.
+// bits on every back end, in any order; nothing has to be stored to resume. Pure; any thread.
 #ifndef HT_RNG_H
 #define HT_RNG_H
 #include <stdint.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The parts that overlay_avx2.c puts together; each sets its entries of the table.
+// The parts that overlay_avx2.c puts together; each sets its entries of the table. Called when a device is opened.
 #ifndef HT_OVERLAY_AVX2_H
 #define HT_OVERLAY_AVX2_H
 #include "engine/cpu/kernels.h"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The parts that overlay_avx512vnni.c puts together; each sets its entries of the table.
+// Called when a device is opened.
 #ifndef HT_OVERLAY_AVX512VNNI_H
 #define HT_OVERLAY_AVX512VNNI_H
 #include "engine/cpu/kernels.h"

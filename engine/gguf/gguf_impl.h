@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Inside of the GGUF reader: what parse.c fills and gguf.c, keys.c hand out.
+// Inside of the GGUF reader: what parse.c fills and gguf.c, keys.c hand out. The loading thread.
 #ifndef HT_GGUF_IMPL_H
 #define HT_GGUF_IMPL_H
 #include "engine/base/io.h"

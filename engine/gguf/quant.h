@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The weight formats of GGUF that Hearth computes with: block layouts (C11, C++ and CUDA), type numbers,
-// sizes, and the plain C reference that turns blocks into float32.
+// sizes, and the plain C reference that turns blocks into float32. Pure; any thread.
 //
 // A tensor's rows are cut into blocks of `block_values` consecutive values. All numbers are little-endian; d,
 // m and dmin are IEEE half floats kept as bits. "Nibbles lo/hi" means: byte i of qs holds one code in its low

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Holds an adapter against the model it is for: identity, architecture, the shape of every part, the order of rows.
+// One thread.
 #include <string.h>
 #include <sys/stat.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The rows of one optimizer step, side by side, as the graph takes them.
+// The rows of one optimizer step, side by side, as the graph takes them. Engine thread.
 #include <string.h>
 
 #include "engine/base/mem.h"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A run's log, line by line as it goes, and what stands in its folder at the end.
+// A run's log, line by line as it goes, and what stands in its folder at the end. Engine thread.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>

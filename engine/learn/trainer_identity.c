@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a run is, as one JSON object: it stands in the checkpoint and must be the same to go on, and in the manifest.
+// Engine thread.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>

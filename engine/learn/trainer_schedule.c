@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The learning rate. In double, by formula: nothing is carried from step to step.
+// The learning rate. In double, by formula: nothing is carried from step to step. Pure; any thread.
 #include <math.h>
 
 #include "engine/learn/trainer.h"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Samples in memory for the length of a run: ids as they are, weights as runs, in blocks that never move.
+// Engine thread.
 #include <string.h>
 
 #include "engine/base/limits.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The order of an epoch: each copy of a sample draws a 64-bit key from (seed, sample, epoch, copy); a window is a range
 // of keys. Within it samples are packed into rows, and rows come in the order of the least key in each. Nothing of an
-// epoch is stored: a window is made anew from the samples when its turn comes.
+// epoch is stored: a window is made anew from the samples when its turn comes. Engine thread.
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // From token bytes to text that may be shown: whole UTF-8 characters only, and nothing that could still turn
-// out to be the beginning of a stop string. Fixed memory; no allocation.
+// out to be the beginning of a stop string. Fixed memory; no allocation. Engine thread.
 #ifndef HT_ANSWER_H
 #define HT_ANSWER_H
 #include <stdbool.h>

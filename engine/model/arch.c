@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The families. Facts per family: docs/models.md.
+// The families. Facts per family: docs/models.md. Constants; any thread.
 #include "engine/model/arch.h"
 
 #include <string.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Model families as data: which tensors a layer has, which features the one decoder switches on.
-// A new family that fits the decoder is a new row in arch.c; nothing else changes.
+// A new family that fits the decoder is a new row in arch.c; nothing else changes. Constants; any thread.
 #ifndef HT_ARCH_H
 #define HT_ARCH_H
 #include <stdbool.h>

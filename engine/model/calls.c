@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The public face of engine/text/chat_calls.h.
+// The public face of engine/text/chat_calls.h. Pure; any thread.
 #include "engine/engine.h"
 #include "engine/text/chat_calls.h"
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Planning and recording what a model runs in: see context.h. Engine thread.
 #include "engine/model/context.h"
 
 #include <string.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What running a model takes beside its weights: activations, the KV pool, the recorded plans, the step
-// block. Everything is planned and allocated at creation; a step allocates nothing.
+// block. Everything is planned and allocated at creation; a step allocates nothing. Engine thread.
 #ifndef HT_CONTEXT_H
 #define HT_CONTEXT_H
 #include "engine/model/lora.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The transformer decoder, written once: straight-line calls of the op table, switched by the family's
-// features. x is the residual stream (R, n_embd); h takes what a norm or a post-normed branch gives.
+// features. x is the residual stream (R, n_embd); h takes what a norm or a post-normed branch gives. Engine thread.
 #include "engine/model/context.h"
 
 static enum hearth_status rmsnorm(const struct ht_ops *ops, struct ht_plan *plan, struct ht_ref x,

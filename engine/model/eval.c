@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scoring: ids in, logits out, many sessions in one batch, nothing sampled.
+// Scoring: ids in, logits out, many sessions in one batch, nothing sampled. Engine thread.
 #include "engine/model/session.h"
 
 #include <string.h>

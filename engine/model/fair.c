@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Work that was counted, and who is next by it: see fair.h. Engine thread.
 #include "engine/model/fair.h"
 
 #include <math.h>

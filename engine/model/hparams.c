@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Hyper-parameters from the file's keys, each checked against its cap. What a family does not know it
-// refuses.
+// refuses. The loading thread.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>

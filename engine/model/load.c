@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // From the file to the device: every tensor is checked against the family before the first byte is read. The device
 // then asks for rows while it packs others. Peak memory is the packed weights and what the device stages.
+// The loading thread, with the device's team.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>

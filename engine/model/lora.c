@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The adapters of an engine and the slots of the device's bank: see lora.h. Engine thread.
 #include "engine/model/lora.h"
 
 #include <string.h>

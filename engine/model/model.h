@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A model in a device's memory: hyper-parameters, packed weights, small vectors. Read-only once loaded.
+// Loaded by one thread, then read by the engine thread.
 #ifndef HT_MODEL_H
 #define HT_MODEL_H
 #include "engine/gguf/gguf.h"

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Free, idle and shared KV pages: see pages.h. Engine thread.
 #include "engine/model/pages.h"
 
 #include "engine/base/mem.h"

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The table of the prefix cache: see prefix.h. Engine thread.
 #include "engine/model/prefix.h"
 
 #include <string.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Prompts out of texts and messages: see prompt.h. Any thread.
 #include "engine/model/prompt.h"
 
 #include <string.h>

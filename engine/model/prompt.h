@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// From text and messages to token ids, with the engine's tokenizer and chat format.
+// From text and messages to token ids, with the engine's tokenizer and chat format. Any thread.
 #ifndef HT_PROMPT_H
 #define HT_PROMPT_H
 #include "engine/model/session.h"

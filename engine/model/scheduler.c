@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // One step for everybody: a token, or several proposed ones to verify, for each session that answers, and a chunk of
-// prompt tokens. First it is decided who gets which rows and pages, then rows are written.
+// prompt tokens. First it is decided who gets which rows and pages, then rows are written. Engine thread.
 #include "engine/model/session.h"
 
 #include <math.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sessions: their life, and taking in a request.
+// Sessions: their life, and taking in a request. Engine thread, but for the cancel flag.
 #include "engine/model/session.h"
 
 #include <math.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Proposals out of what a session holds: see speculate.h. Engine thread.
 #include "engine/model/speculate.h"
 
 #include <stdbool.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The vocabulary's keys of a model file, checked: see vocab.h. The loading thread.
 #include "engine/model/vocab.h"
 
 #include "engine/base/mem.h"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tokenizer and the chat format out of a model file.
+// The tokenizer and the chat format out of a model file. The loading thread.
 #ifndef HT_VOCAB_H
 #define HT_VOCAB_H
 #include "engine/gguf/gguf.h"

@@ -13,7 +13,7 @@
 // stated order, rounded to nearest even; subnormals are kept. So every CPU path gives the same bits.
 //   Q  fast inference: matmul quantises x in blocks of 32 (see ht_matmul). All other ops are the same in Q and F.
 //   F  exact: matmul is one f32 fma chain per output, ascending k, over the dequantised weight.
-//   B  bf16 training: engine/ops/train.h names its variants; no back end has one yet.
+//   B  bf16, training only: products with frozen weights and attention (engine/ops/train.h names its variants).
 #ifndef HT_OPS_H
 #define HT_OPS_H
 #include <stdbool.h>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Merges the symbols of one stretch of text, best pair first, with a linked list and a heap: n log n.
+// Any thread; scratch belongs to the call.
 #ifndef HT_BPE_H
 #define HT_BPE_H
 #include "engine/text/vocabulary.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which built-in format a model file's template is, by the marks it contains, and the system text it spells
-// out.
+// out. Pure; any thread.
 #include <string.h>
 
 #include "engine/text/chat_format.h"

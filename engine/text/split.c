@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pre-tokenizers as scanners. Each scan_* function takes the text from `at` to `end` and returns where the
-// piece that begins at `at` ends. The pattern it stands for is quoted above it.
+// piece that begins at `at` ends. The pattern it stands for is quoted above it. Pure; any thread.
 #include "engine/text/split.h"
 
 #include <string.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the files of the tokenizer share.
+// What the files of the tokenizer share. Read-only once built.
 #ifndef HT_TOKENIZER_INTERNAL_H
 #define HT_TOKENIZER_INTERNAL_H
 #include "engine/text/vocabulary.h"

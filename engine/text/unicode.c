@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Code points and classes. utf8proc has the categories; what newer Unicode versions added stands here, so
 // that ids do not depend on the version of utf8proc that a distribution ships (2.7 and 2.8 know Unicode 14
-// and 15).
+// and 15). Pure; any thread.
 #include "engine/text/unicode.h"
 
 #include <utf8proc.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The harness of the op tests: see check.h. One thread.
 #include "tests/check/check.h"
 
 #include <math.h>

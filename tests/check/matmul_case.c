@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// One matmul over one shape: see matmul_case.h. One thread.
 #include "tests/check/matmul_case.h"
 
 #include <stdio.h>

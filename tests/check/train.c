@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The harness of the training op tests: see train.h. One thread.
 #include "tests/check/train.h"
 
 #include <math.h>

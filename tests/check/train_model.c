@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// A model with an adapter in double: see train_model.h. One thread.
 #include "tests/check/train_model.h"
 
 #include <math.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A malloc of the test program's own, libraries included: it counts, and the n-th allocation fails (fail_at; 0 = none).
-// A sanitizer has one already: then OWN_MALLOC is 0, nothing fails, and the sanitizer looks on. Included once a program.
+// A sanitizer has one already: then OWN_MALLOC is 0, nothing fails, and the sanitizer looks on. Once in a program.
 // One thread.
 #ifndef WIRE_OWN_MALLOC_H
 #define WIRE_OWN_MALLOC_H

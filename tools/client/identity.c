@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pinning: a handshake whose only purpose is to see the chain. No application data is sent in it. The mbedTLS
-// calls are those that 2.28 and 3.6 share.
+// calls are those that 2.28 and 3.6 share. The calling thread.
 #include "tools/client/identity.h"
 
 #include <mbedtls/ctr_drbg.h>
@@ -23,15 +23,6 @@ static bool pin_of(const mbedtls_x509_crt *cert, uint8_t pin[IDENTITY_PIN_BYTES]
 {
     return cert->pk_raw.len &&
            !mbedtls_md(mbedtls_md_info_from_type(MBEDTLS_MD_SHA256), cert->pk_raw.p, cert->pk_raw.len, pin);
-}
-
-bool identity_pin(const unsigned char *cert, size_t len_bytes, uint8_t pin[IDENTITY_PIN_BYTES])
-{
-    mbedtls_x509_crt crt;
-    mbedtls_x509_crt_init(&crt);
-    bool good = !mbedtls_x509_crt_parse(&crt, cert, len_bytes) && pin_of(&crt, pin);
-    mbedtls_x509_crt_free(&crt);
-    return good;
 }
 
 bool identity_valid_until(const unsigned char *cert, size_t len_bytes, int64_t *unix_s)

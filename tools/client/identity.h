@@ -7,11 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// A pin is the SHA-256 of a certificate's SubjectPublicKeyInfo.
 enum { IDENTITY_PIN_BYTES = 32, IDENTITY_SHORT_PIN_BYTES = 16, IDENTITY_CA_MAX = 8192 };
-
-// SHA-256 of a certificate's SubjectPublicKeyInfo. `cert` is PEM (with its NUL counted) or DER. False if it
-// is none.
-bool identity_pin(const unsigned char *cert, size_t len_bytes, uint8_t pin[IDENTITY_PIN_BYTES]);
 
 // Asks the box for its certificate chain and takes the certificate out that bears the pinned key, as DER.
 // Nothing else of the chain is believed: the caller connects anew and verifies against it. Links hold the
