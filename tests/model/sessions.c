@@ -362,6 +362,32 @@ static void logit_bias_and_penalties(void **state)
     hearth_engine_close(&engine);
 }
 
+// Three tokens above all others and a window of two: whoever was drawn twice ago is due again, for ever in turn.
+static void penalties_look_back_so_far(void **state)
+{
+    (void)state;
+    struct hearth_engine *engine = engine_with(1, 256);
+    struct hearth_session *s = new_session(engine);
+    static struct answer a;
+    struct hearth_error err;
+    const struct hearth_logit_bias bias[] = {{65, 500}, {66, 500}, {67, 500}};
+    struct hearth_request r = request_for(&a, prompt_a, 11, 7);
+    r.sampling.logit_bias = bias;
+    r.sampling.n_logit_bias = 3;
+    r.sampling.temperature = 0;
+    r.sampling.presence_penalty = 100;
+    r.sampling.penalty_last_n = 2;
+    must(hearth_session_submit(s, &r, &err), &err);
+    run_all(engine);
+    assert_int_equal(a.n, 24);
+    for (size_t i = 0; i < a.n; i++) {
+        assert_in_range(a.text[i], 65, 67);
+        assert_true(i < 1 || a.text[i] != a.text[i - 1]);
+        assert_true(i < 2 || a.text[i] != a.text[i - 2]);
+    }
+    hearth_engine_close(&engine);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -376,6 +402,7 @@ int main(void)
         cmocka_unit_test(pool_is_shared),
         cmocka_unit_test(bad_requests),
         cmocka_unit_test(logit_bias_and_penalties),
+        cmocka_unit_test(penalties_look_back_so_far),
     };
     return cmocka_run_group_tests_name("sessions", tests, NULL, NULL);
 }

@@ -229,6 +229,25 @@ static void streams(void **state)
     }
 }
 
+// Appending goes to the file itself, never to what a link names, and each step that fails is told.
+static void appends(void **state)
+{
+    (void)state;
+    struct hearth_error err;
+    const char *path = check_path(folder, "log"), *link = check_path(folder, "link");
+    assert_int_equal(ht_file_append(path, "one\n", 4, 0, true, &err), HEARTH_OK);
+    assert_int_equal(ht_file_append(path, "two\n", 4, 4, false, &err), HEARTH_OK);
+    assert_content(path, "one\ntwo\n");
+    assert_int_equal(symlink(path, link), 0);
+    assert_int_equal(ht_file_append(link, "three\n", 6, 8, false, &err), HEARTH_IO);
+    assert_content(path, "one\ntwo\n");
+    for (int fail_at = 1; fail_at <= 3; fail_at++) { // the write, the fsync, and then none is left
+        fault_io_begin(fail_at);
+        assert_int_equal(ht_file_append(path, "x", 1, 8, true, &err), fail_at < 3 ? HEARTH_IO : HEARTH_OK);
+        fault_io_end();
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -237,6 +256,7 @@ int main(void)
         cmocka_unit_test(short_and_interrupted),
         cmocka_unit_test(replaces_all_or_nothing),
         cmocka_unit_test(streams),
+        cmocka_unit_test(appends),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

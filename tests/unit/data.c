@@ -472,6 +472,11 @@ static void all_but_the_first(void **state)
     assert_int_equal(hearth_data_set_next(set, &s, NULL), HEARTH_OK);
     assert_int_equal(s->n_targets, s->n_tokens - 1);
     hearth_data_set_close(&set);
+    set = open_set(file_of("all", imports[0].text), "llmtune", 9); // the beginning is cut off
+    assert_int_equal(hearth_data_set_next(set, &s, NULL), HEARTH_OK);
+    assert_int_equal(s->n_tokens, 9);
+    assert_true(s->weights[0] == 0 && s->n_targets == 8);
+    hearth_data_set_close(&set);
 }
 
 // ---------------------------------------------------------------- splitting
@@ -607,21 +612,43 @@ static void duplicates(void **state)
     hearth_data_set_close(&set);
 }
 
+// Pairs that differ in the answer that was not chosen are two, however alike the rest is.
+static void pairs_apart(void **state)
+{
+    (void)state;
+    static const char rest[] = "{\"prompt\":\"Tell me about the sea\",\"chosen\":\"The sea is deep and blue and very "
+                               "wide, and many fish swim in it every day and every night of the year.\",\"rejected\":";
+    const struct hearth_data_sample *s;
+    char text[1024];
+    unsigned n = 0;
+    snprintf(text, sizeof text, "%s\"no\"}\n%s\"never\"}\n%s\"no\"}\n", rest, rest, rest);
+    use_template("chatml");
+    struct hearth_data_set *set = open_set(file_of("pairs", text), "assistant", 4096);
+    do {
+        assert_int_equal(hearth_data_set_next(set, &s, NULL), HEARTH_OK);
+        n += s && s->n_rejected_tokens;
+    } while (s);
+    assert_int_equal(n, 2);
+    hearth_data_set_close(&set);
+}
+
 static void split_by_id(void **state)
 {
     (void)state;
-    unsigned held = 0, moved = 0;
+    unsigned held = 0, moved = 0, sum = 0;
     for (int i = 0; i < 10000; i++) {
         char id[16];
         snprintf(id, sizeof id, "c%d", i);
         bool here = hearth_data_is_held_out(id, 1, 0.1);
         held += here;
+        sum += here ? (unsigned)i : 0;
         assert_int_equal(here, hearth_data_is_held_out(id, 1, 0.1));
         assert_true(!here || hearth_data_is_held_out(id, 1, 0.2)); // a larger share takes more, drops none
         moved += here != hearth_data_is_held_out(id, 2, 0.1);
     }
     assert_in_range(held, 850, 1150); // 5 sigma
     assert_true(moved > 1000);
+    assert_int_equal(sum, 4954451); // what is held out once stays so, in every version to come
 }
 
 // ---------------------------------------------------------------- packing
@@ -665,6 +692,7 @@ static void rows_do_not_leak(void **state)
     assert_int_equal(hearth_data_row_put(&row, 8, 0, a, wa, 3, NULL), HEARTH_OK);
     assert_int_equal(hearth_data_row_put(&row, 8, 3, b, wb, 4, NULL), HEARTH_OK);
     assert_int_equal(hearth_data_row_put(&row, 8, 7, a, wa, 3, NULL), HEARTH_INVALID);
+    assert_int_equal(hearth_data_row_put(&row, 8, 6, a, wa, 3, NULL), HEARTH_INVALID); // by one
     static const int32_t want_target[] = {12, 13, -1, 22, 23, 24, -1};
     static const uint32_t want_pos[] = {0, 1, 2, 0, 1, 2, 3}, want_from[] = {0, 0, 0, 3, 3, 3, 3};
     static const float want_weight[] = {0, 1, 0, 1, 1, 0.5f, 0};
@@ -725,6 +753,7 @@ int main(void)
         cmocka_unit_test(text_windows),    cmocka_unit_test(pieces_are_the_whole),
         cmocka_unit_test(a_long_text),     cmocka_unit_test(split_is_counted),
         cmocka_unit_test(duplicates),      cmocka_unit_test(split_by_id),
+        cmocka_unit_test(pairs_apart),
         cmocka_unit_test(packing),         cmocka_unit_test(rows_do_not_leak),
         cmocka_unit_test(weights),
         cmocka_unit_test(every_allocation_fails),

@@ -365,6 +365,13 @@ static void offsets(void **state)
         i = padded(i, 128);
         refused(&i, HEARTH_FORMAT, cases[c].text);
     }
+    struct image i = with_head(3, 0); // the last two, while the first stands apart
+    image_tensor(&i, "t.a", 8, 0, 0, 0);
+    image_tensor(&i, "t.b", 16, 0, 0, 32);
+    image_tensor(&i, "t.c", 8, 0, 0, 64);
+    image_pad(&i, 32);
+    i = padded(i, 128);
+    refused(&i, HEARTH_FORMAT, "tensor t.c overlaps tensor t.b");
 }
 
 // A valid file cut at every byte: never accepted before its last one, never more than an error.

@@ -103,6 +103,10 @@ static void lies(void **state)
     refused("{\"a\":" T("[1]", "[0,4]") ",\"b\":" T("[1]", "[8,12]") "}", 12, HEARTH_FORMAT, "b lies behind a hole");
     refused("{\"a\":" T("[1]", "[0,4]") "}", 5, HEARTH_FORMAT, "1 bytes belong to no tensor");
     refused("{\"\":" T("[1]", "[0,4]") "}", 4, HEARTH_FORMAT, "name of 0 bytes");
+    char name[257], entry[400]; // names of 255 bytes fit where they are copied to
+    memset(name, 'n', 256), name[256] = 0;
+    snprintf(entry, sizeof entry, "{\"%s\":" T("[1]", "[0,4]") "}", name);
+    refused(entry, 4, HEARTH_FORMAT, "name of 256 bytes");
     refused("{\"__metadata__\":[]}", 0, HEARTH_FORMAT, "__metadata__ is no object");
     refused("{\"__metadata__\":{\"a\":1}}", 0, HEARTH_FORMAT, "no text");
     refused("{\"a\":[[[[]]]]}", 0, HEARTH_FORMAT, "nested too deeply");
