@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Models whose numbers are none or enormous: a run says so before anything was learnt and leaves nothing that looks
-// like an adapter; with the right numbers it begins anew in the same folder. Logits far beyond what exp bears are learnt
-// from.
+// like an adapter; with the right numbers it begins anew in the same folder. Logits far beyond what exp bears are
+// learnt from.
 #include "tests/model/trainer_test.h"
 
 #include <math.h>
