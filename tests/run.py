@@ -245,10 +245,11 @@ def run_pytest(mode, env):
     python = venv_python("peers" if mode == "peers" else "test")
     where = ["tests/peers"] if mode == "peers" else ["tests", "--ignore=tests/peers"]
     marks = "long" if mode == "long" else "not long"
-    patience = ["--timeout=5400"] if mode == "peers" else []  # the other programs take minutes, on a busy machine more
     if mode in ("emulated", "box"):
         where, marks = EMULATED_PYTEST if mode == "emulated" else BOX_PYTEST, "not long"
     more = []
+    if mode == "peers":
+        more = ["--timeout=5400"]  # the other programs take minutes, on a busy machine more
     if mode == "box":
         env = dict(env, HEARTH_TEST_PATIENCE=str(BOX_PATIENCE))
         more = ["-o", f"timeout={300 * BOX_PATIENCE}"]
