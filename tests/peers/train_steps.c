@@ -5,7 +5,8 @@
 // ADAPTER: a GGUF file, or new:RANK (then OUT.gguf is ""). ROWS: little-endian u32 n (rows of a micro-batch), u32
 // batches, then for each batch n of each of: id, position, first row of the segment, target (-1 = none), weight (f32,
 // normalised over the optimizer step). PRECISION: f32, bf16 (the best there is; exit status 3: none), bf16/avx512. A
-// step takes MICRO batches, round and round; MICRO 0: only losses. again: with checkpointing. stdout: a line of JSON
+// step takes MICRO batches, round and round; MICRO 0: only losses; STEPS 0: the gradient of MICRO batches goes to
+// OUT.gguf, each with draws of its own. Dropout is what ADAPTER says. again: with checkpointing. stdout: a line of JSON
 // per step, then one in all.
 #include <math.h>
 #include <stdio.h>
@@ -154,6 +155,18 @@ static void train(struct ht_graph *g, const struct data *d, uint32_t steps, uint
     }
 }
 
+static void gradient(struct ht_graph *g, const struct data *d, uint32_t micro)
+{
+    double loss = 0, from = now_ms();
+    float norm;
+    for (uint32_t i = 0; i < micro; i++) {
+        struct ht_batch batch = batch_of(d, i, i);
+        loss += pass(g, HT_GRAPH_TRAIN, &batch, 1);
+    }
+    must(ht_graph_norm(g, &norm, &err));
+    step_line(0, loss, (double)norm, now_ms() - from, d->n * micro);
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 9)
@@ -176,6 +189,7 @@ int main(int argc, char **argv)
     const struct ht_graph_params params = {.rows = d.n,
                                            .checkpointing = argc > 9 && !strcmp(argv[9], "again"),
                                            .precision = precision_of(e, argv[4]),
+                                           .dropout = a->dropout,
                                            .lora_plus = 1,
                                            .beta1 = 0.9f,
                                            .beta2 = 0.999f,
@@ -184,8 +198,12 @@ int main(int argc, char **argv)
     uint64_t told;
     must(ht_graph_memory(&e->model, a, &params, &told, &err));
     must(ht_graph_create(&g, &e->model, a, &params, &err));
-    train(g, &d, (uint32_t)strtoul(argv[5], NULL, 10), (uint32_t)strtoul(argv[6], NULL, 10), strtof(argv[7], NULL));
-    must(ht_graph_read(g, HT_GRAPH_VALUES, a->values, &err));
+    uint32_t steps = (uint32_t)strtoul(argv[5], NULL, 10), micro = (uint32_t)strtoul(argv[6], NULL, 10);
+    if (steps)
+        train(g, &d, steps, micro, strtof(argv[7], NULL));
+    else
+        gradient(g, &d, micro);
+    must(ht_graph_read(g, steps ? HT_GRAPH_VALUES : HT_GRAPH_GRADIENTS, a->values, &err));
     if (argv[8][0])
         must(hearth_adapter_write_gguf(a, argv[8], &err));
     printf("{\"pieces\": [%u, %u, %u, %u], \"longest_ms\": [%.2f, %.2f, %.2f, %.2f], \"spent_ms\": [%.0f, %.0f, %.0f, "
