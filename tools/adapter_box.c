@@ -24,7 +24,10 @@ static void print_item(const json_t *item)
     printf("%-24s rank %-4lld %10s  %s  ", admin_text(item, "name"), (long long)admin_number(item, "rank"),
            cli_size((uint64_t)admin_number(item, "size_bytes"), size),
            admin_time(admin_number(item, "created_ms"), when));
-    admin_print_clean(admin_text(item, "model"));
+    if (admin_text(item, "model")[0])
+        admin_print_clean(admin_text(item, "model"));
+    else // it was imported: all that is known of its model
+        printf("for SHA-256 %.12s", admin_text(item, "base"));
     printf(set[0] ? " from " : "%s", "");
     admin_print_clean(set);
     if (person[0]) {

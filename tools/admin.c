@@ -19,6 +19,7 @@ struct admin {
     FILE *stream; // for reading; requests are written to its descriptor
     char *line;
     size_t capacity;
+    const char *if_missing; // said behind an error "not_found"; NULL = nothing
 };
 
 static int connect_path(const char *path)
@@ -123,7 +124,9 @@ json_t *admin_next(struct admin *admin, int *code)
         return NULL;
     }
     if (!json_is_true(json_object_get(answer, "ok"))) {
-        *code = cli_fail(exit_code(admin_text(answer, "code")), "%s", admin_text(answer, "error"));
+        const char *kind = admin_text(answer, "code");
+        *code = cli_fail(exit_code(kind), "%s%s", admin_text(answer, "error"),
+                         admin->if_missing && !strcmp(kind, "not_found") ? admin->if_missing : "");
         json_decref(answer);
         return NULL;
     }
@@ -190,22 +193,29 @@ json_t *admin_call_fds(struct admin *admin, json_t *request, const int *fds, siz
     return admin_next(admin, code);
 }
 
-json_t *admin_ask(json_t *request, int *code)
+static json_t *ask(json_t *request, const char *if_missing, int *code)
 {
     struct admin *admin = admin_open(code);
     if (!admin) {
         json_decref(request);
         return NULL;
     }
+    admin->if_missing = if_missing;
     json_t *answer = admin_call(admin, request, code);
     admin_close(&admin);
     return answer;
 }
 
-int admin_show(const struct cli *cli, json_t *request, void (*print)(const json_t *answer), const char *done)
+json_t *admin_ask(json_t *request, int *code)
+{
+    return ask(request, NULL, code);
+}
+
+static int show(const struct cli *cli, json_t *request, const char *if_missing, void (*print)(const json_t *answer),
+                const char *done)
 {
     int code = CLI_OK;
-    json_t *answer = admin_ask(request, &code);
+    json_t *answer = ask(request, if_missing, &code);
     if (!answer)
         return code;
     if (cli->json)
@@ -218,6 +228,11 @@ int admin_show(const struct cli *cli, json_t *request, void (*print)(const json_
     return code ? code : cli_finish(CLI_OK);
 }
 
+int admin_show(const struct cli *cli, json_t *request, void (*print)(const json_t *answer), const char *done)
+{
+    return show(cli, request, NULL, print, done);
+}
+
 int admin_invite(const struct cli *cli, json_t *request, const struct cli_list *scopes,
                  void (*print)(const json_t *answer))
 {
@@ -227,7 +242,7 @@ int admin_invite(const struct cli *cli, json_t *request, const struct cli_list *
             json_array_append_new(array, json_string(scopes->items[i]));
         json_object_set_new(request, "scopes", array);
     }
-    return admin_show(cli, request, print, NULL);
+    return show(cli, request, "; --create adds one", print, NULL);
 }
 
 const char *admin_text(const json_t *object, const char *key)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import socket
+import re
 import time
 
 import pytest
@@ -101,6 +102,8 @@ def test_a_good_file_comes_in_by_the_command(learnt, client, tmp_path):
     assert ask(client, adapter="copy") == (expected, "copy")
     assert file_of(box, "copy")["rank"] == file_of(box, "a")["rank"] and file_of(box, "copy")["person"] is None
     assert hearth(box, "adapter", "import", path, "--name", "copy").returncode == 2  # the name is taken
+    listed = hearth(box, "adapter", "list").stdout
+    assert re.search(rf"^copy .* for SHA-256 {file_of(box, 'copy')['base'][:12]}$", listed, re.M), listed
     peft = tmp_path / "peft"
     assert hearth(box, "adapter", "export", path, "--to", "peft", "--out", peft).returncode == 0
     assert with_patience(box, "adapter", "import", peft, "--name", "folder").returncode == 0

@@ -464,6 +464,9 @@ def test_real_people_devices_and_conversations(real):
     assert hearth(real, "people", "add", "Ann").returncode == 1
     people = json.loads(hearth(real, "people", "list", "--json").stdout)["people"]
     assert {"owner", "Ann"} == {p["name"] for p in people}
+    for words in (["pair"], ["token", "create", "--name", "editor"]):
+        done = hearth(real, *words, "--person", "Nobody")
+        assert (done.returncode, done.stderr) == (1, "hearth: no such person; --create adds one\n")
     link = json.loads(hearth(real, "pair", "--person", "Ann", "--json").stdout)["links"][-1]
     other = real / "other"
     done = hearth(other, "chat", "--host", link, "-n", "5", stdin="Say hello.\n")

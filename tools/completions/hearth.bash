@@ -27,7 +27,7 @@ _hearth() {
         return
     fi
     if [[ $current == -* ]]; then
-        words=$(hearth "$command" --help 2>/dev/null | sed -n '/^Options:/,/^Example:/s/^ .* \(--[a-z0-9-]*\).*/\1/p')
+        words=$(hearth "$command" --help 2>/dev/null | sed -n '/^Options:/,/^Example:/s/^ .\{5\}\(--[a-z0-9-]*\).*/\1/p')
         mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
         return
     fi
