@@ -319,4 +319,4 @@ def test_what_is_not_served_is_not_trained(arch, extra, cause, tmp_path):
     command = [HEARTH, "train", "-m", tmp_path / "model.gguf", "--data", data, "--out", out]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 69 and cause in done.stderr and done.stderr.count("\n") == 1, done.stderr
-    assert not out.exists()
+    assert not list(out.glob("*"))
