@@ -379,17 +379,15 @@ static void print_word(const char *word)
     fputc('\'', stderr);
 }
 
-static int stop_here(struct training *t)
+static void tell_how_to_go_on(const struct training *t, const char *what)
 {
     struct hearth_train_info info;
     hearth_trainer_get_info(t->trainer, &info);
-    clear_line(t);
-    cli_note("interrupted; the checkpoint is of step %llu. Go on with:", (unsigned long long)info.saved_step);
+    cli_note("%s; the checkpoint is of step %llu. Go on with:", what, (unsigned long long)info.saved_step);
     fputs("  hearth", stderr);
     for (int i = 0; i < t->argc; i++)
         print_word(t->argv[i]);
     fputs(words.resume ? "\n" : " --resume\n", stderr);
-    return CLI_INTERRUPTED;
 }
 
 // Once all data is read: what was left out of it.
@@ -418,7 +416,10 @@ static int run_all(struct training *t)
         enum hearth_status status = hearth_trainer_run(t->trainer, asked ? 0 : 100, &err);
         if (status) {
             clear_line(t);
-            return cli_fail_status(&err);
+            int code = cli_fail_status(&err);
+            if (status == HEARTH_IO && there(t, "checkpoint.bin")) // what there is goes on, once the disk has room
+                tell_how_to_go_on(t, "not finished");
+            return code;
         }
         if (interrupted && !asked)
             hearth_trainer_checkpoint(t->trainer);
@@ -428,9 +429,13 @@ static int run_all(struct training *t)
         if (info.state > HEARTH_TRAIN_READING)
             tell_skips(t);
         if (asked && info.state != HEARTH_TRAIN_DONE && (!info.saving || info.state == HEARTH_TRAIN_READING))
-            return stop_here(t);
+            break;
     }
-    return CLI_OK;
+    if (info.state == HEARTH_TRAIN_DONE)
+        return CLI_OK;
+    clear_line(t);
+    tell_how_to_go_on(t, "interrupted");
+    return CLI_INTERRUPTED;
 }
 
 // ---------------------------------------------------------------- the end

@@ -7,6 +7,8 @@ import os
 import pty
 import random
 import re
+import resource
+import shlex
 import signal
 import struct
 import subprocess
@@ -222,6 +224,25 @@ def test_progress_on_a_terminal(tmp_path):
     told = [line for line in lines if not line.startswith("hearth: ")]
     assert max(map(len, told)) < 60, "a longer line would stay on the terminal, piece by piece"
     assert any(line.startswith("step ") and " loss " in line for line in told)
+
+
+def test_a_full_disk_tells_how_to_go_on(chats, tmp_path):
+    def limit():  # stands for the disk: the checkpoint fits, the log grows beyond it
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    train(chats, whole, "--max-steps", "250")
+    full = subprocess.run(words(chats, out, "--max-steps", "250"), capture_output=True, text=True, timeout=250,
+                          check=False, preexec_fn=limit)
+    assert full.returncode == 74
+    first, then, again = full.stderr.splitlines()
+    assert first.startswith(f"hearth: {out}/") and "File too large" in first
+    step = int(re.fullmatch(r"hearth: not finished; the checkpoint is of step (\d+)\. Go on with:", then)[1])
+    assert 50 <= step < 250 and step % 50 == 0
+    done = subprocess.run([HEARTH, *shlex.split(again)[1:]], capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (out / "adapter.gguf").read_bytes() == (whole / "adapter.gguf").read_bytes()
 
 
 def test_early_stop_tells_what_stays(chats, tmp_path):
