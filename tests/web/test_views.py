@@ -237,6 +237,21 @@ def test_a_small_phone_without_a_connection(paired, box, open_page, screens):
     page.locator(".answer .foot").wait_for()
 
 
+def test_a_question_without_a_connection_is_asked_when_it_is_back(paired, box, open_page):
+    open_page.allowed += ["WebSocket connection to", "Failed to load resource"]
+    page = paired("Ivo", **SMALL)
+    box.stop()
+    try:
+        page.get_by_role("button", name="Try now").wait_for()
+        say(page, QUESTION)
+        page.get_by_text("Sent when the box can be reached").wait_for()
+    finally:
+        box.start()
+    wait_done(page)
+    assert "Paris" in page.locator(".answer .markdown").inner_text()
+    assert [t["role"] for t in box.conversation("Ivo")["turns"]] == ["user", "assistant"]
+
+
 def check_narrow(page):
     assert sideways(page) == []
     assert page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [360, 360]

@@ -81,7 +81,8 @@ export function Chat({ hearth, state }) {
             ${empty && loading && html`<p class="loading">${link.state === "waiting" ? "The box cannot be reached. The conversation comes when it is back."
                 : "Fetching the conversation…"}</p>`}
             <div class="turns" ref=${list} role="log" aria-label="Conversation" aria-live="polite">
-                ${turns.map((turn, i) => html`<${Message} key=${i} turn=${turn} onDelete=${(t) => askDelete(hearth, t)} />`)}
+                ${turns.map((turn, i) => html`<${Message} key=${i} turn=${turn} away=${link.state === "waiting"}
+                    onDelete=${(t) => askDelete(hearth, t)} />`)}
             </div>
         </div>
         <div class="dock">

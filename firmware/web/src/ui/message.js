@@ -10,8 +10,8 @@ import { Markdown, copyText } from "./markdown.js";
 const COPIED_MS = 1600;
 const LONG_PROMPT = 256; /* tokens from which on the reading is worth a figure */
 
-function waitingWords(turn) {
-    if (turn.phase === "sending") return "Sending";
+function waitingWords(turn, away) {
+    if (turn.phase === "sending") return away ? "Sent when the box can be reached" : "Sending";
     if (turn.phase !== "reading") return "Thinking";
     const { total, done } = turn.prompt;
     return total >= LONG_PROMPT ? `Reading, ${Math.floor((100 * done) / total)} %` : "Thinking";
@@ -45,13 +45,13 @@ function UsageLine({ usage }) {
     </details>`;
 }
 
-function Answer({ turn, onDelete }) {
+function Answer({ turn, away, onDelete }) {
     const writing = turn.phase === "writing";
     const waiting = ["sending", "waiting", "reading"].includes(turn.phase);
     return html`<article class="turn answer" aria-label="Hearth's answer" aria-busy=${writing || waiting ? "true" : "false"}>
         <div class="avatar"><${Flame} lit=${writing || waiting} /></div>
         <div class="body ${writing ? "writing" : ""}">
-            ${waiting && html`<p class="thinking">${waitingWords(turn)}<span class="dots" aria-hidden="true"><i></i><i></i><i></i></span></p>`}
+            ${waiting && html`<p class="thinking">${waitingWords(turn, away)}<span class="dots" aria-hidden="true"><i></i><i></i><i></i></span></p>`}
             ${turn.text && html`<${Markdown} text=${turn.text} />`}
             ${turn.note && html`<p class="note ${turn.phase === "failed" ? "bad" : ""}">${turn.note}</p>`}
             ${!writing && !waiting && html`<div class="foot">
@@ -71,11 +71,11 @@ function Question({ turn, onDelete }) {
 /* Turns are replaced, never changed, so an equal turn needs no drawing. */
 export class Message extends Component {
     shouldComponentUpdate(next) {
-        return next.turn !== this.props.turn;
+        return next.turn !== this.props.turn || next.away !== this.props.away;
     }
 
-    render({ turn, onDelete }) {
+    render({ turn, away, onDelete }) {
         const View = turn.role === "user" ? Question : Answer;
-        return html`<${View} turn=${turn} onDelete=${onDelete} />`;
+        return html`<${View} turn=${turn} away=${away} onDelete=${onDelete} />`;
     }
 }
