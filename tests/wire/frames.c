@@ -108,6 +108,7 @@ static void malformed_frames_are_refused(void **state)
     assert_int_equal(DECODE("\x7a\x00"), HEARTH_OK);             // an empty ping
     assert_int_equal(DECODE("\xfa\x06\x02xy"), HEARTH_OK);       // an unknown field
     assert_int_equal(DECODE("\x7a\x00\x7a\x00"), HEARTH_FORMAT); // a singular field twice
+    assert_int_equal(DECODE("\x0a\x00\x0a\x00"), HEARTH_FORMAT);
     assert_int_equal(DECODE("\x7a\x00\x72\x00"), HEARTH_FORMAT); // two bodies
     assert_int_equal(DECODE("\x7a\x02x"), HEARTH_FORMAT);        // beyond the end
     assert_int_equal(DECODE("\x7a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), HEARTH_FORMAT);
@@ -169,6 +170,9 @@ static void the_arena_keeps_its_budget(void **state)
         assert_non_null(hd_arena_alloc(&arena, 16 << 10)); // larger than a block
     assert_null(hd_arena_alloc(&arena, 16 << 10));
     hd_arena_release(&arena);
+    hd_arena_init(&arena, 40);
+    assert_null(hd_arena_alloc(&arena, 33)); // 48 with what is added
+    hd_arena_release(&arena);
 }
 
 static void an_event_with_its_prefix_is_a_frame(void **state)
@@ -211,11 +215,15 @@ static void a_frame_that_is_too_large_is_not_made(void **state)
     event.event_case = HEARTH__V1__EVENT__EVENT_RESPONSE_SNAPSHOT;
     event.response_snapshot = &snapshot;
     assert_null(hd_wire_event(&event));
-    text[HD_MAX_FRAME_BYTES - 100] = 0;
-    struct hd_blob *blob = hd_wire_event(&event);
-    assert_non_null(blob);
-    assert_true(blob->len_bytes + HD_WIRE_PREFIX_BYTES <= HD_MAX_FRAME_BYTES);
-    hd_blob_unref(blob);
+    size_t longest = 0;
+    for (size_t len = HD_MAX_FRAME_BYTES - 100; len < HD_MAX_FRAME_BYTES; len++) {
+        text[len] = 0;
+        struct hd_blob *blob = hd_wire_event(&event);
+        text[len] = 'x';
+        longest = blob ? blob->len_bytes : longest;
+        hd_blob_unref(blob);
+    }
+    assert_int_equal(longest + HD_WIRE_PREFIX_BYTES, HD_MAX_FRAME_BYTES);
     free(text);
 }
 

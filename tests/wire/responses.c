@@ -110,9 +110,11 @@ static void followers_get_what_they_missed_and_what_comes(void **state)
     append(response, "e");
     assert_string_equal(one.text, "abcd");
     assert_string_equal(two.text, "bcde");
-    follow(response, &two, 5); // a second time on the same socket: nothing comes twice
+    const struct hd_id later = {{10}}; // a second time on the same socket: nothing comes twice
+    assert_int_equal(hd_response_follow(responses, response, &two, &later, 5, &err), HEARTH_OK);
     append(response, "f");
     assert_string_equal(two.text, "bcdef");
+    assert_memory_equal(&two.request, &later, sizeof later);
     follow(response, &one, 99); // a seq that is not yet: only what comes
     append(response, "g");
     assert_string_equal(one.text, "abcdg");
@@ -144,6 +146,27 @@ static void a_trimmed_log_is_told_by_a_snapshot(void **state)
     assert_int_equal(len, 2004);
 }
 
+// What could not be told is not left out: the log begins anew, and who missed it gets the whole.
+static void an_event_that_cannot_be_made_leaves_no_gap(void **state)
+{
+    (void)state;
+    struct hd_response *response = open_response(1);
+    Hearth__V1__OutputTextDelta delta = HEARTH__V1__OUTPUT_TEXT_DELTA__INIT;
+    Hearth__V1__Event event = HEARTH__V1__EVENT__INIT;
+    append(response, "a");
+    delta.delta = malloc(HD_MAX_FRAME_BYTES + 1);
+    memset(delta.delta, 'x', HD_MAX_FRAME_BYTES);
+    delta.delta[HD_MAX_FRAME_BYTES] = 0;
+    event.event_case = HEARTH__V1__EVENT__EVENT_OUTPUT_TEXT_DELTA;
+    event.output_text_delta = &delta;
+    assert_false(hd_response_event(responses, response, &event));
+    free(delta.delta);
+    append(response, "b");
+    follow(response, &one, 0);
+    assert_int_equal(one.n_snapshots, 1);
+    assert_string_equal(one.text, "ab");
+}
+
 static void an_ended_answer_is_told_for_ten_minutes(void **state)
 {
     (void)state;
@@ -162,7 +185,8 @@ static void an_ended_answer_is_told_for_ten_minutes(void **state)
     assert_ptr_equal(hd_response_find(responses, &first), response);
     hd_responses_prune(responses, 1000 + HD_RESPONSE_KEEP_MS);
     assert_null(hd_response_find(responses, &first));
-    assert_true(hd_response_is_running(other)); // a running one is never pruned
+    const struct hd_id second = {{2}};
+    assert_ptr_equal(hd_response_find(responses, &second), other); // a running one is never pruned
 }
 
 static void memory_is_bounded(void **state)
@@ -234,6 +258,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(followers_get_what_they_missed_and_what_comes, setup, teardown),
         cmocka_unit_test_setup_teardown(a_trimmed_log_is_told_by_a_snapshot, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_event_that_cannot_be_made_leaves_no_gap, setup, teardown),
         cmocka_unit_test_setup_teardown(an_ended_answer_is_told_for_ten_minutes, setup, teardown),
         cmocka_unit_test_setup_teardown(memory_is_bounded, setup, teardown),
         cmocka_unit_test_setup_teardown(a_forgotten_answer_is_gone, setup, teardown),

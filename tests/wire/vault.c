@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
+#include <mbedtls/gcm.h>
 
 #include "firmware/io.h"
 #include "firmware/vault.h"
@@ -310,12 +311,29 @@ static void test_repair_cuts_the_tail_or_rewrites(void **state)
     }
 }
 
+// As the top of firmware/vault.c describes records.
+static void unwrap(const uint8_t *box, const uint8_t *file, size_t i, uint8_t key[32])
+{
+    const uint8_t *record = file + 80 + 100 * i;
+    uint8_t aad[74] = "hearth.key";
+    mbedtls_gcm_context gcm;
+    memcpy(aad + 10, file + 24, 16);
+    memcpy(aad + 26, file + 16, 8);
+    memcpy(aad + 34, record, 40);
+    mbedtls_gcm_init(&gcm);
+    assert_int_equal(mbedtls_gcm_setkey(&gcm, MBEDTLS_CIPHER_ID_AES, box, 256), 0);
+    assert_int_equal(mbedtls_gcm_auth_decrypt(&gcm, 32, record + 40, 12, aad, sizeof aad, record + 84, 16,
+                                              record + 52, key), 0);
+    mbedtls_gcm_free(&gcm);
+}
+
 static void test_keys_in_plain_are_nowhere(void **state)
 {
     (void)state;
     struct hd_vault *vault = open_vault();
     assert_int_equal(add(vault, 1), HEARTH_OK);
     assert_int_equal(add(vault, 2), HEARTH_OK);
+    assert_int_equal(add(vault, 3), HEARTH_OK);
     struct hd_id gone = id_of(1);
     assert_int_equal(hd_vault_destroy(vault, &gone, 1, &err), HEARTH_OK);
     hd_vault_close(&vault);
@@ -324,6 +342,82 @@ static void test_keys_in_plain_are_nowhere(void **state)
     size_t keys_len;
     uint8_t *keys = simdisk_file(disk, keys_path, &keys_len);
     assert_null(memmem(keys, keys_len, box, 32));
+    uint8_t key[2][32], none[32] = {0};
+    for (size_t i = 0; i < 2; i++) {
+        unwrap(box, keys, i, key[i]);
+        assert_memory_not_equal(key[i], none, 32);
+        assert_false(simdisk_ever_held(disk, key[i], 32));
+    }
+    assert_memory_not_equal(key[0], key[1], 32);
+}
+
+static void test_records_are_good_only_in_their_place(void **state)
+{
+    (void)state;
+    struct hd_vault *vault = open_vault();
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(add(vault, i), HEARTH_OK);
+    hd_vault_close(&vault);
+    size_t n;
+    uint8_t *file = simdisk_file(disk, keys_path, &n), moved[480];
+    memcpy(moved, file, n);
+    memcpy(moved + 180, file + 280, 100);
+    memcpy(moved + 280, file + 180, 100);
+    simdisk_put(disk, keys_path, moved, n);
+    vault = open_vault();
+    assert_int_equal(hd_vault_count(vault), 2);
+    assert_int_equal(hd_vault_damaged_bytes(vault), 200);
+    hd_vault_close(&vault);
+}
+
+// Many keys in the course of time, few at once: every one of them is found and gone as the first was.
+static void test_keys_come_and_go(void **state)
+{
+    (void)state;
+    enum { ROUNDS = 250, EACH = 8 };
+    struct hd_vault *vault = open_vault();
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        struct hd_key_spec specs[EACH] = {0};
+        struct hd_id ids[EACH];
+        for (unsigned i = 0; i < EACH; i++) {
+            ids[i] = id_of(round * EACH + i);
+            specs[i] = (struct hd_key_spec){HD_KEY_TURN, ids[i], id_of(1000)};
+            assert_false(hd_vault_has(vault, &ids[i]));
+        }
+        assert_int_equal(hd_vault_add(vault, specs, EACH, &err), HEARTH_OK);
+        assert_int_equal(hd_vault_destroy(vault, ids, EACH, &err), HEARTH_OK);
+        for (unsigned i = 0; i < EACH; i++)
+            assert_false(hd_vault_has(vault, &ids[i]));
+    }
+    assert_int_equal(hd_vault_count(vault), 0);
+    hd_vault_close(&vault);
+}
+
+// The last step of a deletion fails; who tries again must not be told that there was nothing left to do.
+static void test_a_deletion_is_told_when_it_is_on_disk(void **state)
+{
+    (void)state;
+    struct hd_vault *vault = open_vault();
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(add(vault, i), HEARTH_OK);
+    struct hd_id first = id_of(0), second = id_of(1);
+    unsigned before = simdisk_ops(disk);
+    assert_int_equal(hd_vault_destroy(vault, &first, 1, &err), HEARTH_OK);
+    unsigned n_ops = simdisk_ops(disk) - before;
+    simdisk_fail_at(disk, simdisk_ops(disk) + n_ops);
+    assert_int_equal(hd_vault_destroy(vault, &second, 1, &err), HEARTH_IO);
+    simdisk_fail_at(disk, 0);
+    assert_int_equal(hd_vault_destroy(vault, &second, 1, &err), HEARTH_OK);
+    simdisk_cut_at(disk, simdisk_ops(disk) + 1);
+    hd_vault_close(&vault);
+    simdisk_restart(disk, SIMDISK_DROP, 0);
+    simdisk_put(disk, "/box/turns.keys.new", "left over", 9);
+    vault = open_vault();
+    assert_false(hd_vault_has(vault, &second));
+    assert_int_equal(hd_vault_count(vault), 1);
+    size_t len;
+    assert_null(simdisk_file(disk, "/box/turns.keys.new", &len)); // of a rewrite that did not end
+    hd_vault_close(&vault);
 }
 
 static void test_full_disk_loses_nothing(void **state)
@@ -568,6 +662,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_damage_is_told_and_nothing_is_touched, setup, teardown),
         cmocka_unit_test_setup_teardown(test_repair_cuts_the_tail_or_rewrites, setup, teardown),
         cmocka_unit_test_setup_teardown(test_keys_in_plain_are_nowhere, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_records_are_good_only_in_their_place, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_keys_come_and_go, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_deletion_is_told_when_it_is_on_disk, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full_disk_loses_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_power_cut_at_every_operation, setup, teardown),
         cmocka_unit_test_setup_teardown(test_error_at_every_operation, setup, teardown),
