@@ -296,6 +296,26 @@ static void a_shared_page_is_never_written(void **state)
     hearth_engine_close(&engine);
 }
 
+// Nor is one that its only session leaves in the middle: others may look for what it was.
+static void a_listed_page_is_never_written(void **state)
+{
+    (void)state;
+    static struct answer first, away, back;
+    struct hearth_engine *engine = engine_for(3, 1024, HEARTH_KV_F16, NULL);
+    const int32_t *ids = some_ids(8), *other = some_ids(9);
+    struct hearth_session *s = new_session(engine), *t = new_session(engine);
+    int32_t branch[120];
+    memcpy(branch, ids, sizeof branch);
+    memcpy(branch + 50, other, 70 * sizeof *branch);
+    ask(s, &first, ids, 120, 1);
+    ask(s, &away, branch, 120, 1);
+    assert_int_equal(away.usage.cached_tokens, 50);
+    ask(t, &back, ids, 120, 1);
+    assert_true(back.usage.cached_tokens > 50);
+    same_answer(&first, &back);
+    hearth_engine_close(&engine);
+}
+
 // The pool is full of what sessions hold: there is no page for a copy.
 static void no_page_for_a_copy(void **state)
 {
@@ -425,7 +445,8 @@ int main(void)
         cmocka_unit_test(what_is_found_gives_the_same_bits), cmocka_unit_test(how_much_is_found),
         cmocka_unit_test(a_session_takes_the_longer_chain),  cmocka_unit_test(owners_do_not_meet),
         cmocka_unit_test(shared_messages_are_found_by_all),  cmocka_unit_test(forgetting),
-        cmocka_unit_test(a_shared_page_is_never_written),    cmocka_unit_test(no_page_for_a_copy),
+        cmocka_unit_test(a_shared_page_is_never_written),    cmocka_unit_test(a_listed_page_is_never_written),
+        cmocka_unit_test(no_page_for_a_copy),
         cmocka_unit_test(eviction_takes_the_oldest_end),     cmocka_unit_test(many_requests_in_a_small_pool),
     };
     return cmocka_run_group_tests_name("prefix", tests, set_up, tear_down);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Requests: determinism by seed, several sessions together, cache reuse, stop strings with hold-back, cancel, the
 // end of the context, and what a request may not ask for.
+#include "engine/base/limits.h"
 #include "tests/model/model_test.h"
 
 #define MODEL "tests/golden/tiny-llama-q8_0.gguf"
@@ -313,6 +314,14 @@ static void bad_requests(void **state)
     assert_int_equal(hearth_session_submit(s, &r, &err), HEARTH_INVALID);
     r = request_for(&a, prompt_a, 11, 7);
     r.sampling.temperature = 0.0f / 0.0f;
+    assert_int_equal(hearth_session_submit(s, &r, &err), HEARTH_INVALID);
+    static struct hearth_logit_bias many[HT_MAX_LOGIT_BIAS + 1];
+    r = request_for(&a, prompt_a, 11, 7);
+    r.sampling.logit_bias = many;
+    r.sampling.n_logit_bias = HT_MAX_LOGIT_BIAS + 1;
+    assert_int_equal(hearth_session_submit(s, &r, &err), HEARTH_LIMIT);
+    r.sampling.n_logit_bias = 1;
+    many[0].token = 264;
     assert_int_equal(hearth_session_submit(s, &r, &err), HEARTH_INVALID);
     const char *empty[] = {""};
     r = request_for(&a, prompt_a, 11, 7);

@@ -388,7 +388,7 @@ static void draws(void **state)
 {
     (void)state;
     struct hearth_engine *engine = engine_open(families[0], NULL, 2);
-    struct hearth_adapter *a = adapter_make(&engine->model.hp, ALL, false);
+    struct hearth_adapter *a = adapter_make(&engine->model.hp, ALL | HEAD, false);
     struct ht_graph_params params = plain;
     params.dropout = 0.5f;
     params.neftune = 5;
