@@ -84,6 +84,7 @@ enum hearth_status hearth_engine_open(struct hearth_engine **engine,
                                       const struct hearth_engine_params *params, struct hearth_error *err);
 // Destroys its sessions too.
 void hearth_engine_close(struct hearth_engine **engine);
+// As things are now; nothing in it belongs to the engine. Engine thread.
 void hearth_engine_get_info(const struct hearth_engine *engine, struct hearth_engine_info *info);
 
 // What a model needs, from its header alone. Filled for `doctor --fit` and before loading.
@@ -92,6 +93,7 @@ struct hearth_fit {
     uint64_t available_bytes;        // free memory of the device now
     unsigned n_ctx_train, n_ctx_fit; // n_ctx_fit: positions that fit, 0 if not even the weights do
 };
+// Takes no weights into memory. NOT_FOUND, FORMAT, UNSUPPORTED as hearth_engine_open. Any thread.
 enum hearth_status hearth_engine_fit(const struct hearth_engine_params *params, struct hearth_fit *fit,
                                      struct hearth_error *err);
 
@@ -180,9 +182,10 @@ void hearth_answer_next(const char *tool_format, const char *text, size_t len_by
 
 // ---------------------------------------------------------------- sessions and requests
 
-// An empty session. Sessions share the engine's KV pool, page by page, as they grow.
+// An empty session. Sessions share the engine's KV pool, page by page, as they grow. LIMIT: max_sessions there already.
 enum hearth_status hearth_session_create(struct hearth_engine *engine, struct hearth_session **session,
                                          struct hearth_error *err);
+// A request that runs ends without another event. Not from on_event.
 void hearth_session_destroy(struct hearth_session **session);
 // Forgets everything from position n_keep on; 0 empties the session. INVALID while a request runs.
 enum hearth_status hearth_session_truncate(struct hearth_session *session, unsigned n_keep,
@@ -341,7 +344,9 @@ enum hearth_status hearth_engine_import_prefixes(struct hearth_engine *engine, u
                                                  struct hearth_error *err);
 
 // Appends ids to sessions in one batch and returns logits, without sampling: for scoring and tests. Each
-// span's logits, when not NULL, is (n_ids, n_vocab) float32, row-major. Each session at most once.
+// span's logits, when not NULL, is (n_ids, n_vocab) float32, row-major. Each session at most once. INVALID: another
+// engine's session, or an id outside of the vocabulary; BUSY: it is answering; CONTEXT: it does not fit; NOT_FOUND: no
+// such adapter. Then nothing was computed. Engine thread, between steps.
 struct hearth_span {
     struct hearth_session *session;
     const int32_t *ids;

@@ -152,10 +152,12 @@ struct hearth_data_reader_params {
 // is NULL.
 enum hearth_status hearth_data_open(struct hearth_data_reader **reader,
                                     const struct hearth_data_reader_params *params, struct hearth_error *err);
+// The last record is gone with it.
 void hearth_data_close(struct hearth_data_reader **reader);
 // *record = NULL at the end. A record that cannot be used is counted and passed over.
 enum hearth_status hearth_data_next(struct hearth_data_reader *reader, const struct hearth_data_record **record,
                                     struct hearth_error *err);
+// Of what was read so far, and the format that was found (never AUTO).
 void hearth_data_get_counts(const struct hearth_data_reader *reader, struct hearth_data_counts *counts);
 enum hearth_data_format hearth_data_get_format(const struct hearth_data_reader *reader);
 
@@ -206,6 +208,7 @@ struct hearth_data_set_params { // zero-initialise, then hearth_data_set_default
     uint64_t seed;
     uint32_t epoch; // which records of a file with a fractional weight take part
 };
+// Sets near to 0.8 and held_out to 0.01.
 void hearth_data_set_default(struct hearth_data_set_params *params);
 
 struct hearth_data_sample { // valid until the next call
@@ -223,6 +226,8 @@ struct hearth_data_sample { // valid until the next call
     size_t n_rejected_tokens, n_rejected_targets;
 };
 
+// Files are opened one after another, as their records are asked for; path, license and lang are copied. INVALID: no
+// files, too many, or a parameter outside of its range.
 enum hearth_status hearth_data_set_open(struct hearth_data_set **set, const struct hearth_data_set_params *params,
                                         struct hearth_error *err);
 void hearth_data_set_close(struct hearth_data_set **set);
@@ -541,6 +546,8 @@ struct hearth_bootstrap {
     double relative, relative_low, relative_high; // (loss_b - loss_a) / loss_a
     unsigned n_resamples;
 };
+// a, b, weights: n sums of weight · nll and of weights, one of each a unit. 1 to 1,000,000 resamples, confidence in
+// (0, 1), else INVALID; NUMERIC: a sum that is not finite, or a weight not above 0. Pure; any thread.
 enum hearth_status hearth_bootstrap_paired(const double *a, const double *b, const double *weights, size_t n,
                                            unsigned n_resamples, double confidence, uint64_t seed,
                                            struct hearth_bootstrap *out, struct hearth_error *err);
@@ -587,6 +594,7 @@ struct hearth_choices_params { // zero-initialise
     bool (*each)(void *user, const struct hearth_choice_item *item, double done); // false ends it. May be NULL
     void *user;
 };
+// Records that cannot be used are counted and passed over; FORMAT: shots_path has none that can.
 enum hearth_status hearth_eval_choices(struct hearth_scorer *scorer, const struct hearth_choices_params *params,
                                        struct hearth_choices *out, struct hearth_error *err);
 
@@ -604,7 +612,8 @@ enum hearth_match {
 #undef HEARTH_MATCH_ENUM
         HEARTH_N_MATCHES
 };
-const char *hearth_match_name(enum hearth_match match);
+const char *hearth_match_name(enum hearth_match match); // never NULL
+// False for an unknown name.
 bool hearth_match_find(const char *name, enum hearth_match *match);
 
 struct hearth_gen_item { // valid during the callback
@@ -637,6 +646,8 @@ struct hearth_gen_params { // zero-initialise
     bool (*each)(void *user, const struct hearth_gen_item *item, double done);
     void *user;
 };
+// On one session of the engine, which it makes and destroys. INVALID: REGEX without a pattern that compiles, or
+// conversations without `chat`. Else as hearth_eval_choices.
 enum hearth_status hearth_eval_gen(struct hearth_engine *engine, const struct hearth_gen_params *params,
                                    struct hearth_gen *out, struct hearth_error *err);
 
