@@ -162,7 +162,7 @@ static void on_started(struct hd_server *server, struct hd_response *response, c
     Hearth__V1__ResponseCreated created = HEARTH__V1__RESPONSE_CREATED__INIT;
     created.conversation_id = hd_wire_bytes(hd_response_ids(response)->conversation.b, HD_ID_BYTES);
     created.model = (char *)note->model;
-    created.dropped_turns = note->dropped_turns;
+    created.dropped_turns = note->dropped_turns + *hd_response_left_out(response);
     created.adapter = (char *)note->adapter;
     emit(server, response, HEARTH__V1__EVENT__EVENT_RESPONSE_CREATED, &created);
 }
@@ -407,11 +407,28 @@ static bool ids_fit(const struct hd_turn *turn, const char *tag)
             strcmp(turn->usage.stop_reason, "max_tokens") == 0);
 }
 
+// The first turn that goes into a prompt, beside a system text at 0: all of them where they are few enough, else the
+// newest from a question on. The last question always does.
+static size_t first_of_prompt(const struct hd_conversation *conversation)
+{
+    size_t n = conversation->n_turns, first = n, used = 0;
+    for (size_t i = n; i-- > 0;) {
+        const struct hd_turn *turn = &conversation->turns[i];
+        used += turn->text_len;
+        if (first < n && (used > HD_MAX_PROMPT_BYTES || n - i > HD_MAX_PROMPT_TURNS))
+            return first;
+        if (turn->role == HD_ROLE_USER)
+            first = i;
+    }
+    return 0;
+}
+
 // The turns up to the answer that is to be written. Empty answers (failed, cancelled at once) are left out.
 static enum hearth_status read_history(struct hd_server *server, struct hd_job *job,
-                                       const struct hd_accepted *ids, const struct hd_id *person,
-                                       struct hearth_error *err)
+                                       struct hd_response *response, struct hearth_error *err)
 {
+    const struct hd_accepted *ids = hd_response_ids(response);
+    const struct hd_id *person = hd_response_person(response);
     struct hd_conversation conversation = {0};
     enum hearth_status status =
         hd_store_conversation_get(server->store, person, &ids->conversation, true, &conversation, err);
@@ -425,10 +442,16 @@ static enum hearth_status read_history(struct hd_server *server, struct hd_job *
                            strlen(server->config->system_prompt));
         job->n_shared = good; // the household's own: everybody finds its cache
     }
-    for (size_t i = 0; good && i < conversation.n_turns; i++) {
+    size_t first = first_of_prompt(&conversation);
+    bool fits = first <= has_system || job->drop_old;
+    for (size_t i = 0; good && fits && i < conversation.n_turns; i++) {
         struct hd_turn *turn = &conversation.turns[i];
         if (turn->text_len == 0 || hd_id_equal(&turn->id, &ids->assistant_turn))
             continue;
+        if (i < first && !(i == 0 && has_system)) {
+            ++*hd_response_left_out(response);
+            continue;
+        }
         good = add_message(job, (enum hearth_role)turn->role, turn->text, turn->text_len);
         if (good && ids_fit(turn, job->ids_tag)) {
             job->messages[job->n_messages - 1].ids = turn->token_ids; // moved
@@ -438,6 +461,9 @@ static enum hearth_status read_history(struct hd_server *server, struct hd_job *
         }
     }
     hd_conversation_free(&conversation);
+    if (!fits)
+        return hd_fail(err, HEARTH_CONTEXT, "the conversation is longer than any prompt may be: %d turns, %d MiB",
+                       HD_MAX_PROMPT_TURNS, HD_MAX_PROMPT_BYTES >> 20);
     return good ? HEARTH_OK : hd_fail(err, HEARTH_NOMEM, "no memory for the prompt");
 }
 
@@ -564,7 +590,7 @@ static void start(struct hd_client *client, const struct hd_id *request, struct 
     hd_response_follow(server->responses, response, client, request, 0, &error);
     job->response = ids->response;
     job->conversation = ids->conversation;
-    enum hearth_status status = read_history(server, job, ids, &client->device.person, &error);
+    enum hearth_status status = read_history(server, job, response, &error);
     if (status == HEARTH_OK)
         status = hd_worker_submit(server->worker, job, &error);
     if (status != HEARTH_OK) {

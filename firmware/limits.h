@@ -41,7 +41,7 @@ enum {
     HD_RESPONSE_KEEP_MS = 10 * 60 * 1000,
     HD_MAX_RESPONSE_TEXT_BYTES = 768 << 10, // text of one answer: a snapshot must fit in a frame
     HD_MAX_PROMPT_TURNS = 4096,             // of a conversation, given to the model
-    HD_MAX_PROMPT_BYTES = 8 << 20,
+    HD_MAX_PROMPT_BYTES = 2 << 20,
     HD_MAX_REQUESTS_KEPT = 1024, // request ids remembered for repeats
     HD_RING_NOTES = 1024,        // engine thread to loop thread
 

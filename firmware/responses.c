@@ -31,6 +31,7 @@ struct hd_response {
     char *text; // the answer so far, NUL-terminated
     size_t text_len, text_capacity;
     size_t saved_len;
+    unsigned left_out;
     struct follower *followers;
 };
 
@@ -194,6 +195,11 @@ const char *hd_response_text(const struct hd_response *response, size_t *len_byt
 size_t *hd_response_saved_len(struct hd_response *response)
 {
     return &response->saved_len;
+}
+
+unsigned *hd_response_left_out(struct hd_response *response)
+{
+    return &response->left_out;
 }
 
 uint64_t hd_response_last_seq(const struct hd_response *response)

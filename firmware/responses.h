@@ -37,6 +37,7 @@ bool hd_response_is_running(const struct hd_response *response);
 const char *hd_response_text(const struct hd_response *response, size_t *len_bytes); // so far
 size_t *
 hd_response_saved_len(struct hd_response *response); // the caller's note of how much of the text is on disk
+unsigned *hd_response_left_out(struct hd_response *response); // and of turns that were too many for any prompt
 size_t hd_responses_count_running(const struct hd_responses *responses);
 // The i-th of all, for walks that do not open or prune; NULL at the end.
 struct hd_response *hd_response_at(struct hd_responses *responses, size_t i);

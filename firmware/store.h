@@ -26,6 +26,7 @@ enum {
     HD_MAX_TITLE_BYTES = 200,
     HD_MAX_MODEL_BYTES = 128,
     HD_MAX_TURNS = 20000, // in a conversation
+    HD_MAX_CONVERSATION_BYTES = 16 << 20, // beyond it no question is taken: all of it is read for each
     HD_MAX_ANSWER_TOKENS = 4 << 20,
     HD_MAX_PAGE = 200, // conversations in a list
     HD_DEFAULT_PAGE = 50,

@@ -117,10 +117,11 @@ static enum hearth_status find_conversation(struct hd_store *store, const struct
     q->ids.conversation = chat->conversation;
     sqlite3_stmt *statement;
     bool row = false;
-    int64_t n_turns = 0;
+    int64_t n_turns = 0, n_bytes = 0;
     status = hd_db_prepare(store, &statement, err,
                            "SELECT title IS NOT NULL, (SELECT count(*) FROM turns WHERE conversation = c.id),"
-                           " (SELECT max(seq) FROM turns WHERE conversation = c.id)"
+                           " (SELECT max(seq) FROM turns WHERE conversation = c.id),"
+                           " (SELECT sum(length(text)) FROM turns WHERE conversation = c.id)"
                            " FROM conversations c WHERE id = ? AND person = ?",
                            "bb", &chat->conversation, &chat->person);
     if (status == HEARTH_OK)
@@ -129,12 +130,15 @@ static enum hearth_status find_conversation(struct hd_store *store, const struct
         q->titled = sqlite3_column_int(statement, 0) != 0;
         n_turns = sqlite3_column_int64(statement, 1);
         q->next_seq = sqlite3_column_int64(statement, 2) + 1;
+        n_bytes = sqlite3_column_int64(statement, 3);
     } else if (status == HEARTH_OK) {
         status = hd_fail(err, HEARTH_NOT_FOUND, "no such conversation");
     }
     hd_db_done(&statement);
     if (status == HEARTH_OK && n_turns + 2 > HD_MAX_TURNS)
         status = hd_fail(err, HEARTH_LIMIT, "the conversation is full: %d turns", HD_MAX_TURNS);
+    if (status == HEARTH_OK && n_bytes + (int64_t)chat->text_len > HD_MAX_CONVERSATION_BYTES)
+        status = hd_fail(err, HEARTH_LIMIT, "the conversation is full: %d MiB", HD_MAX_CONVERSATION_BYTES >> 20);
     return status;
 }
 

@@ -178,6 +178,37 @@ def test_old_turns_are_dropped_when_asked(client):
     assert list(client.events())[-1].response_failed.error.code == code("CONTEXT")
 
 
+def test_dropping_old_turns_is_quick_however_many_there_are(tiny):
+    """Counting all that is left after each dropped turn took seconds, in which nobody else was answered."""
+    with tiny.paired(person="talker") as client:
+        conversation = client.call("chat", text="lorem ipsum " * 1000).conversation_id
+        list(client.events())
+        for _ in range(59):
+            client.call("chat", text="lorem ipsum " * 1000, conversation_id=conversation)
+            list(client.events())
+        started = time.monotonic()
+        client.call("chat", text="short", conversation_id=conversation, overflow=1, sampling=sampling(max_tokens=1))
+        created = next(e.response_created for e in client.events() if e.WhichOneof("event") == "response_created")
+        assert created.dropped_turns == 60
+        list(client.events())
+        assert time.monotonic() - started < 1.5 * PATIENCE
+
+
+def test_a_conversation_that_is_longer_than_any_prompt(tiny):
+    with tiny.paired(person="writer") as client:
+        conversation = client.call("chat", text="x" * 250_000).conversation_id
+        list(client.events())
+        for _ in range(8):
+            client.call("chat", text="x" * 250_000, conversation_id=conversation)
+            list(client.events())
+        client.call("chat", text="more", conversation_id=conversation)
+        error = list(client.events())[-1].response_failed.error
+        assert error.code == code("CONTEXT") and "than any prompt" in error.message
+        client.call("chat", text="short", conversation_id=conversation, overflow=1, sampling=sampling(max_tokens=1))
+        events = list(client.events())
+        assert names(events)[-1] != "response_failed" and events[0].response_created.dropped_turns == 9
+
+
 @pytest.mark.parametrize(
     "fields",
     [

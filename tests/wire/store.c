@@ -149,6 +149,21 @@ static void test_limits(void **state)
     free(big);
 }
 
+// All of a conversation is read for each question: it has an end.
+static void test_a_conversation_is_full_at_last(void **state)
+{
+    (void)state;
+    char *big = calloc(1, HD_MAX_TEXT_BYTES + 1);
+    memset(big, 'x', HD_MAX_TEXT_BYTES - 64); // sealing adds a little
+    struct hd_accepted a = talk(NULL, big, "ok"), b;
+    for (int i = 1; i < HD_MAX_CONVERSATION_BYTES / HD_MAX_TEXT_BYTES; i++)
+        assert_int_equal(ask(&owner, &a.conversation, NULL, big, &b), HEARTH_OK);
+    assert_int_equal(ask(&owner, &a.conversation, NULL, big, &b), HEARTH_LIMIT);
+    assert_non_null(strstr(err.text, "full"));
+    assert_int_equal(ask(&owner, NULL, NULL, big, &b), HEARTH_OK);
+    free(big);
+}
+
 static void test_another_person_finds_nothing(void **state)
 {
     (void)state;
@@ -570,6 +585,7 @@ int main(void)
         REAL(test_a_request_counts_once),
         REAL(test_lists_have_pages),
         REAL(test_limits),
+        REAL(test_a_conversation_is_full_at_last),
         REAL(test_another_person_finds_nothing),
         REAL(test_a_deleted_turn_takes_its_answers_and_its_title),
         REAL(test_a_copied_database_opens_nothing_without_the_keys),
