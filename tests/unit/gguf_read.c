@@ -405,6 +405,59 @@ static void writes_what_it_reads(void **state)
     ht_gguf_close(&copy);
 }
 
+// Keys that are made, not copied: of every kind there is a function for.
+static void writes_keys_of_every_kind(void **state)
+{
+    (void)state;
+    const struct ht_gguf_str names[] = {{"<s>", 3}, {"", 0}, {"a\0\xFF", 3}};
+    const int32_t types[] = {3, -1, INT32_MIN};
+    const float scores[] = {-1.5f, 0, 1e30f};
+    const char *path = check_path(folder, "keys.gguf"), *text;
+    struct ht_gguf_writer *w;
+    struct ht_gguf *g;
+    struct ht_gguf_array array;
+    struct ht_gguf_str one;
+    uint32_t u32;
+    uint64_t u64;
+    float f32;
+    bool yes;
+    assert_int_equal(ht_gguf_writer_begin(&w, path, 32, NULL), HEARTH_OK);
+    ht_gguf_writer_u32(w, "k.u32", UINT32_MAX);
+    ht_gguf_writer_u64(w, "k.u64", UINT64_MAX);
+    ht_gguf_writer_f32(w, "k.f32", 0.1f);
+    ht_gguf_writer_bool(w, "k.bool", true);
+    ht_gguf_writer_str(w, "k.str", "na\xC3\xAFve", 6);
+    ht_gguf_writer_strings(w, "k.strings", names, 3);
+    ht_gguf_writer_i32s(w, "k.i32s", types, 3);
+    ht_gguf_writer_f32s(w, "k.f32s", scores, 3);
+    ht_gguf_writer_tensor(w, "t", HT_TYPE_F32, 1, (const uint64_t[]){3});
+    assert_int_equal(ht_gguf_writer_data(w, scores, sizeof scores, NULL), HEARTH_OK);
+    assert_int_equal(ht_gguf_writer_finish(&w, NULL), HEARTH_OK);
+    assert_int_equal(ht_gguf_open(&g, path, NULL), HEARTH_OK);
+    assert_int_equal(ht_gguf_get_u32(g, "k.u32", &u32, NULL), HEARTH_OK);
+    assert_int_equal(ht_gguf_get_u64(g, "k.u64", &u64, NULL), HEARTH_OK);
+    assert_int_equal(ht_gguf_get_f32(g, "k.f32", &f32, NULL), HEARTH_OK);
+    assert_int_equal(ht_gguf_get_bool(g, "k.bool", &yes, NULL), HEARTH_OK);
+    assert_int_equal(ht_gguf_get_str(g, "k.str", &text, NULL, NULL), HEARTH_OK);
+    assert_true(u32 == UINT32_MAX && u64 == UINT64_MAX && f32 == 0.1f && yes);
+    assert_string_equal(text, "na\xC3\xAFve");
+    assert_int_equal(ht_gguf_get_array(g, "k.strings", HT_GGUF_STRING, &array, NULL), HEARTH_OK);
+    for (size_t i = 0; i < 3; i++) {
+        assert_true(ht_gguf_array_next(&array, &one));
+        assert_int_equal(one.len_bytes, names[i].len_bytes);
+        assert_memory_equal(one.text, names[i].text, one.len_bytes);
+    }
+    assert_false(ht_gguf_array_next(&array, &one));
+    assert_int_equal(ht_gguf_get_array(g, "k.i32s", HT_GGUF_I64, &array, NULL), HEARTH_OK);
+    for (size_t i = 0; i < 3; i++)
+        assert_int_equal(ht_gguf_array_i64(&array, i), types[i]);
+    assert_int_equal(ht_gguf_get_array(g, "k.f32s", HT_GGUF_F32, &array, NULL), HEARTH_OK);
+    assert_int_equal(array.count, 3);
+    for (size_t i = 0; i < 3; i++)
+        assert_true(ht_gguf_array_f32(&array, i) == scores[i]);
+    ht_gguf_close(&g);
+}
+
 static void writer_refuses(void **state)
 {
     (void)state;
@@ -464,6 +517,7 @@ int main(void)
         cmocka_unit_test(tensors),        cmocka_unit_test(understood),
         cmocka_unit_test(changed_file),   cmocka_unit_test(many),
         cmocka_unit_test(split_model),    cmocka_unit_test(writes_what_it_reads),
+        cmocka_unit_test(writes_keys_of_every_kind),
         cmocka_unit_test(writer_refuses),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
