@@ -47,7 +47,10 @@ static json_t *item_json(struct hd_server *server, const struct hd_learnt *item)
     json_t *out = json_loads(item->meta, 0, NULL);
     if (!out)
         out = json_object();
+    char id[2 * HD_ID_BYTES + 1];
+    hd_hex(id, item->id.b, HD_ID_BYTES);
     json_object_del(out, "who");
+    json_object_set_new(out, "id", json_string(id));
     json_object_set_new(out, "name", json_string(item->name));
     json_object_set_new(out, "person", person_name(server, &item->person));
     json_object_set_new(out, "created_ms", json_integer(item->created_ms));

@@ -287,11 +287,13 @@ static enum hearth_status become_adapter(struct hd_learn *learn, const struct fi
     struct hd_learnt *item = hd_learn_by_id(learn, &learn->run);
     json_t *run = item ? json_loads(item->meta, 0, NULL) : NULL;
     const struct hd_train_view *view = &learn->view;
-    json_t *meta = json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f}", "sha256", t->sha256, "base",
-                             text_of(run, "base"), "model", text_of(run, "model"), "data_set", text_of(run, "data_set"),
-                             "init", text_of(run, "init"), "rank", (int)t->rank, "n_params", (json_int_t)t->n_params,
-                             "steps", (json_int_t)view->step.step, "loss",
-                             isfinite(view->step.loss) ? view->step.loss : 0, "held_out", view->held_out);
+    json_t *meta =
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f}", "sha256", t->sha256, "base",
+                  text_of(run, "base"), "model", text_of(run, "model"), "data_set", text_of(run, "data_set"),
+                  "data_set_id", text_of(run, "data_set_id"), "init", text_of(run, "init"), "init_id",
+                  text_of(run, "init_id"), "rank", (int)t->rank, "n_params", (json_int_t)t->n_params, "steps",
+                  (json_int_t)view->step.step, "loss", isfinite(view->step.loss) ? view->step.loss : 0, "held_out",
+                  view->held_out);
     char *text = meta && run ? hd_json_text(meta, JSON_COMPACT) : NULL;
     bool use = json_is_true(json_object_get(run, "use"));
     struct hd_id who = {{0}};
@@ -520,7 +522,7 @@ static enum hearth_status add_run(struct hd_learn *learn, const json_t *ask, con
     const char *name = text_of(ask, "adapter"), *init_name = text_of(ask, "init");
     const struct hd_learnt *set = hd_learn_find(learn, HD_LEARNT_SET, text_of(ask, "data_set"), person);
     const struct hd_learnt *init = hd_learn_find(learn, HD_LEARNT_ADAPTER, init_name, person);
-    char who[2 * HD_ID_BYTES + 1], model[HD_MAX_MODEL_BYTES + 1];
+    char who[2 * HD_ID_BYTES + 1], id_text[2 * HD_ID_BYTES + 1], model[HD_MAX_MODEL_BYTES + 1];
     if (!hd_learnt_name_ok(name))
         return hd_fail(err, HEARTH_INVALID, "adapter: 1 to 64 letters, digits, '.', '_' or '-', not first");
     if (hd_learn_find(learn, HD_LEARNT_ADAPTER, name, NULL) || hd_learn_find(learn, HD_LEARNT_RUN, name, NULL))
@@ -539,6 +541,10 @@ static enum hearth_status add_run(struct hd_learn *learn, const json_t *ask, con
     json_object_set_new(meta, "model", json_string(model));
     json_object_set_new(meta, "base", json_string(sha256));
     json_object_set_new(meta, "who", json_string(who));
+    hd_hex(id_text, set->id.b, HD_ID_BYTES); // names may come again, ids do not
+    json_object_set_new(meta, "data_set_id", json_string(id_text));
+    hd_hex(id_text, init ? init->id.b : NULL, init ? HD_ID_BYTES : 0);
+    json_object_set_new(meta, "init_id", json_string(id_text));
     item.meta = hd_json_text(meta, JSON_COMPACT);
     json_decref(meta);
     enum hearth_status status =

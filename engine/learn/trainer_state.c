@@ -2,7 +2,8 @@
 // A run's checkpoint: one file, little-endian, written beside the old one and put in its place as a whole.
 //   "HTRAIN01", u32 bytes of the identity, u32 bytes of the state, identity (JSON), state (the numbers below),
 //   values, first and second moments (n f32 each, or what ht_graph_state_bytes has of moments of bytes) and, with
-//   patience, the best values (n f32); checksum of all before it Engine thread.
+//   patience, the best values (n f32); checksum of all before it
+// Engine thread.
 #include <math.h>
 #include <string.h>
 

@@ -392,6 +392,10 @@ def test_use_when_done_and_going_on_from_another(learnt, client):
     assert ask(client)[1] == "c"
     entry = next(x for x in client.call("list_adapters").adapters if x.name == "c")
     assert entry.init == "a" and entry.in_use
+    (data_set,) = (x for x in learnt.admin("data.list")["data_sets"] if x["name"] == "set")
+    a, c = file_of(learnt, "a"), file_of(learnt, "c")  # what it came from is told by ids: a name may come again
+    assert (c["data_set_id"], c["init_id"]) == (data_set["id"], a["id"])
+    assert (a["data_set_id"], a["init_id"]) == (data_set["id"], "")
 
 
 def test_adapters_while_others_answer(learnt, client):
