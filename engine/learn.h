@@ -399,26 +399,32 @@ struct hearth_train_step { // one optimizer step, or an evaluation
     double tokens_per_second; // of this step
 };
 
-struct hearth_train_params { // zero-initialise, then hearth_train_default
+// Zero-initialise, then hearth_train_default, whose values are those in brackets. Others than a member takes: INVALID.
+struct hearth_train_params {
     struct hearth_data_set_params data; // its engine is set by the trainer; strings are copied
     struct hearth_train_files files;
     const char *base_sha256; // of the model file; the caller computes it
     const char *name;        // of the adapter; NULL = ""
-    const char *targets;     // "all", or names joined by commas: "attn_q,attn_v"
-    unsigned rank;
-    float alpha, dropout, lora_plus, neftune;
-    bool rslora, gaussian;
+    const char *targets;     // ["all"] linears of the layers, or names joined by commas: "attn_q,attn_v"
+    unsigned rank;           // [8] from 1 on
+    float alpha;             // [16] above 0; what B A counts: alpha / rank
+    float dropout;           // [0] share of what goes into A that is left out, below 1
+    float lora_plus;         // [1] how many times faster than A B learns (LoRA+)
+    float neftune;           // [0] alpha of NEFTune's noise on embeddings; 0 = none
+    bool rslora;             // alpha / sqrt(rank) instead
+    bool gaussian;           // A begins normally distributed instead of uniformly (PEFT's ways)
     const struct hearth_adapter *init; // goes on from this one (its targets, ranks and scales); NULL = a new one
     enum hearth_train_precision precision;
     enum hearth_train_schedule schedule;
     enum hearth_train_moments moments;
-    bool checkpointing;
-    unsigned n_batch;      // sequences of n_seq tokens per optimizer step
+    bool checkpointing;    // keep less of each layer and compute it again: less memory, more time, the same bits
+    unsigned n_batch;      // [4] sequences of n_seq tokens per optimizer step
     unsigned n_micro_rows; // rows computed together; 0 = chosen. Part of the run's identity
-    double epochs;
+    double epochs;         // [3] a part of one is allowed
     uint64_t max_steps;    // 0 = by epochs
-    double lr, warmup;     // warmup: share of the steps
-    double beta1, beta2, eps, decay, clip;
+    double lr, warmup;     // [2e-4] at the top of the schedule; [0.03] share of the steps until there
+    double beta1, beta2, eps, decay; // AdamW [0.9, 0.999, 1e-8, 0]
+    double clip;           // [1] most that the norm of all gradients may be; 0 = any
     unsigned eval_every, checkpoint_every; // optimizer steps; 0 = at the end of an epoch / every 50 steps
     unsigned patience;     // evaluations without gain before it stops early; 0 = never
     uint64_t seed;
@@ -638,7 +644,8 @@ struct hearth_gen_params { // zero-initialise
     bool chat;             // the prompt is a user's turn in the model's template
     const char *const *stop;
     size_t n_stop;
-    unsigned max_tokens, adapter; // 0 = 256
+    unsigned max_tokens;   // 0 = 256
+    unsigned adapter;      // hearth_engine_adapter_load's id; 0 = the base alone
     float temperature;            // 0 = greedy
     uint64_t seed, max_items;
     const char *shots_path;

@@ -34,7 +34,6 @@ enum {
     HD_STOP_REASON_BYTES = 16,
     HD_TAG_BYTES = 17,
     HD_PARTIAL_MS = 2000, // save an answer that is being written at most this often
-    HD_TICK_MS = 60000,   // call hd_store_tick at least this often
 };
 
 enum hd_role { HD_ROLE_SYSTEM = 1, HD_ROLE_USER = 2, HD_ROLE_ASSISTANT = 3 }; // as in hearth.proto
@@ -52,7 +51,7 @@ struct hd_store_options {
 enum hearth_status hd_store_open(struct hd_store **store, const struct hd_store_options *options,
                                  struct hearth_error *err);
 void hd_store_close(struct hd_store **store); // NULL allowed
-// Housekeeping that may wait: last_seen of devices, expired pairing secrets, old request ids, WAL checkpoint.
+// Housekeeping, every minute or so: last_seen of devices, expired pairing secrets, old request ids, WAL checkpoint.
 enum hearth_status hd_store_tick(struct hd_store *store, struct hearth_error *err);
 // For data that lies outside the store (adapters, later).
 struct hd_vault *hd_store_vault(struct hd_store *store);

@@ -53,7 +53,7 @@ HT_MUST_USE enum hearth_status ht_graph_make(struct ht_graph **graph, const stru
                                              const struct ht_graph_params *params, struct hearth_error *err);
 uint64_t ht_graph_bytes(const struct ht_graph *graph); // that it takes
 void ht_graph_destroy(struct ht_graph **graph);
-// What it will take, before it is made.
+// What it takes: makes one, as a promise of memory, and lets go of it.
 HT_MUST_USE enum hearth_status ht_graph_memory(const struct ht_model *model, const struct hearth_adapter *adapter,
                                                const struct ht_graph_params *params, uint64_t *bytes,
                                                struct hearth_error *err);

@@ -16,7 +16,7 @@ struct ht_device_params {
 
 struct ht_caps {
     char name[96]; // "cpu avx512vnni, 2 threads"
-    // What bit-equality depends on beside the build: "cpu/2" (kernel version). Never the thread count.
+    // What bit-equality depends on beside the build: "cpu/1" (kernel version). Never the thread count.
     char numerics[64];
     uint64_t memory_bytes, free_bytes;
     uint32_t row_buckets[8]; // ascending; plans are made for these row counts
