@@ -235,7 +235,7 @@ int hd_check_main(const struct hd_config *config)
         .model_path = config->check_model,
         .device = "cpu",
         .n_threads = 1,
-        .max_sessions = config->max_sessions,
+        .max_sessions = hd_config_engine_sessions(config),
         .kv = config->kv,
         .chat_template = config->chat_template[0] ? config->chat_template : NULL,
         .cpu_isa = config->cpu_isa[0] ? config->cpu_isa : NULL,

@@ -45,7 +45,7 @@ static const struct setting settings[] = {
     {"threads", NUMBER, AT(n_threads), 0, 1024, NULL, "N  0 = all cores"},
     {"ctx", NUMBER, AT(n_ctx), 0, 1 << 24, NULL,
      "N  positions of context of all conversations together; 0 = the model's for each session, as memory allows"},
-    {"sessions", NUMBER, AT(max_sessions), 1, 64, NULL,
+    {"sessions", NUMBER, AT(max_sessions), 1, HD_MAX_SESSIONS, NULL,
      "N  conversations kept in the model's cache at once (4)"},
     {"kv", CHOICE, AT(kv), 0, 0, "auto|f32|f16|q8", "auto|f32|f16|q8  type of the cache"},
     {"memory_budget_mib", NUMBER, AT(memory_budget_mib), 0, 1 << 24, NULL,
@@ -379,6 +379,13 @@ enum hearth_status hd_config_load(struct hd_config *config, int argc, char *cons
     config->listen = HD_LISTEN_LOOPBACK;
 #endif
     return status;
+}
+
+unsigned hd_config_engine_sessions(const struct hd_config *config)
+{
+    unsigned n = config->max_sessions < HD_MAX_SESSIONS ? config->max_sessions : HD_MAX_SESSIONS;
+    n = n ? n : 1;
+    return n + (n - 1 < HD_MAX_PAUSED ? n - 1 : HD_MAX_PAUSED); // one always runs
 }
 
 void hd_config_help(FILE *out)

@@ -10,6 +10,7 @@
 #include "firmware/log.h"
 
 enum { HD_PATH_BYTES = 1024, HD_MAX_NAMES = 16, HD_HOST_BYTES = 254 };
+enum { HD_MAX_SESSIONS = 64, HD_MAX_PAUSED = 8 }; // answers at once; paused meanwhile
 
 enum hd_listen { HD_LISTEN_AUTO = 0, HD_LISTEN_LOOPBACK, HD_LISTEN_ALL };
 
@@ -49,6 +50,8 @@ enum hearth_status hd_config_load(struct hd_config *config, int argc, char *cons
 // One file's lines into *config, over what is there. NOT_FOUND if the file is absent.
 enum hearth_status hd_config_read_file(struct hd_config *config, const char *path, struct hearth_error *err);
 void hd_config_help(FILE *out);
+// Sessions that an engine needs: as many as answer at once, and some for answers that are paused.
+unsigned hd_config_engine_sessions(const struct hd_config *config);
 
 // Makes the folder and its parents, 0700. IO with path and cause.
 enum hearth_status hd_config_make_dir(const char *path, struct hearth_error *err);

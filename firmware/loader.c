@@ -186,7 +186,7 @@ static enum hearth_status open_engine(struct hd_loader *loader, const char *path
         .device = config->device,
         .n_threads = config->n_threads,
         .n_ctx = n_ctx,
-        .max_sessions = config->max_sessions,
+        .max_sessions = hd_config_engine_sessions(config),
         .kv = config->kv,
         .chat_template = config->chat_template[0] ? config->chat_template : NULL,
         .cpu_isa = config->cpu_isa[0] ? config->cpu_isa : NULL,

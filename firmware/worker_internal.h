@@ -4,6 +4,7 @@
 //   worker_queue.c   who is next: the queue and what each person has had {lock}
 //   worker_models.c  which models are loaded (engine thread)
 //   worker_run.c     sessions, answers, the engine thread's round
+//   worker_room.c    places and positions: who gives way to whom (engine thread)
 //   worker_adapters.c  which adapters the loaded models have (engine thread)
 //   worker_train.c   training between answers (engine thread)
 //   worker_prefix.c  caches of conversations that come from disk and go there (engine thread)
@@ -17,7 +18,7 @@
 #include "firmware/worker.h"
 
 enum {
-    HD_MAX_SLOTS = 64,
+    HD_MAX_SLOTS = HD_MAX_SESSIONS + HD_MAX_PAUSED,
     HD_MAX_FORGETS = 256,
     HD_MAX_PEOPLE = 256, // whose work is remembered
     HD_MAX_IMPORTS = 16, // caches waiting to be taken in
@@ -31,9 +32,12 @@ enum {
     HD_TRAIN_SAVE_MS = 5 * 60 * 1000, // a checkpoint at least this often
 };
 
+struct hd_slot_session;
+
 struct hd_waiting {
     struct hd_waiting *next;
     struct hd_job *job;
+    struct hd_slot_session *slot; // NULL: it has not begun; else its answer is paused there
     int64_t since_ms;         // by hd_steady_ms
     char path[HD_PATH_BYTES]; // of the model; "" = the one in use when its turn comes
     bool held;                // there was no room for it: no question of this person begins before an answer ends
@@ -66,10 +70,15 @@ struct hd_slot_session {
     struct hd_loaded *model;
     struct hearth_session *session; // NULL = free place
     struct hd_id conversation, person;
-    struct hd_job *job; // the one that runs, or NULL
+    struct hd_job *job; // the one that runs or is paused, or NULL
+    struct hd_waiting *waiting; // the job's place in the queue: while it runs it is in none
+    bool paused;
     uint64_t used;      // for "least recently used"
+    uint64_t began;     // the order in which answers began
     unsigned last_prompt_done;
-    unsigned planned; // positions that the running job was promised
+    unsigned planned;    // positions that the running job was promised
+    unsigned needs;      // positions that it was promised before the pause
+    unsigned pause_from; // positions that it must have reached before another pause
     double charged;   // tokens, so far
     struct hd_engine_adapter *adapter; // that the running job uses, or NULL
     bool forget;      // destroy as soon as it is idle
@@ -102,7 +111,7 @@ struct hd_loaded {
     bool leaving;                // no answers begin any more: its memory is wanted
     bool wait_for_end; // somebody's question found no room in the cache: try again when an answer has ended
     struct hd_slot_session slots[HD_MAX_SLOTS];
-    unsigned n_slots;
+    unsigned n_slots, n_places; // n_places: so many answer at once
     struct hd_dirty dirty[HD_MAX_DIRTY];
     unsigned n_dirty;
     char sha256[HD_SHA256_HEX_BYTES]; // "" = not looked up yet
@@ -202,13 +211,14 @@ void hd_worker_push_failed(struct hd_worker *worker, const struct hd_id *respons
 struct hd_person_work *hd_queue_person(struct hd_worker *worker,
                                        const struct hd_id *person); // NULL: too many
 void hd_queue_add(struct hd_worker *worker, struct hd_waiting *waiting);
-// What shall start next among those that `may` start; taken out of the queue. NULL: nothing.
+// What shall start, or go on, next among those that `may`; taken out of the queue. NULL: nothing.
 struct hd_waiting *hd_queue_pick(struct hd_worker *worker, unsigned n_places,
                                  bool (*may)(void *user, const struct hd_waiting *waiting), void *user);
-// The first one with this response (NULL: any) or, when path is not NULL, for this model; taken out.
+// The first one with this response (NULL: any) or, when path is not NULL, for this model; not begun yet, and taken out.
 struct hd_waiting *hd_queue_remove(struct hd_worker *worker, const struct hd_id *response, const char *path);
 void hd_queue_put_back(struct hd_worker *worker,
-                       struct hd_waiting *waiting); // what was picked and found no room
+                       struct hd_waiting *waiting); // what was picked and found no room, or is paused
+void hd_queue_take_out(struct hd_worker *worker, struct hd_waiting *waiting); // what is in it
 // Whether a question of this person for this model waits for the end of an answer; release: one has ended.
 bool hd_queue_is_held(const struct hd_worker *worker, const struct hd_waiting *waiting);
 void hd_queue_release(struct hd_worker *worker);
@@ -234,7 +244,6 @@ bool hd_models_make_room(struct hd_worker *worker, uint64_t more_bytes, const st
 
 // worker_run.c (engine thread)
 void *hd_worker_thread(void *worker);
-unsigned hd_model_running(const struct hd_loaded *model);
 void hd_slot_close(struct hd_slot_session *slot);
 void hd_slot_end_job(struct hd_slot_session *slot);
 void hd_worker_enter(struct hd_worker *worker); // into the engine, for the watchdog
@@ -244,6 +253,23 @@ uint64_t hd_worker_owner(struct hd_worker *worker, const struct hd_id *person, b
 void hd_worker_forget_person(struct hd_loaded *model, const struct hd_id *person);
 bool hd_worker_is_meant(const struct hd_forget *forget, const struct hd_id *person,
                         const struct hd_id *conversation); // any thread
+
+// worker_room.c (engine thread)
+unsigned hd_model_running(const struct hd_loaded *model); // answers that have begun, paused ones too
+unsigned hd_model_active(const struct hd_loaded *model);  // without paused ones
+unsigned hd_model_active_of(const struct hd_loaded *model, const struct hd_id *person);
+size_t hd_model_longest(const struct hd_loaded *model); // positions that one conversation may have of all
+// The idle session that was used longest ago; NULL if none. `keep` stays.
+struct hd_slot_session *hd_slot_oldest_idle(struct hd_loaded *model, const struct hd_slot_session *keep);
+// Whether somebody's answer could give its place to one more of this person.
+bool hd_room_could_be_made(struct hd_loaded *model, const struct hd_id *person);
+// A place and `need` positions for an answer of this person in `slot`: idle sessions (but for its own) are closed, and
+// answers paused, as needed. False: that would not help, and nobody was paused.
+bool hd_room_make(struct hd_loaded *model, const struct hd_slot_session *slot, const struct hd_id *person,
+                  unsigned need);
+void hd_room_for_running(struct hd_loaded *model); // for answers that outgrow what they were promised
+// Lets a paused answer go on. BUSY: there is no room now.
+enum hearth_status hd_slot_go_on(struct hd_slot_session *slot);
 
 // worker_adapters.c (engine thread)
 // Gives the slot the adapter that its job wants, if any. INVALID: it is for another model; BUSY: no room now.

@@ -114,7 +114,7 @@ static void publish_models(struct hd_worker *worker, struct hd_worker_state *sta
                                       .info = model->info,
                                       .needed_bytes = bytes_of(model),
                                       .since_ms = model->since_ms,
-                                      .active = hd_model_running(model)};
+                                      .active = hd_model_active(model)};
         memcpy(to->name, model->name, sizeof to->name);
         memcpy(to->path, model->path, sizeof to->path);
         if (strcmp(model->path, worker->chosen_path) == 0)
@@ -273,7 +273,8 @@ static void install(struct hd_worker *worker, struct hd_loader_result *result)
     hd_model_file_name(model->path, model->name);
     hd_model_tag(config, model->path, model->tag);
     model->needed_bytes = model->info.weight_bytes + model->info.kv_bytes + model->info.scratch_bytes;
-    model->n_slots = config->max_sessions < HD_MAX_SLOTS ? config->max_sessions : HD_MAX_SLOTS;
+    model->n_places = config->max_sessions < HD_MAX_SESSIONS ? config->max_sessions : HD_MAX_SESSIONS;
+    model->n_slots = hd_config_engine_sessions(config);
     end_load(worker, &result->error);
 }
 

@@ -5,9 +5,9 @@
 // Each person has a count of the tokens that were computed for them. Whoever has the least is served next; between
 // equals the one with fewer running answers, then the older question. Who comes, or comes back, starts where the least
 // of those present stands: nobody saves up, and nobody pays for having been alone. While others wait nobody runs more
-// than their share of the places. Nobody takes the last of three places or more who has half of them, nor the last part
-// of the context who has an answer (worker_run.c): who comes new waits for no answer of a flood. A question that finds
-// no room holds the later ones of its person if that person has an answer, else everybody's.
+// than their share of the places; who is alone has them all. Who comes new waits for no answer of a flood: one of those
+// is paused (worker_room.c) and waits here like a question, before its person's later ones. What finds no room holds
+// the later ones of its person if that person has an answer, else everybody's.
 #include <stdlib.h>
 #include <string.h>
 
@@ -94,7 +94,7 @@ void hd_queue_put_back(struct hd_worker *worker, struct hd_waiting *waiting)
     worker->n_waiting++;
 }
 
-static struct hd_waiting *take_out(struct hd_worker *worker, struct hd_waiting *waiting)
+void hd_queue_take_out(struct hd_worker *worker, struct hd_waiting *waiting)
 {
     struct hd_waiting *before = NULL;
     for (struct hd_waiting *w = worker->first; w != waiting; w = w->next)
@@ -109,14 +109,15 @@ static struct hd_waiting *take_out(struct hd_worker *worker, struct hd_waiting *
     struct hd_person_work *work = find(worker, &waiting->job->person);
     if (work)
         work->waiting--;
-    return waiting;
 }
 
 struct hd_waiting *hd_queue_remove(struct hd_worker *worker, const struct hd_id *response, const char *path)
 {
     for (struct hd_waiting *w = worker->first; w; w = w->next) {
-        if ((!response || hd_id_equal(&w->job->response, response)) && (!path || strcmp(w->path, path) == 0))
-            return take_out(worker, w);
+        if (w->slot || (response && !hd_id_equal(&w->job->response, response)) || (path && strcmp(w->path, path) != 0))
+            continue;
+        hd_queue_take_out(worker, w);
+        return w;
     }
     return NULL;
 }
@@ -169,7 +170,9 @@ struct hd_waiting *hd_queue_pick(struct hd_worker *worker, unsigned n_places,
             best_work = work;
         }
     }
-    return best ? take_out(worker, best) : NULL;
+    if (best)
+        hd_queue_take_out(worker, best);
+    return best;
 }
 
 void hd_queue_started(struct hd_worker *worker, const struct hd_id *person, int change)

@@ -2,8 +2,9 @@
 // The engine thread: gives questions a session, steps the engines of all loaded models in turn, tells what happens.
 // Only this thread touches engines, but for the loader thread while it opens one.
 //
-// A conversation keeps its session, so that the next question finds its KV cache; when places or KV run out,
-// the least recently used idle one goes. One note DONE or FAILED ends every job that was taken.
+// A conversation keeps its session, so that the next question finds its KV cache; when places or KV run out, the least
+// recently used idle one goes, then somebody's answer is paused (worker_room.c). One note DONE or FAILED ends every job
+// that was taken.
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -13,10 +14,7 @@
 enum {
     ANSWER_ROOM =
         512, // positions promised to an answer at first, and kept free for it when old turns are dropped
-    PAGE_ROOM = 64,   // sessions take whole pages
     BYTES_PER_ID = 3, // where ids cannot be counted beforehand
-    NEWCOMERS = 4,    // this part of the positions is kept for people without an answer,
-    LEAST_PLACES = 3, // and, of so many places, the last one for those with less than half of them
 };
 
 static void push_cancelled(struct hd_worker *worker, const struct hd_job *job)
@@ -59,19 +57,28 @@ void hd_slot_end_job(struct hd_slot_session *slot)
     struct hd_loaded *model = slot->model;
     struct hd_worker *worker = model->worker;
     struct hd_job *job = slot->job;
-    slot->planned = 0;
+    struct hd_waiting *waiting = slot->waiting;
+    bool paused = slot->paused; // it was cancelled there, or lost
+    slot->planned = slot->pause_from = 0;
     slot->job = NULL;
+    slot->waiting = NULL;
+    slot->paused = false;
     hd_adapters_end(slot);
     slot->used = model->used = ++worker->use_counter;
     slot->forget = slot->forget || !is_kept(job); // a question that stands alone is not continued
     model->wait_for_end = false;
     worker->again = true;
     pthread_mutex_lock(&worker->lock);
-    worker->n_active--;
-    hd_queue_started(worker, &job->person, -1);
+    if (paused) {
+        hd_queue_take_out(worker, waiting);
+    } else {
+        worker->n_active--;
+        hd_queue_started(worker, &job->person, -1);
+    }
     hd_queue_release(worker);
     pthread_mutex_unlock(&worker->lock);
     hd_job_free(job);
+    free(waiting);
     hd_models_publish(worker);
 }
 
@@ -165,23 +172,6 @@ static void on_event(void *user, const struct hearth_event *event)
 
 // ---- sessions
 
-unsigned hd_model_running(const struct hd_loaded *model)
-{
-    unsigned n = 0;
-    for (unsigned i = 0; i < model->n_slots; i++)
-        n += model->slots[i].job != NULL;
-    return n;
-}
-
-// Of them one person's.
-static unsigned running_of(const struct hd_loaded *model, const struct hd_id *person)
-{
-    unsigned n = 0;
-    for (unsigned i = 0; i < model->n_slots; i++)
-        n += model->slots[i].job && hd_id_equal(&model->slots[i].job->person, person);
-    return n;
-}
-
 static unsigned count_running(const struct hd_worker *worker)
 {
     unsigned n = 0;
@@ -197,18 +187,6 @@ void hd_slot_close(struct hd_slot_session *slot)
     memset(&slot->person, 0, sizeof slot->person);
     slot->planned = 0;
     slot->forget = false;
-}
-
-// The idle session that was used longest ago; NULL if none. `keep` stays.
-static struct hd_slot_session *oldest_idle(struct hd_loaded *model, const struct hd_slot_session *keep)
-{
-    struct hd_slot_session *oldest = NULL;
-    for (unsigned i = 0; i < model->n_slots; i++) {
-        struct hd_slot_session *slot = &model->slots[i];
-        if (slot->session && !slot->job && slot != keep && (!oldest || slot->used < oldest->used))
-            oldest = slot;
-    }
-    return oldest;
 }
 
 static struct hd_slot_session *slot_of(struct hd_loaded *model, const struct hd_id *conversation)
@@ -233,7 +211,7 @@ static struct hd_slot_session *take_slot(struct hd_loaded *model, const struct h
             slot = &model->slots[i];
     }
     if (!slot) {
-        slot = oldest_idle(model, NULL);
+        slot = hd_slot_oldest_idle(model, NULL);
         if (!slot)
             return NULL;
         hd_slot_close(slot);
@@ -244,43 +222,6 @@ static struct hd_slot_session *take_slot(struct hd_loaded *model, const struct h
     slot->conversation = job->conversation;
     slot->person = job->person;
     return slot;
-}
-
-// ---- room: all sessions share one pool of positions, and idle ones give way to those that answer
-
-static unsigned taken_by(const struct hd_slot_session *slot)
-{
-    unsigned length = slot->session ? hearth_session_length(slot->session) + PAGE_ROOM / 2 : 0;
-    return length > slot->planned ? length : slot->planned;
-}
-
-// True when `need` positions are free for `slot`, after idle sessions (but for its own) were closed as
-// needed.
-static bool make_room(struct hd_loaded *model, const struct hd_slot_session *slot, unsigned need)
-{
-    for (;;) {
-        uint64_t taken = need;
-        for (unsigned i = 0; i < model->n_slots; i++)
-            taken += &model->slots[i] != slot ? taken_by(&model->slots[i]) : 0;
-        if (taken <= model->info.n_ctx)
-            return true;
-        struct hd_slot_session *idle = oldest_idle(model, slot);
-        if (!idle)
-            return false;
-        hd_slot_close(idle);
-    }
-}
-
-// Answers that outgrow what they were promised push idle sessions out.
-static void make_room_for_running(struct hd_loaded *model)
-{
-    for (unsigned i = 0; i < model->n_slots; i++) {
-        struct hd_slot_session *slot = &model->slots[i];
-        if (slot->job && hearth_session_length(slot->session) + PAGE_ROOM > slot->planned) {
-            slot->planned = hearth_session_length(slot->session) + 2 * PAGE_ROOM;
-            make_room(model, slot, slot->planned);
-        }
-    }
 }
 
 // ---- the prompt
@@ -311,69 +252,24 @@ static void count_ids(const struct hd_loaded *model, struct prompt *prompt)
         prompt->n_ids += prompt->messages[i].len_bytes / BYTES_PER_ID;
 }
 
-// Removes the `n` oldest questions with their answers; tools and a system text stay, and so does the last question. How
-// many were removed.
-static size_t drop_oldest(struct prompt *prompt, size_t n)
+// Removes the oldest question with its answers; tools and a system text stay. False when only the last question is
+// left.
+static bool drop_oldest(struct prompt *prompt)
 {
     struct hearth_message *messages = prompt->messages;
-    size_t first = 0, dropped = 0;
+    size_t first = 0;
     while (first < prompt->n &&
            (messages[first].role == HEARTH_ROLE_SYSTEM || messages[first].role == HEARTH_ROLE_TOOLS))
         first++;
-    size_t next = first;
-    for (size_t i = first + 1; i < prompt->n && dropped < n; i++) {
-        if (messages[i].role == HEARTH_ROLE_USER) {
-            next = i;
-            dropped++;
-        }
-    }
+    size_t next = first + 1;
+    while (next < prompt->n && messages[next].role != HEARTH_ROLE_USER)
+        next++;
+    if (next >= prompt->n)
+        return false;
     memmove(messages + first, messages + next, (prompt->n - next) * sizeof *messages);
     prompt->dropped += (unsigned)(next - first);
     prompt->n -= next - first;
-    return dropped;
-}
-
-static size_t n_droppable(const struct prompt *prompt)
-{
-    size_t n = 0, first = 0;
-    while (first < prompt->n && (prompt->messages[first].role == HEARTH_ROLE_SYSTEM ||
-                                 prompt->messages[first].role == HEARTH_ROLE_TOOLS))
-        first++;
-    for (size_t i = first + 1; i < prompt->n; i++)
-        n += prompt->messages[i].role == HEARTH_ROLE_USER;
-    return n;
-}
-
-// Drops as few as needed, all but the last question if need be. How many can stay is looked for from the newest on, twice
-// as many at a time, then by halves: what is counted stays near what fits, however long the conversation is.
-static void drop_until(const struct hd_loaded *model, struct prompt *prompt, size_t max_ids)
-{
-    struct prompt all = *prompt;
-    size_t n = n_droppable(prompt), kept = 0, too_many = n, step = 1;
-    bool grows = true;
-    if (prompt->n_ids <= max_ids || !n || !(all.messages = calloc(all.n, sizeof *all.messages)))
-        return;
-    memcpy(all.messages, prompt->messages, all.n * sizeof *all.messages);
-    while (true) {
-        bool last = too_many - kept <= 1;
-        if (!grows || kept + step >= too_many)
-            step = (too_many - kept) / 2;
-        memcpy(prompt->messages, all.messages, all.n * sizeof *all.messages);
-        prompt->n = all.n;
-        prompt->dropped = all.dropped;
-        drop_oldest(prompt, n - kept - (last ? 0 : step));
-        count_ids(model, prompt);
-        if (last)
-            break;
-        grows = grows && prompt->n_ids <= max_ids;
-        if (prompt->n_ids > max_ids) {
-            too_many = kept + step;
-        } else {
-            kept += step;
-            step *= 2;
-        }
-    }
-    free(all.messages);
+    return true;
 }
 
 static enum hearth_status tokenize(const struct hd_loaded *model, const struct hd_job *job,
@@ -473,16 +369,9 @@ static enum hearth_status submit(struct hd_slot_session *slot, struct hd_job *jo
     return status;
 }
 
-// Positions that one conversation may have of those that all share.
-static size_t longest(const struct hd_loaded *model)
-{
-    unsigned trained = model->info.n_ctx_train;
-    return trained && trained < model->info.n_ctx ? trained : model->info.n_ctx;
-}
-
 static size_t answer_room(const struct hd_loaded *model, const struct hd_job *job)
 {
-    size_t room = longest(model) / 4 < ANSWER_ROOM ? longest(model) / 4 : ANSWER_ROOM;
+    size_t room = hd_model_longest(model) / 4 < ANSWER_ROOM ? hd_model_longest(model) / 4 : ANSWER_ROOM;
     return job->max_tokens && job->max_tokens < room ? job->max_tokens : room;
 }
 
@@ -490,17 +379,16 @@ static enum hearth_status start_prompt(struct hd_slot_session *slot, struct hd_j
                                        struct prompt *prompt, struct hearth_error *err)
 {
     struct hd_loaded *model = slot->model;
-    size_t room = answer_room(model, job), n_ctx = longest(model);
-    size_t kept_free = running_of(model, &job->person) ? model->info.n_ctx / NEWCOMERS : 0;
+    size_t room = answer_room(model, job), n_ctx = hd_model_longest(model);
     bool may_drop = job->drop_old && prompt->messages;
-    if (may_drop)
-        drop_until(model, prompt, n_ctx > room ? n_ctx - room : 0);
+    while (may_drop && prompt->n_ids + room > n_ctx && drop_oldest(prompt))
+        count_ids(model, prompt);
     size_t need = prompt->n_ids + room < n_ctx ? prompt->n_ids + room : n_ctx;
-    if (!make_room(model, slot, (unsigned)(need + kept_free)) && hd_model_running(model) > 0)
+    if (!hd_room_make(model, slot, &job->person, (unsigned)need) && hd_model_active(model) > 0)
         return HEARTH_BUSY;
     slot->planned = (unsigned)need;
     enum hearth_status status = submit(slot, job, prompt, err);
-    while (status == HEARTH_CONTEXT && may_drop && drop_oldest(prompt, 1))
+    while (status == HEARTH_CONTEXT && may_drop && drop_oldest(prompt))
         status = submit(slot, job, prompt, err);
     if (status != HEARTH_OK)
         slot->planned = 0;
@@ -526,21 +414,33 @@ static enum hearth_status start_job(struct hd_slot_session *slot, struct hd_job 
     return status;
 }
 
-// Whether a question could begin now, as far as the queue sees it. {lock}
+struct asking {
+    struct hd_worker *worker;
+    bool by_pausing; // somebody's answer may have to give way
+};
+
+static bool has_place(struct hd_loaded *model, const struct hd_waiting *waiting, bool by_pausing)
+{
+    if (!waiting->slot && hd_model_running(model) == model->n_slots)
+        return false;
+    return hd_model_active(model) < model->n_places ||
+           (by_pausing && hd_room_could_be_made(model, &waiting->job->person));
+}
+
+// Whether a question could begin now, or a paused answer go on, as far as the queue sees it. {lock}
 static bool may_start(void *user, const struct hd_waiting *waiting)
 {
-    struct hd_worker *worker = user;
+    const struct asking *asking = user;
+    struct hd_worker *worker = asking->worker;
     struct hd_loaded *model =
         hd_models_loaded_at(worker, waiting->path[0] ? waiting->path : worker->chosen_path);
-    if (!model || model->leaving || model->wait_for_end || hd_queue_is_held(worker, waiting))
+    if (!model || model->wait_for_end || hd_queue_is_held(worker, waiting) ||
+        !has_place(model, waiting, asking->by_pausing))
         return false;
-    unsigned n_places = model->n_slots;
-    if (n_places >= LEAST_PLACES && 2 * running_of(model, &waiting->job->person) >= n_places)
-        n_places--; // so that nobody has all of them when somebody comes
-    if (hd_model_running(model) >= n_places)
-        return false;
+    if (waiting->slot)
+        return true;
     const struct hd_adapter *adapter = waiting->job->adapter;
-    if (adapter && atomic_load(&adapter->state) == HD_ADAPTER_OPENING)
+    if (model->leaving || (adapter && atomic_load(&adapter->state) == HD_ADAPTER_OPENING))
         return false;
     const struct hd_slot_session *slot = slot_of(model, &waiting->job->conversation);
     return !slot || !slot->job;
@@ -548,9 +448,13 @@ static bool may_start(void *user, const struct hd_waiting *waiting)
 
 static struct hd_waiting *pick(struct hd_worker *worker)
 {
+    struct asking asking = {.worker = worker};
+    struct hd_waiting *waiting = NULL;
     pthread_mutex_lock(&worker->lock);
-    struct hd_waiting *waiting =
-        worker->stop ? NULL : hd_queue_pick(worker, worker->params.config->max_sessions, may_start, worker);
+    for (int i = 0; i < 2 && !waiting && !worker->stop; i++) { // who has room without a pause comes first
+        asking.by_pausing = i > 0;
+        waiting = hd_queue_pick(worker, worker->params.config->max_sessions, may_start, &asking);
+    }
     if (waiting) {
         worker->n_active++;
         hd_queue_started(worker, &waiting->job->person, 1);
@@ -577,6 +481,23 @@ static void unpick(struct hd_worker *worker, struct hd_waiting *waiting, const c
     }
 }
 
+// A session for a question, and its request; or a paused answer goes on. OK, BUSY or failed as start_job says.
+static enum hearth_status begin(struct hd_loaded *model, struct hd_waiting *waiting, struct hearth_error *err)
+{
+    if (waiting->slot)
+        return hd_slot_go_on(waiting->slot);
+    struct hd_slot_session *slot = take_slot(model, waiting->job, err);
+    if (!slot)
+        return HEARTH_BUSY;
+    enum hearth_status status = slot->session ? start_job(slot, waiting->job, err) : err->code;
+    if (status != HEARTH_OK)
+        return status;
+    slot->waiting = waiting;
+    slot->began = ++model->worker->use_counter;
+    slot->forget = slot->forget || waiting->forget;
+    return HEARTH_OK;
+}
+
 static void start_jobs(struct hd_worker *worker)
 {
     struct hd_waiting *waiting;
@@ -587,16 +508,12 @@ static void start_jobs(struct hd_worker *worker)
             hd_models_loaded_at(worker, waiting->path[0] ? waiting->path : worker->chosen_path);
         model->used = ++worker->use_counter;
         hd_worker_enter(worker);
-        struct hd_slot_session *slot = take_slot(model, waiting->job, &error);
-        enum hearth_status status = !slot           ? HEARTH_BUSY
-                                    : slot->session ? start_job(slot, waiting->job, &error)
-                                                    : error.code;
+        enum hearth_status status = begin(model, waiting, &error);
         hd_worker_leave(worker);
-        if (status == HEARTH_OK) {
-            slot->forget = slot->forget || waiting->forget;
-            free(waiting);
-        } else if (status == HEARTH_BUSY && hd_model_running(model) > 0) {
-            if (running_of(model, &waiting->job->person))
+        if (status == HEARTH_OK)
+            continue;
+        if (status == HEARTH_BUSY && hd_model_active(model) > 0) {
+            if (hd_model_active_of(model, &waiting->job->person))
                 waiting->held = true; // who has an answer waits alone
             else
                 model->wait_for_end = true; // it is their turn: nobody takes what becomes free
@@ -752,7 +669,7 @@ static void step_all(struct hd_worker *worker)
         if (!model->engine || hd_model_running(model) == 0)
             continue;
         hd_worker_enter(worker);
-        make_room_for_running(model);
+        hd_room_for_running(model);
         enum hearth_status status = hearth_engine_step(model->engine, &n_busy, &error);
         hd_worker_leave(worker);
         if (status != HEARTH_OK)

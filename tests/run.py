@@ -46,7 +46,8 @@ EMULATED_OUT = {
     "model/trainer_power": "takes minutes there",
     "wire/store_memory": "takes minutes there",
     "wire/store_power": "takes minutes there",
-    "wire/worker": "four questions must arrive before the first step of a thread",
+    "wire/worker": "answers of a thread must not end before the next question",
+    "wire/worker_fair": "four questions must arrive before the first step of a thread",
 }
 # What a further emulated CPU is for: the choice of instruction set, and each set's numbers.
 EMULATED_AGAIN = ("ops/*", "model/logits_bits")

@@ -103,7 +103,8 @@ static void pause_awhile(struct hearth_session *s, bool evict, unsigned round)
     check_cache(s->engine);
 }
 
-// Runs it to its end, `beside` (or NULL) as long as its prompt; a pause after every `every` tokens and chunks of its prompt (0: none). Returns the pauses.
+// Runs it to its end, `beside` (or NULL) as long as its prompt; a pause after every `every` tokens, and chunks of its
+// prompt (0: none). Returns the pauses.
 static unsigned run(struct hearth_session *s, struct hearth_session *beside, struct told *told, unsigned every,
                     bool evict)
 {
@@ -156,7 +157,7 @@ static void compare(const char *model, enum hearth_kv_type kv, unsigned every, b
             submit(s, &r);
             unsigned n_pauses = run(s, beside, &got, every, evict); // in its prompt, and behind it
             assert_true(n_pauses >= 2 + (want.n_ids > 8 + every));
-        same(&want, &got);
+            same(&want, &got);
             hearth_session_destroy(&s);
             hearth_session_destroy(&beside);
             hearth_engine_forget(engine, 0);

@@ -20,8 +20,9 @@ enum { FAKE_MAX_SESSIONS = 16, FAKE_LOG = 4096 };
 
 struct hearth_session {
     struct hearth_engine *engine;
-    bool busy, cancelled;
-    unsigned made, wanted, prompt;
+    bool busy, cancelled, paused;
+    unsigned made, wanted, prompt, paused_at;
+    uint64_t owner;
     void (*on_event)(void *user, const struct hearth_event *event);
     void *user;
 };
@@ -35,7 +36,8 @@ struct hearth_engine {
 };
 
 struct fake_event { // what the engine thread did, in order
-    char kind;      // o open, c close, s step, a answer begun, f forget, i import, e export, w opening, g given up
+    char kind;      // o open, c close, s step, a answer begun, p paused, r goes on, f forget, i import, e export,
+                    // w opening, g given up
     char name[64];
     uint64_t owner;
 };
@@ -46,6 +48,17 @@ static atomic_uint fake_step_us = 200; // how long a step takes
 static atomic_bool fake_hang;          // a step does not come back while it is set
 static atomic_bool fake_slow_open;     // opening takes until it is cleared, or nobody wants it
 static atomic_bool fake_lost;          // the next step says that the device is lost
+static atomic_uint fake_most_active, fake_most_taken; // sessions, and their positions, in any step
+static atomic_uint fake_least_run; // positions that any session came further between two pauses
+
+static inline void fake_reset(void)
+{
+    fake_n = 0;
+    atomic_store(&fake_step_us, 200);
+    atomic_store(&fake_most_active, 0);
+    atomic_store(&fake_most_taken, 0);
+    atomic_store(&fake_least_run, 1 << 30);
+}
 
 static inline void fake_note(char kind, const char *name, uint64_t owner)
 {
@@ -181,7 +194,7 @@ static inline void fake_end(struct hearth_session *s)
                                  .completion_tokens = s->made,
                                  .stop = s->cancelled ? HEARTH_STOP_CANCELLED : HEARTH_STOP_MAX_TOKENS};
     struct hearth_event event = {.type = HEARTH_EVENT_DONE, .usage = &usage};
-    s->busy = false;
+    s->busy = s->paused = false;
     s->on_event(s->user, &event);
 }
 
@@ -195,11 +208,14 @@ enum hearth_status hearth_engine_step(struct hearth_engine *engine, unsigned *n_
     if (atomic_exchange(&fake_lost, false))
         return fake_fail(err, HEARTH_DEVICE_LOST, "the fake device is lost");
     *n_busy = 0;
+    unsigned n_active = 0, taken = 0;
     for (unsigned i = 0; i < FAKE_MAX_SESSIONS; i++) {
         struct hearth_session *s = &engine->sessions[i];
-        if (!s->busy)
+        if (!s->busy || (s->paused && !s->cancelled))
             continue;
         struct hearth_event event = {.type = HEARTH_EVENT_TEXT, .text = "x", .len_bytes = 1};
+        n_active++;
+        taken += s->prompt + s->made;
         if (!s->cancelled) {
             s->made++;
             s->on_event(s->user, &event);
@@ -208,6 +224,10 @@ enum hearth_status hearth_engine_step(struct hearth_engine *engine, unsigned *n_
             fake_end(s);
         *n_busy += s->busy;
     }
+    if (n_active > atomic_load(&fake_most_active))
+        atomic_store(&fake_most_active, n_active);
+    if (taken > atomic_load(&fake_most_taken))
+        atomic_store(&fake_most_taken, taken);
     return HEARTH_OK;
 }
 
@@ -236,20 +256,22 @@ void hearth_session_destroy(struct hearth_session **session)
 
 unsigned hearth_session_length(const struct hearth_session *session)
 {
-    return session->prompt + session->made;
+    return session->paused ? 0 : session->prompt + session->made;
 }
 
 enum hearth_status hearth_session_submit(struct hearth_session *session, const struct hearth_request *request,
                                          struct hearth_error *err)
 {
-    (void)err;
+    if (session->busy)
+        return fake_fail(err, HEARTH_BUSY, "the fake session answers");
     session->busy = true;
-    session->cancelled = false;
-    session->made = 0;
+    session->cancelled = session->paused = false;
+    session->made = session->paused_at = 0;
     session->wanted = request->max_tokens;
-    session->prompt = 10;
+    session->prompt = request->messages ? 10 * (unsigned)request->n_messages : (unsigned)request->n_ids;
     session->on_event = request->on_event;
     session->user = request->user;
+    session->owner = request->owner;
     session->engine->prefix_bytes += 100;
     fake_note('a', session->engine->name, request->owner);
     return HEARTH_OK;
@@ -258,6 +280,22 @@ enum hearth_status hearth_session_submit(struct hearth_session *session, const s
 void hearth_session_cancel(struct hearth_session *session)
 {
     session->cancelled = true;
+}
+
+void hearth_session_pause(struct hearth_session *session)
+{
+    unsigned length = session->prompt + session->made;
+    if (session->paused_at && length - session->paused_at < atomic_load(&fake_least_run))
+        atomic_store(&fake_least_run, length - session->paused_at);
+    session->paused_at = length;
+    session->paused = session->busy;
+    fake_note('p', session->engine->name, session->owner);
+}
+
+void hearth_session_resume(struct hearth_session *session)
+{
+    session->paused = false;
+    fake_note('r', session->engine->name, session->owner);
 }
 
 size_t hearth_session_last_ids(const struct hearth_session *session, int32_t *ids, size_t capacity)
