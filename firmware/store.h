@@ -53,7 +53,7 @@ enum hearth_status hd_store_open(struct hd_store **store, const struct hd_store_
 void hd_store_close(struct hd_store **store); // NULL allowed
 // Housekeeping, every minute or so: last_seen of devices, expired pairing secrets, old request ids, WAL checkpoint.
 enum hearth_status hd_store_tick(struct hd_store *store, struct hearth_error *err);
-// For data that lies outside the store (adapters, later).
+// Borrowed, as long as the store: for what is sealed outside of it (adapters, data sets, caches).
 struct hd_vault *hd_store_vault(struct hd_store *store);
 
 // ---- a question and its answer
