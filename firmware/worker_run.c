@@ -252,24 +252,69 @@ static void count_ids(const struct hd_loaded *model, struct prompt *prompt)
         prompt->n_ids += prompt->messages[i].len_bytes / BYTES_PER_ID;
 }
 
-// Removes the oldest question with its answers; tools and a system text stay. False when only the last question is
-// left.
-static bool drop_oldest(struct prompt *prompt)
+// Removes the `n` oldest questions with their answers; tools and a system text stay, and so does the last question. How
+// many were removed.
+static size_t drop_oldest(struct prompt *prompt, size_t n)
 {
     struct hearth_message *messages = prompt->messages;
-    size_t first = 0;
+    size_t first = 0, dropped = 0;
     while (first < prompt->n &&
            (messages[first].role == HEARTH_ROLE_SYSTEM || messages[first].role == HEARTH_ROLE_TOOLS))
         first++;
-    size_t next = first + 1;
-    while (next < prompt->n && messages[next].role != HEARTH_ROLE_USER)
-        next++;
-    if (next >= prompt->n)
-        return false;
+    size_t next = first;
+    for (size_t i = first + 1; i < prompt->n && dropped < n; i++) {
+        if (messages[i].role == HEARTH_ROLE_USER) {
+            next = i;
+            dropped++;
+        }
+    }
     memmove(messages + first, messages + next, (prompt->n - next) * sizeof *messages);
     prompt->dropped += (unsigned)(next - first);
     prompt->n -= next - first;
-    return true;
+    return dropped;
+}
+
+static size_t n_droppable(const struct prompt *prompt)
+{
+    size_t n = 0, first = 0;
+    while (first < prompt->n && (prompt->messages[first].role == HEARTH_ROLE_SYSTEM ||
+                                 prompt->messages[first].role == HEARTH_ROLE_TOOLS))
+        first++;
+    for (size_t i = first + 1; i < prompt->n; i++)
+        n += prompt->messages[i].role == HEARTH_ROLE_USER;
+    return n;
+}
+
+// Drops as few as needed, all but the last question if need be. How many can stay is looked for from the newest on,
+// twice as many at a time, then by halves: what is counted stays near what fits, however long the conversation is.
+static void drop_until(const struct hd_loaded *model, struct prompt *prompt, size_t max_ids)
+{
+    struct prompt all = *prompt;
+    size_t n = n_droppable(prompt), kept = 0, too_many = n, step = 1;
+    bool grows = true;
+    if (prompt->n_ids <= max_ids || !n || !(all.messages = calloc(all.n, sizeof *all.messages)))
+        return;
+    memcpy(all.messages, prompt->messages, all.n * sizeof *all.messages);
+    while (true) {
+        bool last = too_many - kept <= 1;
+        if (!grows || kept + step >= too_many)
+            step = (too_many - kept) / 2;
+        memcpy(prompt->messages, all.messages, all.n * sizeof *all.messages);
+        prompt->n = all.n;
+        prompt->dropped = all.dropped;
+        drop_oldest(prompt, n - kept - (last ? 0 : step));
+        count_ids(model, prompt);
+        if (last)
+            break;
+        grows = grows && prompt->n_ids <= max_ids;
+        if (prompt->n_ids > max_ids) {
+            too_many = kept + step;
+        } else {
+            kept += step;
+            step *= 2;
+        }
+    }
+    free(all.messages);
 }
 
 static enum hearth_status tokenize(const struct hd_loaded *model, const struct hd_job *job,
@@ -381,14 +426,14 @@ static enum hearth_status start_prompt(struct hd_slot_session *slot, struct hd_j
     struct hd_loaded *model = slot->model;
     size_t room = answer_room(model, job), n_ctx = hd_model_longest(model);
     bool may_drop = job->drop_old && prompt->messages;
-    while (may_drop && prompt->n_ids + room > n_ctx && drop_oldest(prompt))
-        count_ids(model, prompt);
+    if (may_drop)
+        drop_until(model, prompt, n_ctx > room ? n_ctx - room : 0);
     size_t need = prompt->n_ids + room < n_ctx ? prompt->n_ids + room : n_ctx;
     if (!hd_room_make(model, slot, &job->person, (unsigned)need) && hd_model_active(model) > 0)
         return HEARTH_BUSY;
     slot->planned = (unsigned)need;
     enum hearth_status status = submit(slot, job, prompt, err);
-    while (status == HEARTH_CONTEXT && may_drop && drop_oldest(prompt))
+    while (status == HEARTH_CONTEXT && may_drop && drop_oldest(prompt, 1))
         status = submit(slot, job, prompt, err);
     if (status != HEARTH_OK)
         slot->planned = 0;
