@@ -132,7 +132,7 @@ void hd_listen_invited(struct hd_server *server);
 int hd_listen_callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t len);
 // Takes it from the list and from the guard's count.
 void hd_connection_free(struct hd_connection *connection);
-// A new virtual host with the present certificate takes over; the old one's connections are closed with 1012.
+// A new virtual host with the present certificate takes over; the old one's connections are cut (a client sees 1006).
 enum hearth_status hd_listen_renew(struct hd_server *server, struct hearth_error *err);
 // Adopts a descriptor whose events go to `protocol` of the base host. NULL on failure; then `fd` is closed.
 struct lws *hd_listen_adopt_fd(struct hd_server *server, int fd, const char *protocol, void *opaque);
