@@ -58,6 +58,7 @@ struct hd_learn {
     struct hd_id run;  // its row
     struct hd_id set, init;
     struct hd_run_files *files;
+    struct hearth_error unsaved; // why its last checkpoint could not be written
     struct hd_train_view view;
     uint64_t first_step; // of this process
     struct hd_learn_follower followers[HD_MAX_TRAIN_FOLLOWERS];

@@ -326,6 +326,11 @@ static void done_finish(struct hd_task *task)
     if (t->tag == learn->tag && learn->training) {
         if (t->state == HD_TRAIN_DONE && error.code == HEARTH_OK)
             error.code = become_adapter(learn, t, &error);
+        else if (t->state == HD_TRAIN_STOPPED && error.code == HEARTH_OK && !learn->discard)
+            error = learn->unsaved; // it goes on from the checkpoint before
+        if (t->state == HD_TRAIN_STOPPED && error.code != HEARTH_OK)
+            hd_log(HD_LOG_ERROR, "the training of %s is not saved as far as it came: %s", learn->view.adapter,
+                   error.text);
         enum hd_train_state state = error.code == HEARTH_OK ? t->state : HD_TRAIN_FAILED;
         if (state == HD_TRAIN_DONE) {
             hd_sealed_remove(learn->dir, &learn->run, "checkpoint.bin");
@@ -415,6 +420,7 @@ static void done_begin(struct hd_task *task)
 static void on_write_failed(void *user, const struct hearth_error *error)
 {
     struct hd_learn *learn = user;
+    learn->unsaved = *error; // a training that was to stop has ended for the worker
     hd_worker_train_fail(learn->server->worker, error);
 }
 
@@ -487,6 +493,7 @@ static enum hearth_status begin_run(struct hd_learn *learn, const struct hd_id *
     }
     task->job = job;
     learn->tag = job->tag;
+    learn->unsaved = (struct hearth_error){0};
     learn->training = true;
     learn->discard = false;
     learn->run = *run;

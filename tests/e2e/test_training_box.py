@@ -211,14 +211,18 @@ def whole(box, client):
     return fields, sha256
 
 
-def test_stop_and_resume_over_a_restart_gives_the_same_adapter(box, client, whole):
-    fields, sha256 = whole
-    start(client, **fields)
+def stop_while_stepping(client):
     for status in statuses(client):
         if status.step >= 3 and status.state == STEPPING:
             client.call("train_stop", adapter="a")
             break
-    assert finish(client).state == STOPPED
+    return finish(client)
+
+
+def test_stop_and_resume_over_a_restart_gives_the_same_adapter(box, client, whole):
+    fields, sha256 = whole
+    start(client, **fields)
+    assert stop_while_stepping(client).state == STOPPED
     token = client.token
     assert box.stop() == 0
     box.start()
@@ -230,6 +234,23 @@ def test_stop_and_resume_over_a_restart_gives_the_same_adapter(box, client, whol
             start(client, **fields | {"rank": {"value": 3}})
         with_patience(client.call, "train_start", adapter="a")  # all it had is remembered
         assert finish(client).state == DONE
+    assert file_of(box, "a")["sha256"] == sha256
+
+
+def test_a_stop_whose_checkpoint_cannot_be_written_says_so(box, client, whole):
+    fields, sha256 = whole
+    start(client, **fields)
+    assert stop_while_stepping(client).state == STOPPED
+    (kept,) = box.state.glob("learn/*.checkpoint.bin")
+    with_patience(client.call, "train_start", adapter="a")
+    kept.rename(kept.with_suffix(".away"))
+    kept.mkdir()  # nothing can take its place
+    told = stop_while_stepping(client)
+    assert told.state == FAILED and "cannot write in" in told.error.message, told
+    kept.rmdir()
+    kept.with_suffix(".away").rename(kept)
+    with_patience(client.call, "train_start", adapter="a")  # from the checkpoint that stands
+    assert finish(client).state == DONE
     assert file_of(box, "a")["sha256"] == sha256
 
 
