@@ -249,6 +249,8 @@ struct hd_learn *hd_learn_open(struct hd_server *server)
                                     ? hd_config_make_dir(learn->dir, &error)
                                     : hd_fail(&error, HEARTH_INVALID, "the state folder's path is too long");
     if (status == HEARTH_OK)
+        status = hd_store_learnt_drop_orphans(server->store, &error);
+    if (status == HEARTH_OK)
         status = hd_learn_reload(learn, &error);
     if (status == HEARTH_OK)
         status = hd_keeper_start(&learn->keeper, wake, learn, &error);

@@ -38,32 +38,6 @@ static bool read_row(sqlite3_stmt *statement, struct hd_learnt *item)
     return true;
 }
 
-static bool has(const struct hd_learnt *items, size_t n, const struct hd_id *id)
-{
-    bool found = false;
-    for (size_t i = 0; i < n; i++)
-        found = found || hd_id_equal(&items[i].id, id);
-    return found;
-}
-
-// Keys without a row: a crash came between them.
-static enum hearth_status drop_orphans(struct hd_store *store, const struct hd_learnt *items, size_t n,
-                                       struct hearth_error *err)
-{
-    size_t n_keys = hd_vault_find(store->vault, HD_KEY_LEARN, NULL, NULL, 0), n_orphans = 0;
-    struct hd_id *ids = n_keys ? calloc(n_keys, sizeof *ids) : NULL;
-    if (!ids)
-        return n_keys ? hd_fail(err, HEARTH_NOMEM, "out of memory") : HEARTH_OK;
-    hd_vault_find(store->vault, HD_KEY_LEARN, NULL, ids, n_keys);
-    for (size_t i = 0; i < n_keys; i++) {
-        if (!has(items, n, &ids[i]))
-            ids[n_orphans++] = ids[i];
-    }
-    enum hearth_status status = n_orphans ? hd_vault_destroy(store->vault, ids, n_orphans, err) : HEARTH_OK;
-    free(ids);
-    return status;
-}
-
 enum hearth_status hd_store_learnt_list(struct hd_store *store, struct hd_learnt **items, size_t *n,
                                         struct hearth_error *err)
 {
@@ -85,13 +59,48 @@ enum hearth_status hd_store_learnt_list(struct hd_store *store, struct hd_learnt
             status = hd_db_step(store, &statement, &row, err);
     }
     hd_db_done(&statement);
-    if (status == HEARTH_OK)
-        status = drop_orphans(store, *items, *n, err);
     if (status != HEARTH_OK) {
         hd_learnt_free(*items, *n);
         *items = NULL;
         *n = 0;
     }
+    return status;
+}
+
+static bool has(const struct hd_learnt *items, size_t n, const struct hd_id *id)
+{
+    bool found = false;
+    for (size_t i = 0; i < n; i++)
+        found = found || hd_id_equal(&items[i].id, id);
+    return found;
+}
+
+static enum hearth_status destroy_others(struct hd_store *store, const struct hd_learnt *items, size_t n,
+                                         struct hearth_error *err)
+{
+    size_t n_keys = hd_vault_find(store->vault, HD_KEY_LEARN, NULL, NULL, 0), n_orphans = 0;
+    struct hd_id *ids = n_keys ? calloc(n_keys, sizeof *ids) : NULL;
+    if (!ids)
+        return n_keys ? hd_fail(err, HEARTH_NOMEM, "out of memory") : HEARTH_OK;
+    hd_vault_find(store->vault, HD_KEY_LEARN, NULL, ids, n_keys);
+    for (size_t i = 0; i < n_keys; i++) {
+        if (!has(items, n, &ids[i]))
+            ids[n_orphans++] = ids[i];
+    }
+    enum hearth_status status = n_orphans ? hd_vault_destroy(store->vault, ids, n_orphans, err) : HEARTH_OK;
+    free(ids);
+    return status;
+}
+
+enum hearth_status hd_store_learnt_drop_orphans(struct hd_store *store, struct hearth_error *err)
+{
+    struct hd_learnt *items;
+    size_t n;
+    enum hearth_status status = hd_store_learnt_list(store, &items, &n, err);
+    if (status != HEARTH_OK)
+        return status;
+    status = destroy_others(store, items, n, err);
+    hd_learnt_free(items, n);
     return status;
 }
 
@@ -170,10 +179,20 @@ static enum hearth_status doom(struct hd_store *store, const char *where, const 
     return status;
 }
 
+// What is still on its way in has a key and no row yet: it never becomes an item.
 enum hearth_status hd_store_doom_learnt(struct hd_store *store, const struct hd_id *person, struct hearth_error *err)
 {
     int changed = 0;
-    return doom(store, "person", person, &changed, err);
+    size_t n = hd_vault_find(store->vault, HD_KEY_LEARN, person, NULL, 0);
+    struct hd_id *ids = calloc(n + 1, sizeof *ids);
+    if (!ids)
+        return hd_fail(err, HEARTH_NOMEM, "out of memory");
+    hd_vault_find(store->vault, HD_KEY_LEARN, person, ids, n);
+    enum hearth_status status = doom(store, "person", person, &changed, err);
+    for (size_t i = 0; i < n && status == HEARTH_OK; i++)
+        status = hd_db_run(store, NULL, err, "INSERT OR IGNORE INTO doomed_keys(id) VALUES(?)", "b", &ids[i]);
+    free(ids);
+    return status;
 }
 
 enum hearth_status hd_store_learnt_remove(struct hd_store *store, const struct hd_id *id, struct hearth_error *err)

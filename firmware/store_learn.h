@@ -29,7 +29,7 @@ void hd_learnt_free(struct hd_learnt *items, size_t n);
 // Letters, digits, '.', '_', '-', [1..64], beginning with a letter or digit; "none" is none.
 bool hd_learnt_name_ok(const char *name);
 
-// All of them, oldest first; free with hd_learnt_free. Destroys keys whose row a crash has prevented.
+// All of them, oldest first; free with hd_learnt_free.
 enum hearth_status hd_store_learnt_list(struct hd_store *store, struct hd_learnt **items, size_t *n,
                                         struct hearth_error *err);
 // An id with its key, on disk when it returns. Then come the files, then hd_store_learnt_add.
@@ -43,6 +43,8 @@ enum hearth_status hd_store_learnt_update(struct hd_store *store, const struct h
 enum hearth_status hd_store_learnt_remove(struct hd_store *store, const struct hd_id *id, struct hearth_error *err);
 // A key without a row.
 enum hearth_status hd_store_learnt_drop_key(struct hd_store *store, const struct hd_id *id, struct hearth_error *err);
+// At the start, when nothing is on its way in: destroys keys whose row a crash has prevented.
+enum hearth_status hd_store_learnt_drop_orphans(struct hd_store *store, struct hearth_error *err);
 
 // ---- which adapter answers; `person` zero = whoever has made no choice
 

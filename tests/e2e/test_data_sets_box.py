@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A person deletes a data set of theirs from a device: what goes, who may, and while a training reads it."""
 
+import json
+import os
+import socket
+
 import pytest
-from hearthbox import BUILD  # noqa: F401  (finds python_client)
+from hearthbox import BUILD, PATIENCE  # noqa: F401  (finds python_client)
 from python_client import RequestFailed
 from test_training_box import (  # noqa: F401
     DONE, STOPPED, WILD, box, client, finish, hearth, start,
@@ -73,6 +77,27 @@ def test_who_may_delete_what(box, client):  # noqa: F811
         assert names(ann) == ["mine", "set"]
         assert hearth(box, "data", "rm", "mine").returncode == 0  # the box's owner may
         assert names(ann) == ["set"]
+
+
+def test_what_others_do_ends_no_import(box, client):  # noqa: F811
+    """While a large set is being sealed somebody chooses an adapter, and somebody else deletes a conversation."""
+    said = [{"role": r, "content": "w" * 4000} for r in ("user", "assistant")]
+    line = json.dumps({"messages": said}).encode() + b"\n"
+    fd = os.memfd_create("set")
+    os.write(fd, line * (48 * 2**20 // len(line)))
+    with box.paired("Ann", name="ann", scopes=["chat", "train"]) as ann, socket.socket(socket.AF_UNIX) as s:
+        mine = ann.call("chat", text=CANARY, sampling=WILD)
+        list(ann.events())
+        s.settimeout(60 * PATIENCE)
+        s.connect(str(box.home / "run/hearth/admin.sock"))
+        request = {"cmd": "data.import", "name": "large", "messages": True, "counts": {}}
+        socket.send_fds(s, [json.dumps(request).encode() + b"\n"], [fd])
+        os.close(fd)
+        client.call("use_adapter", box_default=True)
+        ann.call("delete_conversation", conversation_id=mine.conversation_id)
+        answer = json.loads(s.makefile("rb").readline())
+        assert answer["ok"], answer
+    assert names(client) == ["large", "set"]
 
 
 def test_not_while_a_training_reads_it(box, client):  # noqa: F811
