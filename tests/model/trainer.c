@@ -302,6 +302,9 @@ static void another_run_is_refused(void **state)
     OTHER(targets, "attn_q", "targets");
     OTHER(epochs, 3, "epochs");
     OTHER(n_batch, 3, "batch");
+    OTHER(n_micro_rows, 64, "micro rows");
+    OTHER(neftune, 5, "neftune");
+    OTHER(patience, 4, "patience");
     OTHER(data.held_out, 0.3, "held out");
     OTHER(data.n_seq, 48, "sequence");
     OTHER(moments, HEARTH_TRAIN_MOMENTS_8BIT, "moments is \"f32\" there and \"8bit\" here");
@@ -586,6 +589,17 @@ static void an_epoch_is_its_samples(void **state)
     must(hearth_trainer_open(&t, bed.engine, &bed.params, &err), &err);
     while (t->phase < HT_TRAIN_BORDER)
         must(hearth_trainer_run(t, 0, &err), &err);
+    struct ht_train_window first = {0}, second = {0}; // each epoch has its order
+    must(ht_train_window_make(&first, &t->order, 0, 0, 1, &err), &err);
+    must(ht_train_window_make(&second, &t->order, 1, 0, 1, &err), &err);
+    unsigned moved = 0, apart = 0;
+    for (size_t i = 0; i < first.n_entries; i++) {
+        moved += first.entries[i].sample != second.entries[i].sample;
+        apart += i && first.entries[i].sample != first.entries[i - 1].sample; // the copies of a sample are apart
+    }
+    assert_true(first.n_entries == second.n_entries && moved > first.n_entries / 2 && apart > first.n_entries * 3 / 4);
+    ht_train_window_free(&first);
+    ht_train_window_free(&second);
     for (uint32_t n_windows = 1; n_windows <= 8; n_windows *= 2) {
         unsigned seen[60] = {0};
         struct ht_train_window w = {0};
