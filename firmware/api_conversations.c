@@ -168,7 +168,10 @@ void hd_api_get_conversation(struct hd_client *client, const struct hd_id *reque
         hd_api_fail(client, request, &error);
         return;
     }
-    size_t end;
+    size_t end, n_bytes = 0;
+    for (size_t i = 0; i < conversation.n_turns; i++)
+        n_bytes += conversation.turns[i].text_len;
+    hd_guard_has_read(client->server->guard, &client->device.id, n_bytes);
     if (page_end(&conversation, body->before_turn_id, &end)) {
         size_t first = first_that_fits(&conversation, end, body->limit);
         send_page(client, request, &conversation, first, end - first);

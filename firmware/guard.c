@@ -210,19 +210,27 @@ bool hd_bucket_take(struct hd_bucket *bucket, int64_t now_ms, double per_second,
     return true;
 }
 
-bool hd_guard_too_fast(struct hd_guard *guard, const struct hd_id *device, int64_t now_ms)
+// A device's place, else that of the one which has been quiet longest.
+static struct rate *rate_of(struct hd_guard *guard, const struct hd_id *device)
 {
-    struct rate *rate = &guard->rates[0]; // the device's place, else that of the one which has been quiet longest
+    struct rate *rate = &guard->rates[0];
     for (size_t i = 0; i < HD_MAX_RATES; i++) {
         struct rate *r = &guard->rates[i];
-        if (hd_id_equal(&r->device, device)) {
-            rate = r;
-            break;
-        }
+        if (hd_id_equal(&r->device, device))
+            return r;
         if (r->bucket.filled_ms < rate->bucket.filled_ms)
             rate = r;
     }
-    if (!hd_id_equal(&rate->device, device))
-        *rate = (struct rate){.device = *device};
-    return !hd_bucket_take(&rate->bucket, now_ms, HD_FRAMES_PER_SECOND, HD_FRAMES_BURST);
+    *rate = (struct rate){.device = *device};
+    return rate;
+}
+
+bool hd_guard_too_fast(struct hd_guard *guard, const struct hd_id *device, int64_t now_ms)
+{
+    return !hd_bucket_take(&rate_of(guard, device)->bucket, now_ms, HD_FRAMES_PER_SECOND, HD_FRAMES_BURST);
+}
+
+void hd_guard_has_read(struct hd_guard *guard, const struct hd_id *device, size_t n_bytes)
+{
+    rate_of(guard, device)->bucket.level -= (double)(n_bytes / HD_READ_BYTES_PER_FRAME);
 }

@@ -32,6 +32,8 @@ bool hd_origin_allowed(const struct hd_names *names, unsigned port, const char *
 
 // Frames and requests of a device, however many connections they come over. True: this one is too much.
 bool hd_guard_too_fast(struct hd_guard *guard, const struct hd_id *device, int64_t now_ms);
+// One that made the box read so much counts as more of them.
+void hd_guard_has_read(struct hd_guard *guard, const struct hd_id *device, size_t n_bytes);
 
 // A bucket that fills at a steady rate.
 struct hd_bucket {

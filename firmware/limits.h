@@ -31,6 +31,7 @@ enum {
     HD_TOLD_PER_MINUTE = 10,           // addresses that the log names for it
     HD_FRAMES_PER_SECOND = 40,         // per device, over all its connections, sustained
     HD_FRAMES_BURST = 200,
+    HD_READ_BYTES_PER_FRAME = 256 << 10, // of conversations: reading more counts as more frames
     HD_MAX_RATES = 256, // devices whose rate is remembered
 
     // responses

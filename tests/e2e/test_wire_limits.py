@@ -259,6 +259,20 @@ def test_a_device_has_one_rate_for_all_its_sockets(box, witness):
             one.close()
 
 
+def test_reading_a_long_conversation_counts_as_many_frames(box, witness):
+    with box.paired(name="archivist", person="archivist") as client:
+        conversation = client.call("chat", text="x" * 260_000).conversation_id
+        list(client.events())
+        for _ in range(11):
+            client.call("chat", text="x" * 260_000, conversation_id=conversation)
+            list(client.events())
+        time.sleep(1)
+        for _ in range(100):
+            client.send("get_conversation", conversation_id=conversation, limit=1)
+        kinds = [client.receive(10).WhichOneof("body") for _ in range(100)]
+        assert kinds.count("conversation") > 10 and kinds.count("error") > 0, kinds.count("error")
+
+
 def test_one_device_may_not_hold_all_sockets(box, witness):
     with box.paired(name="many") as client:
         held = [box.hello(client.token) for _ in range(7)]

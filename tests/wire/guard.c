@@ -182,6 +182,14 @@ static void a_device_has_one_rate(void **state)
     }
     assert_true(hd_guard_too_fast(guard, &a, now + 1));
     assert_false(hd_guard_too_fast(guard, &a, now + 1000));
+    // what was read counts
+    struct hd_id reader = {{4}};
+    now += 100000;
+    assert_false(hd_guard_too_fast(guard, &reader, now));
+    hd_guard_has_read(guard, &reader, 100 * (size_t)HD_READ_BYTES_PER_FRAME);
+    for (int i = 0; i < HD_FRAMES_BURST - 101; i++)
+        assert_false(hd_guard_too_fast(guard, &reader, now));
+    assert_true(hd_guard_too_fast(guard, &reader, now));
     hd_guard_free(&guard);
 }
 
