@@ -214,8 +214,8 @@ enum hearth_status hearth_engine_step(struct hearth_engine *engine, unsigned *n_
         if (!s->busy || (s->paused && !s->cancelled))
             continue;
         struct hearth_event event = {.type = HEARTH_EVENT_TEXT, .text = "x", .len_bytes = 1};
-        n_active++;
-        taken += s->prompt + s->made;
+        n_active += !s->paused; // a paused one is here to be cancelled
+        taken += s->paused ? 0 : s->prompt + s->made;
         if (!s->cancelled) {
             s->made++;
             s->on_event(s->user, &event);
