@@ -209,6 +209,12 @@ static void scales(void **state)
     assert_int_equal(n_different(base, nothing, n), 0);
     same_bits("scale 2", two, same, n);
     assert_true(n_different(base, two, n) > n / 2);
+    const struct ht_adapter_target *last = &a->targets[a->n_targets - 1];
+    a->values[last->b_at + (size_t)last->n * last->rank - 1] += 1;
+    (void)load(e, a, 1);
+    for (int i = 0; i < 4; i++) // the cache tells them all apart, one value or a scale being enough
+        for (int j = 0; j < i; j++)
+            assert_false(ht_adapter_key_equal(e->loras.slot[i].key, e->loras.slot[j].key));
     free(base);
     free(nothing);
     free(two);
