@@ -158,6 +158,8 @@ def test_completion_knows_commands_and_flags(home):
         ["run", "-n"],
         ["run", "--temp", "warm"],
         ["run", "--temp", "9"],
+        ["run", "--temp", "nan"],
+        ["run", "-n", "12x"],
         ["run", "--threads", "0"],
         ["run", "--threads", "-1"],
         ["run", "--seed", "99999999999999999999999"],

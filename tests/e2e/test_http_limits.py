@@ -92,6 +92,18 @@ def test_a_proper_request_for_comparison(box):
     assert b"connection: close" in answer.lower()
 
 
+def test_a_stream_ends_as_its_http_says(box):
+    body = json.dumps(json.loads(BODY) | {"stream": True}).encode()
+    head, _, told = send(box, request(box, body=body)).partition(b"\r\n\r\n")
+    assert b"transfer-encoding: chunked" in head.lower() and told.endswith(b"\r\n0\r\n\r\n")
+    old = send(box, request(box, body=body).replace(b" HTTP/1.1", b" HTTP/1.0", 1))
+    head, _, told = old.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert told.startswith(b"data: ") and told.endswith(b"data: [DONE]\n\n")
+    head, _, told = send(box, request(box, "/health", "HEAD")).partition(b"\r\n\r\n")
+    assert status(head) == 200 and told == b""
+
+
 # ---- smuggling: whatever follows a doubtful request is never answered
 
 

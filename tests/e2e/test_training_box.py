@@ -163,6 +163,8 @@ def test_admin_requests_with_descriptors_that_are_wrong(box):
         assert call(request | {"counts": []}, file.fileno())["code"] == "invalid"
     os.close(read)
     os.close(write)
+    with pytest.raises(AdminError, match="no such parameter"):
+        box.admin("train.start", data_set="set", adapter="a", colour=1)
     n_fds = len(os.listdir(f"/proc/{box.process.pid}/fd")) if os.geteuid() == 0 else 0
     for _ in range(20):
         call({"cmd": "status"}, 0)
