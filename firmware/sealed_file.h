@@ -21,8 +21,8 @@ enum hearth_status hd_sealed_write(const struct hd_sealed_place *place, const ch
 // The same of the first len_bytes of an open file that can be read at any place; IO if it is shorter.
 enum hearth_status hd_sealed_write_fd(const struct hd_sealed_place *place, const char *name, int fd, uint64_t len_bytes,
                                       struct hearth_error *err);
-// Into memory that has a path, /proc/self/fd/<fd>, but no name on any disk. *fd is the caller's to close, -1 on failure:
-// NOT_FOUND, FORMAT (damaged), LIMIT (more than max_bytes).
+// Into memory that has a path, /proc/self/fd/<fd>, but no name on any disk. *fd is the caller's to close; -1 when it
+// fails: NOT_FOUND, FORMAT (damaged), LIMIT (more than max_bytes).
 enum hearth_status hd_sealed_read_fd(const struct hd_sealed_place *place, const char *name, uint64_t max_bytes, int *fd,
                                      uint64_t *len_bytes, struct hearth_error *err);
 // The same into an open file, from its beginning on, a part at a time; when it fails some of them stand there.
