@@ -6,7 +6,8 @@
 #include "firmware/assets.h"
 #include "firmware/http.h"
 
-enum { HEADER_BYTES = 2048, CHUNK_BYTES = 16 << 10, VALUE_BYTES = 512, POLICY_BYTES = 1024, HTTP_STATUS_MISDIRECTED = 421 };
+enum { HEADER_BYTES = 2048, CHUNK_BYTES = 16 << 10, VALUE_BYTES = 512, POLICY_BYTES = 1024 };
+enum { HTTP_STATUS_MISDIRECTED = 421 };
 
 // What is being sent; lies in libwebsockets' per-session memory.
 struct page {
