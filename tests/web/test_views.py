@@ -334,7 +334,7 @@ def test_with_the_keyboard_alone(paired):
     page.keyboard.press("Escape")
     wait_count(page, "dialog", 0)
     to("Delete this answer")
-    assert page.locator(".answer .actions").evaluate("e => getComputedStyle(e).opacity") == "1"
+    expect(page.locator(".answer .actions")).to_have_css("opacity", "1")  # it fades in
     page.keyboard.press("Enter")
     dialog.get_by_role("button", name="Cancel").wait_for()
     assert page.evaluate("document.activeElement.textContent") == "Cancel"
