@@ -213,7 +213,7 @@ static bool take(const struct cli *cli, const struct cli_option *option, char *t
     }
     if ((option->kind == CLI_COUNT || option->kind == CLI_REAL) && limited &&
         (number < option->min || number > option->max)) {
-        cli_wrong(cli, "--%s must lie between %g and %g", option->name, option->min, option->max);
+        cli_wrong(cli, "--%s must lie between %.12g and %.12g", option->name, option->min, option->max);
         return false;
     }
     if (option->given)

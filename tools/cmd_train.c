@@ -115,7 +115,7 @@ struct training {
     struct hearth_data_file files[CLI_LIST_MAX];
     char base_path[PATHS_MAX], sha256[HASH_HEX];
     int folder; // locked
-    bool tty, shown, told; // told: what was left out of the data
+    bool tty, shown, told, made_folder; // told: what was left out of the data
     double drawn_s, held_out, loss;
     uint64_t first_step;
 };
@@ -223,7 +223,8 @@ static bool there(const struct training *t, const char *name)
 static int open_folder(struct training *t)
 {
     const char *out = words.out;
-    if (mkdir(out, 0777) && errno != EEXIST)
+    t->made_folder = mkdir(out, 0777) == 0;
+    if (!t->made_folder && errno != EEXIST)
         return cli_fail(CLI_CANTCREAT, "%s: cannot make the folder: %s", out, strerror(errno));
     t->folder = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (t->folder < 0)
@@ -233,6 +234,8 @@ static int open_folder(struct training *t)
     if (!words.resume && (there(t, "checkpoint.bin") || there(t, "manifest.json") || there(t, "adapter.gguf")))
         return cli_fail(CLI_CANTCREAT, "%s: holds a training already: go on with --resume, or name another folder",
                         out);
+    if (words.resume && !there(t, "checkpoint.bin") && !there(t, "manifest.json"))
+        cli_note("%s: holds no training to go on with: it begins", out);
     return CLI_OK;
 }
 
@@ -499,6 +502,15 @@ static int draw_end(struct training *t)
     return code;
 }
 
+// A folder that was made for a run of which nothing came.
+static void leave_nothing(const struct training *t)
+{
+    struct stat log;
+    if (!fstatat(t->folder, "log.jsonl", &log, AT_SYMLINK_NOFOLLOW) && log.st_size == 0)
+        unlinkat(t->folder, "log.jsonl", 0);
+    rmdir(words.out); // goes only where nothing is in it
+}
+
 static int train(const struct cli *cli, int argc, char **argv)
 {
     static struct training t; // zero, and too large for a stack
@@ -513,6 +525,8 @@ static int train(const struct cli *cli, int argc, char **argv)
     hearth_trainer_close(&t.trainer);
     hearth_adapter_close(&t.init);
     hearth_engine_close(&t.engine);
+    if (code && t.made_folder)
+        leave_nothing(&t);
     if (t.folder >= 0)
         close(t.folder);
     return code;

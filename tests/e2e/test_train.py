@@ -150,6 +150,12 @@ def kills(chats, folder, n, seed):
         assert (out / "manifest.json").read_bytes() == (folder / "whole" / "manifest.json").read_bytes()
 
 
+def test_a_resume_of_nothing_says_that_it_begins(chats, tmp_path):
+    told = f"{tmp_path / 'new'}: holds no training to go on with: it begins\n"
+    assert told in train(chats, tmp_path / "new", "--resume", "--epochs", "1").stderr
+    assert told not in train(chats, tmp_path / "new", "--resume", "--epochs", "1").stderr
+
+
 def test_some_kills(chats, tmp_path):
     kills(chats, tmp_path, 8, 1)
 
@@ -168,10 +174,13 @@ def test_bad_words_and_data(chats, tmp_path):
     for i, (file, cause, code) in enumerate(wrong):
         done = train(file, tmp_path / f"bad{i}", code=code)
         assert cause in done.stderr and done.stderr.count("\n") == 1
+        assert not (tmp_path / f"bad{i}").exists()
     for more in (("--seq", "100000"), ("--rank", "0"), ("--schedule", "stairs"), ("--mask", "no"),
                  ("--precision", "f8"), ("--moments", "7bit"), ("--targets", "attn_z"), ("--lr", "fast")):
         done = train(chats, tmp_path / "no", *more, code=65 if more[0] in ("--seq", "--targets") else 2)
         assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "no").exists()
+    assert "--seq must lie between 2 and 4194304 (" in train(chats, tmp_path / "no", "--seq", "1", code=2).stderr
     assert subprocess.run([HEARTH, "train"], capture_output=True, check=False).returncode == 2
     done = train(chats, tmp_path / "lost", "--lr", "1e6", "--decay", "1", "--clip", "0", "--warmup", "0", "--epochs",
                  "20", "--schedule", "constant", code=65)
@@ -211,16 +220,19 @@ def on_a_terminal(command, columns):
 
 
 def test_progress_on_a_terminal(tmp_path):
-    data = write_chats(tmp_path / "chats.jsonl", 8000)
-    command = [HEARTH, "train", "-m", TINY, "--template", "chatml", "--data", str(data), "--seq", "128", "--max-steps",
-               "150", "--eval-every", "75", "--held-out", "0.3", "--near", "0", "--out"]
-    lines = on_a_terminal([*command, str(tmp_path / "wide")], 120)
+    train_it = [HEARTH, "train", "-m", TINY, "--template", "chatml", "--seq", "128", "--near", "0"]
+    many = write_chats(tmp_path / "many.jsonl", 100_000)  # a line is drawn each tenth of a second
+    whole = [*train_it, "--data", many, "--held-out", "0", "--max-steps", "1", "--out", tmp_path / "whole"]
+    lines = on_a_terminal(whole, 120)
     numbers = [int(line.split()[1]) for line in lines if line.startswith("reading: ")]
-    assert numbers and numbers == sorted(numbers) and 0 < numbers[-1] <= 8000
+    assert numbers and numbers == sorted(numbers) and 0 < numbers[-1] <= 100_000
+    data = write_chats(tmp_path / "chats.jsonl", 8000)
+    command = [*train_it, "--data", data, "--max-steps", "150", "--eval-every", "75", "--held-out", "0.3", "--out"]
+    lines = on_a_terminal([*command, tmp_path / "wide"], 120)
     assert any(re.fullmatch(r"\[ {20}\] step 0 of 150  evaluating what is held out: \d+ %", line) for line in lines)
     step = r"\[=* *\] step \d+ of 150  loss \d\.\d{4}  held out \d\.\d{4}  \d+ tok/s  [-0-9.]+( s| min)? left"
     assert any(re.fullmatch(step, line) for line in lines), lines[-3:]
-    lines = on_a_terminal([*command, str(tmp_path / "narrow")], 60)
+    lines = on_a_terminal([*command, tmp_path / "narrow"], 60)
     told = [line for line in lines if not line.startswith("hearth: ")]
     assert max(map(len, told)) < 60, "a longer line would stay on the terminal, piece by piece"
     assert any(line.startswith("step ") and " loss " in line for line in told)
