@@ -543,6 +543,18 @@ static enum hearth_status begin(struct hd_loaded *model, struct hd_waiting *wait
     return HEARTH_OK;
 }
 
+// What could not begin was read all the same: who floods the box with such has no turn before others for it.
+static void charge_failed(struct hd_worker *worker, const struct hd_job *job)
+{
+    enum { BYTES_PER_TOKEN = 4 }; // about
+    size_t bytes = job->prompt_len_bytes;
+    for (size_t i = 0; i < job->n_messages; i++)
+        bytes += job->messages[i].len_bytes;
+    pthread_mutex_lock(&worker->lock);
+    hd_queue_charge(worker, &job->person, 1 + (double)bytes / BYTES_PER_TOKEN);
+    pthread_mutex_unlock(&worker->lock);
+}
+
 static void start_jobs(struct hd_worker *worker)
 {
     struct hd_waiting *waiting;
@@ -564,6 +576,7 @@ static void start_jobs(struct hd_worker *worker)
                 model->wait_for_end = true; // it is their turn: nobody takes what becomes free
             unpick(worker, waiting, model->name, NULL);
         } else {
+            charge_failed(worker, waiting->job);
             unpick(worker, waiting, model->name, &error);
         }
     }

@@ -264,11 +264,14 @@ enum hearth_status hearth_session_submit(struct hearth_session *session, const s
 {
     if (session->busy)
         return fake_fail(err, HEARTH_BUSY, "the fake session answers");
+    unsigned prompt = request->messages ? 10 * (unsigned)request->n_messages : (unsigned)request->n_ids;
+    if (prompt >= session->engine->info.n_ctx)
+        return fake_fail(err, HEARTH_CONTEXT, "the prompt does not fit");
     session->busy = true;
     session->cancelled = session->paused = false;
     session->made = session->paused_at = 0;
     session->wanted = request->max_tokens;
-    session->prompt = request->messages ? 10 * (unsigned)request->n_messages : (unsigned)request->n_ids;
+    session->prompt = prompt;
     session->on_event = request->on_event;
     session->user = request->user;
     session->owner = request->owner;

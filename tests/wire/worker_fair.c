@@ -101,6 +101,29 @@ static void long_questions_give_their_room_to_another(void **state)
     assert_true(events('p') <= 2 && fake_most_taken <= 4096);
 }
 
+static void questions_that_fail_cost_their_person_a_turn(void **state)
+{
+    (void)state;
+    struct hd_id first, id[4], other;
+    config.n_ctx = 512;
+    config.max_sessions = 1;
+    start(0);
+    use("one");
+    atomic_store(&fake_step_us, 2000);
+    assert_int_equal(ask(3, "", 60, &first), HEARTH_OK);
+    WAIT_FOR(seen.n_started == 1);
+    ask_messages = 600; // beyond the context
+    ask_whole = true;
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(ask(1, "", 5, &id[i]), HEARTH_OK);
+    ask_messages = 1;
+    assert_int_equal(ask(2, "", 60, &other), HEARTH_OK);
+    WAIT_FOR(seen.n_started == 2);
+    assert_true(hd_id_equal(&seen.started[1], &other));
+    assert_int_equal(seen.n_failed, 1);
+    WAIT_FOR(seen.n_failed == 4 && seen.n_done >= 2);
+}
+
 // Both have one: nobody's only answer stands still for a question, and a single one is as long as it is.
 static void nobodys_last_answer_gives_way_to_a_question(void **state)
 {
@@ -444,6 +467,7 @@ int main(int argc, char **argv)
         T(who_is_alone_has_every_place),
         T(a_flood_does_not_keep_another_waiting),
         T(long_questions_give_their_room_to_another),
+        T(questions_that_fail_cost_their_person_a_turn),
         T(nobodys_last_answer_gives_way_to_a_question),
         T(answers_that_outgrow_the_pool_take_turns),
         T(two_floods_do_not_pause_each_other),

@@ -23,6 +23,7 @@ static struct hd_worker *worker;
 static struct hearth_error err;
 static unsigned char next_id;
 static size_t ask_messages; // of a question; the fake model's prompt has ten tokens for each
+static bool ask_whole;      // what does not fit fails, else its oldest turns are dropped
 
 static struct { // what the notes have told
     struct hd_id started[ENDED_MAX], done[ENDED_MAX], failed[ENDED_MAX];
@@ -109,6 +110,7 @@ static inline int setup(void **state)
     fake_reset();
     next_id = 0;
     ask_messages = 1;
+    ask_whole = false;
     write_model("one", "ok llama Q4_1 4096 41943040 1024 1048576"); // 40 + 4 + 1 MiB
     write_model("two", "ok llama Q4_1 4096 41943040 1024 1048576");
     write_model("huge", "ok llama Q4_1 4096 104857600 1024 1048576");
@@ -161,7 +163,7 @@ static inline enum hearth_status ask(unsigned char person, const char *model, un
     *id = job->response = id_of(++next_id);
     job->conversation = id_of((unsigned char)(100 + next_id));
     job->max_tokens = n_tokens;
-    job->drop_old = true;
+    job->drop_old = !ask_whole;
     snprintf(job->model, sizeof job->model, "%s", model);
     enum hearth_status status = hd_worker_submit(worker, job, &err);
     if (status != HEARTH_OK)
