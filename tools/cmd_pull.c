@@ -164,9 +164,14 @@ static bool target_path(char path[PATHS_MAX], const char *name)
     return models_dir(dir) && paths_join(path, dir, name) && paths_make_parent(path);
 }
 
+static int here_already(const char *path, const char *name)
+{
+    return cli_fail(CLI_CANTCREAT, "%s is here already: 'hearth models rm %s' removes it", path, name);
+}
+
 static int pull_path(const struct pull *pull, const char *from)
 {
-    char hex[HASH_HEX], to[PATHS_MAX];
+    char hex[HASH_HEX], there[HASH_HEX], to[PATHS_MAX];
     const char *slash = strrchr(from, '/'), *name = pull->name ? pull->name : slash ? slash + 1 : from;
     struct stat a, b;
     if (!paths_is_file(from))
@@ -181,9 +186,13 @@ static int pull_path(const struct pull *pull, const char *from)
         return code;
     if (!target_path(to, name))
         return CLI_CANTCREAT;
-    if (!stat(from, &a) && !stat(to, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
-        return tell(pull, name, to, hex, pull->sha256[0], false);
-    if (linkat(AT_FDCWD, from, AT_FDCWD, to, AT_SYMLINK_FOLLOW)) { // another disk, or a file of that name
+    if (paths_is_file(to)) {
+        bool same = !stat(from, &a) && !stat(to, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+        if (same || (hash_file(to, NULL, there) && !strcmp(hex, there)))
+            return tell(pull, name, to, hex, pull->sha256[0], false);
+        return here_already(to, name);
+    }
+    if (linkat(AT_FDCWD, from, AT_FDCWD, to, AT_SYMLINK_FOLLOW)) { // another disk
         code = copy_file(from, to);
         if (code)
             return code;
@@ -203,11 +212,6 @@ static struct fetch fetch_of(const struct pull *pull, const char *text, const ch
         .token = token,
         .idle_timeout_s = (unsigned)pull->timeout_s,
     };
-}
-
-static int here_already(const char *path, const char *name)
-{
-    return cli_fail(CLI_CANTCREAT, "%s is here already: 'hearth models rm %s' removes it", path, name);
 }
 
 // One part, unless an earlier try has brought it.

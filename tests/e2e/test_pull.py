@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import ssl
 import subprocess
@@ -532,6 +533,14 @@ def test_a_file_of_this_machine(home, certificates):
     assert done.returncode == 0, done.stderr
     assert has_model(home, "mine.gguf")
     assert pull(home, certificates, str(file)).returncode == 0
+    other = home / "other" / "mine.gguf"  # another model does not take the place of one that is here
+    other.parent.mkdir()
+    shutil.copy(file, other)
+    assert "is here already" in pull(home, certificates, str(other)).stdout
+    shutil.copy(ROOT / "tests/golden/tiny-qwen2.gguf", other)
+    done = pull(home, certificates, str(other))
+    assert done.returncode == 73 and "is here already: 'hearth models rm" in done.stderr
+    assert has_model(home, "mine.gguf")
     done = pull(home, certificates, str(file), "--sha256", WRONG, "--name", "b.gguf")
     assert done.returncode == 65 and models(home) == ["mine.gguf"]
     file.write_bytes(b"not a model")
