@@ -42,6 +42,7 @@ MODELS = {
 # Left out under an emulator, and why. None of it depends on the instruction set.
 EMULATED_OUT = {
     "model/failures": "takes minutes there",
+    "model/pause": "takes minutes there",
     "model/speculation": "takes minutes there",
     "model/trainer_power": "takes minutes there",
     "wire/store_memory": "takes minutes there",
