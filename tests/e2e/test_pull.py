@@ -54,7 +54,8 @@ class Server:
         self.port = self.listener.getsockname()[1]
         self.requests = []
         self.answer = None
-        threading.Thread(target=self.accept, daemon=True).start()
+        self.accepting = threading.Thread(target=self.accept, daemon=True)
+        self.accepting.start()
 
     def accept(self):
         while True:
@@ -86,7 +87,9 @@ class Server:
         except (OSError, ValueError):
             pass
 
-    def close(self):
+    def close(self):  # not before the thread is out of it: the next server's socket may get the same number
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.accepting.join()
         self.listener.close()
 
 
