@@ -48,6 +48,7 @@ static atomic_uint fake_step_us = 200; // how long a step takes
 static atomic_bool fake_hang;          // a step does not come back while it is set
 static atomic_bool fake_slow_open;     // opening takes until it is cleared, or nobody wants it
 static atomic_bool fake_lost;          // the next step says that the device is lost
+static atomic_uint fake_counts; // of a prompt's tokens
 static atomic_uint fake_most_active, fake_most_taken; // sessions, and their positions, in any step
 static atomic_uint fake_least_run; // positions that any session came further between two pauses
 
@@ -55,6 +56,7 @@ static inline void fake_reset(void)
 {
     fake_n = 0;
     atomic_store(&fake_step_us, 200);
+    atomic_store(&fake_counts, 0);
     atomic_store(&fake_most_active, 0);
     atomic_store(&fake_most_taken, 0);
     atomic_store(&fake_least_run, 1 << 30);
@@ -314,6 +316,7 @@ enum hearth_status hearth_chat_tokenize(const struct hearth_engine *engine,
                                         struct hearth_error *err)
 {
     (void)engine, (void)messages, (void)ids, (void)capacity, (void)err;
+    atomic_fetch_add(&fake_counts, 1);
     *n_ids = 10 * n_messages;
     return HEARTH_OK;
 }
