@@ -267,16 +267,22 @@ static void forgetting(void **state)
 
 // ---- pages in use are never written
 
+// Ids that leave the given ones in the middle of the second page.
+static const int32_t *ids_that_leave(const int32_t *ids)
+{
+    static int32_t branch[120];
+    memcpy(branch, ids, 50 * sizeof *branch);
+    memcpy(branch + 50, some_ids(9), 70 * sizeof *branch);
+    return branch;
+}
+
 static void a_shared_page_is_never_written(void **state)
 {
     (void)state;
     static struct answer a, b, fresh;
     struct hearth_engine *engine = engine_for(3, 1024, HEARTH_KV_F16, NULL);
-    const int32_t *ids = some_ids(8), *other = some_ids(9);
+    const int32_t *ids = some_ids(8), *branch = ids_that_leave(ids);
     struct hearth_session *s = new_session(engine), *t = new_session(engine);
-    int32_t branch[120];
-    memcpy(branch, ids, sizeof branch);
-    memcpy(branch + 50, other, 70 * sizeof *branch);
     ask(s, &a, ids, 120, 1);
     ask(t, &b, ids, 120, 1);
     assert_int_equal(s->pages[1], t->pages[1]);
@@ -302,11 +308,8 @@ static void a_listed_page_is_never_written(void **state)
     (void)state;
     static struct answer first, away, back;
     struct hearth_engine *engine = engine_for(3, 1024, HEARTH_KV_F16, NULL);
-    const int32_t *ids = some_ids(8), *other = some_ids(9);
+    const int32_t *ids = some_ids(8), *branch = ids_that_leave(ids);
     struct hearth_session *s = new_session(engine), *t = new_session(engine);
-    int32_t branch[120];
-    memcpy(branch, ids, sizeof branch);
-    memcpy(branch + 50, other, 70 * sizeof *branch);
     ask(s, &first, ids, 120, 1);
     ask(s, &away, branch, 120, 1);
     assert_int_equal(away.usage.cached_tokens, 50);

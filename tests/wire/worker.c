@@ -90,7 +90,7 @@ static void sessions_share_more_than_one_context(void **state)
     assert_int_equal(ask(1, "", 5, &id), HEARTH_OK);
     ask_messages = 1;
     WAIT_FOR(seen.n_done == 1);
-    assert_in_range(fake_counts, 2, 24); // nobody else is answered meanwhile: a few halves, not one for each dropped turn
+    assert_in_range(fake_counts, 2, 24); // by halves, not one for each dropped turn: nobody is answered meanwhile
     assert_int_equal(ask(1, "two", 5, &id), HEARTH_OK);
     WAIT_FOR(seen.n_done == 2);
     expect_positions(14336, 4096); // side by side: the second one has what is left
