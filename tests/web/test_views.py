@@ -192,7 +192,7 @@ def test_a_turned_phone_stays_at_the_end(shown):
     page.wait_for_function(f"() => {left} < 8")
     page.set_viewport_size(TURNED)
     page.wait_for_timeout(300)
-    assert page.evaluate(left) < 8
+    page.wait_for_function(f"{left} < 8")
     assert sideways(page) == []
     page.evaluate("document.querySelector('.scroller').scrollTop = 0")  # who reads stays there
     page.wait_for_timeout(100)
