@@ -3,6 +3,7 @@
 // One thread.
 #include "engine/gguf/safetensors.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <string.h>
 
@@ -229,8 +230,13 @@ static enum hearth_status parse(struct ht_safetensors *s, const char *header, st
     if (!measured(header, s->header_bytes))
         return ht_fail(err, HEARTH_FORMAT, "%s: the header is nested too deeply or holds too many parts", shown(s));
     json_error_t wrong = {0};
+    errno = 0; // ENOMEM: a name may lack a byte
     json_t *root = json_loadb(header, s->header_bytes, JSON_REJECT_DUPLICATES, &wrong);
-    if (!root && (!wrong.text[0] || json_error_code(&wrong) == json_error_out_of_memory))
+    if (errno == ENOMEM) {
+        json_decref(root);
+        root = NULL;
+    }
+    if (!root && (!wrong.text[0] || errno == ENOMEM))
         return ht_fail(err, HEARTH_NOMEM, "%s: out of memory for the header", shown(s));
     if (!root)
         return ht_fail(err, HEARTH_FORMAT, "%s: the header is no JSON of the format (line %d, column %d)", shown(s),

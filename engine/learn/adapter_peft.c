@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads a folder of PEFT: adapter_config.json and adapter_model.safetensors. What the configuration asks for and Hearth
 // does not do is refused by name. One thread.
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #include "engine/gguf/safetensors.h"
 #include "engine/learn/adapter.h"
 #include "engine/learn/adapter_peft.h"
+#include "engine/learn/json_read.h"
 
 // ---------------------------------------------------------------- the configuration
 
@@ -87,12 +89,13 @@ static enum hearth_status load_config(json_t **config, const char *path, struct 
         status = ht_file_read(file, text, (size_t)bytes, 0, err);
     ht_file_close(&file);
     json_error_t wrong = {0};
+    errno = 0;
     if (status == HEARTH_OK)
-        *config = json_loadb(text, (size_t)bytes, JSON_REJECT_DUPLICATES, &wrong);
+        *config = ht_json_read(text, (size_t)bytes, JSON_REJECT_DUPLICATES, &wrong);
     ht_free(text);
     if (status != HEARTH_OK)
         return status;
-    if (!*config && (!wrong.text[0] || json_error_code(&wrong) == json_error_out_of_memory))
+    if (!*config && (!wrong.text[0] || errno == ENOMEM))
         return ht_fail(err, HEARTH_NOMEM, "%s: out of memory", shown);
     if (!json_is_object(*config))
         return ht_fail(err, HEARTH_FORMAT, "%s: no JSON object (line %d, column %d)", shown, wrong.line, wrong.column);

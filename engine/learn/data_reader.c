@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Readers: a file's items become records of one form, format by format. One thread per reader.
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -9,6 +10,7 @@
 #include "engine/base/mem.h"
 #include "engine/base/utf8.h"
 #include "engine/learn/data.h"
+#include "engine/learn/json_read.h"
 
 enum { LOOKED_AT = 16 }; // items that detection may pass over
 
@@ -50,37 +52,30 @@ enum hearth_data_format ht_data_detect(const json_t *v)
 
 // ---------------------------------------------------------------- items
 
-// The item's JSON, or a counted skip. *value NULL: skipped.
-static enum hearth_status parse_item(struct hearth_data_reader *r, const struct ht_data_item *item, json_t **value,
-                                     struct hearth_error *err)
+// The item's object; NULL: skipped and counted, or memory ran out (errno).
+static json_t *parse_item(struct hearth_data_reader *r, const struct ht_data_item *item)
 {
     json_error_t cause;
-    *value = NULL;
     r->line = item->line;
     r->item_bytes = item->text.len_bytes;
     if (item->unusable) {
         ht_data_skip(r, item->skip);
-        return HEARTH_OK;
+        return NULL;
     }
-    *value = json_loadb(item->text.bytes, item->text.len_bytes, JSON_ALLOW_NUL | JSON_DECODE_ANY, &cause);
-    if (json_is_object(*value))
-        return HEARTH_OK;
-    if (*value) {
+    json_t *value = ht_json_read(item->text.bytes, item->text.len_bytes, JSON_ALLOW_NUL | JSON_DECODE_ANY, &cause);
+    if (json_is_object(value) || errno == ENOMEM)
+        return value;
+    if (value) {
         ht_data_skip(r, HEARTH_DATA_SKIP_NOT_OBJECT);
-        json_decref(*value);
-        *value = NULL;
-        return HEARTH_OK;
+        json_decref(value);
+        return NULL;
     }
-    enum json_error_code code = json_error_code(&cause);
-    if (code == json_error_out_of_memory)
-        return ht_fail(err, HEARTH_NOMEM, "%s:%llu: no memory for this record", ht_shown_path(r->path),
-                       (unsigned long long)item->line);
     bool foreign = !ht_utf8_valid(item->text.bytes, item->text.len_bytes);
-    ht_data_skip(r, foreign                                  ? HEARTH_DATA_SKIP_NOT_UTF8
-                    : code == json_error_stack_overflow      ? HEARTH_DATA_SKIP_TOO_DEEP
-                    : item->last                             ? HEARTH_DATA_SKIP_CUT_OFF
-                                                             : HEARTH_DATA_SKIP_NOT_JSON);
-    return HEARTH_OK;
+    ht_data_skip(r, foreign                                                       ? HEARTH_DATA_SKIP_NOT_UTF8
+                    : json_error_code(&cause) == json_error_stack_overflow        ? HEARTH_DATA_SKIP_TOO_DEEP
+                    : item->last                                                  ? HEARTH_DATA_SKIP_CUT_OFF
+                                                                                  : HEARTH_DATA_SKIP_NOT_JSON);
+    return NULL;
 }
 
 void ht_data_text_record(struct hearth_data_reader *r, const json_t *value)
@@ -141,6 +136,7 @@ static enum hearth_status take_item(struct hearth_data_reader *r, bool *more, st
     r->value = NULL;
     ht_data_reset(&r->pool);
     HT_TRY(ht_data_stream_next(&r->stream, &item, more, err));
+    errno = 0; // see json_read.h
     if (!*more) {
         if (r->tree) { // the last tree of messages that came one by one
             ht_data_oasst(r, NULL);
@@ -149,11 +145,11 @@ static enum hearth_status take_item(struct hearth_data_reader *r, bool *more, st
     } else if (r->plain) {
         take_text(r, &item);
     } else {
-        HT_TRY(parse_item(r, &item, &r->value, err));
+        r->value = parse_item(r, &item);
         if (r->value)
             HT_TRY(take_object(r, r->value, err));
     }
-    if (r->failed || r->pool.failed)
+    if (r->failed || r->pool.failed || errno == ENOMEM)
         return ht_fail(err, HEARTH_NOMEM, "%s:%llu: no memory for this record", ht_shown_path(r->path),
                        (unsigned long long)r->line);
     return HEARTH_OK;
@@ -247,7 +243,10 @@ static enum hearth_status detect(struct hearth_data_reader *r, struct hearth_err
         n_items += !status && more;
         if (status || !more || item.unusable)
             continue;
-        json_t *value = json_loadb(item.text.bytes, item.text.len_bytes, JSON_ALLOW_NUL, NULL);
+        errno = 0;
+        json_t *value = ht_json_read(item.text.bytes, item.text.len_bytes, JSON_ALLOW_NUL, NULL);
+        if (errno == ENOMEM)
+            status = ht_fail(err, HEARTH_NOMEM, "no memory to read %s", ht_shown_path(r->path));
         r->format = ht_data_detect(value);
         n_objects += json_is_object(value);
         json_decref(value);

@@ -4,12 +4,14 @@
 #include <stdio.h>
 
 #include "engine/learn/data.h"
+#include "engine/learn/json_read.h"
 
-// The value itself, or what a string spells; NULL: a string that spells nothing. The caller drops it.
+// The value itself, or what a string spells; NULL: a string that spells nothing, or no memory (errno). The caller drops
+// it.
 static json_t *spelt(const json_t *value)
 {
     struct ht_text text = ht_data_text_of(value);
-    return text.bytes ? json_loadb(text.bytes, text.len_bytes, JSON_ALLOW_NUL, NULL) : json_incref((json_t *)value);
+    return text.bytes ? ht_json_read(text.bytes, text.len_bytes, JSON_ALLOW_NUL, NULL) : json_incref((json_t *)value);
 }
 
 // A turn that is a JSON list. False: memory (the pool remembers it).

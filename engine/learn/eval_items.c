@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files of questions: JSON lines, an array, or objects one after the other; what cannot be used is counted by reason
 // with its first line. One thread per file.
+#include <errno.h>
 #include <string.h>
 
 #include "engine/base/io.h"
 #include "engine/learn/eval.h"
+#include "engine/learn/json_read.h"
 
 const char *const hearth_task_skip_names[HEARTH_TASK_SKIPS] = {
     [HT_TASK_NOT_JSON] = "not valid JSON",
@@ -58,7 +60,11 @@ enum hearth_status ht_task_next(struct ht_task_file *file, const json_t **value,
             ht_task_skip(file, HT_TASK_DAMAGED);
             continue;
         }
-        file->value = json_loadb(item.text.bytes, item.text.len_bytes, JSON_DECODE_ANY, NULL);
+        errno = 0;
+        file->value = ht_json_read(item.text.bytes, item.text.len_bytes, JSON_DECODE_ANY, NULL);
+        if (errno == ENOMEM)
+            return ht_fail(err, HEARTH_NOMEM, "%s:%llu: no memory for this record",
+                           ht_shown_path(ht_file_path(file->stream.file)), (unsigned long long)item.line);
         if (json_is_object(file->value)) {
             *value = file->value;
             return HEARTH_OK;

@@ -5,6 +5,7 @@
 // never by a name of the schema's author. Owned by one thread.
 #include "engine/text/grammar_schema.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -613,13 +614,18 @@ static enum hearth_status parse(const char *text, size_t len_bytes, json_t **roo
 {
     json_error_t error;
     size_t blank = 0;
+    errno = 0;
     while (blank < len_bytes && strchr(" \t\r\n", text[blank]) && text[blank])
         blank++;
     *root = blank == len_bytes ? json_object()
                                   : json_loadb(text, len_bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
-    if (*root)
+    // Even of a whole value: a string may lack a byte.
+    bool no_memory = errno == ENOMEM || (!*root && blank == len_bytes);
+    if (*root && !no_memory)
         return HEARTH_OK;
-    if (blank == len_bytes || json_error_code(&error) == json_error_out_of_memory)
+    json_decref(*root);
+    *root = NULL;
+    if (no_memory)
         return ht_fail(err, HEARTH_NOMEM, "out of memory for a JSON schema");
     return ht_fail(err, HEARTH_INVALID, "JSON schema: line %d, column %d: this is no valid JSON", error.line,
                    error.column);

@@ -156,9 +156,13 @@ void check_folder_remove(const char *path)
     DIR *dir = opendir(path);
     if (!dir)
         die("cannot open the folder", path);
-    for (struct dirent *entry; (entry = readdir(dir));)
-        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
-            unlinkat(dirfd(dir), entry->d_name, 0);
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        char below[384];
+        bool real = strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..");
+        snprintf(below, sizeof below, "%s/%s", path, entry->d_name);
+        if (real && unlink(below) && (errno == EISDIR || errno == EPERM))
+            check_folder_remove(below);
+    }
     closedir(dir);
     if (rmdir(path))
         die("cannot remove the folder", path);

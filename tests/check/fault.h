@@ -21,7 +21,7 @@ void fault_io_begin(int fail_at);
 void fault_io_end(void);
 int fault_io_count(void);
 
-// A fresh folder, removed with its files by check_folder_remove. Fails the test if it cannot be made.
+// A fresh folder, removed with all that is in it by check_folder_remove. Fails the test if it cannot be made.
 const char *check_folder_make(char path[64]);
 void check_folder_remove(const char *path);
 // folder/name, kept for the rest of the program (at most 256 different ones).

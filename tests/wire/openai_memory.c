@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "firmware/openai.h"
-#include "tests/wire/own_malloc.h"
+#include "tests/check/own_malloc.h"
 
 static const char *const bodies[] = {
     "{\"model\": \"m\", \"messages\": [{\"role\": \"system\", \"content\": \"S\"}, {\"role\": \"user\", "

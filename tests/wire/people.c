@@ -8,13 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
-#include <dirent.h>
 #include <sqlite3.h>
 #include <unistd.h>
 
 #include "firmware/io.h"
 #include "firmware/people.h"
 #include "firmware/vault.h"
+#include "tests/check/fault.h"
 
 static char dir[64];
 static struct hearth_error err;
@@ -56,8 +56,7 @@ static int setup(void **state)
     now_ms = 1800000000000;
     hd_clock_set(test_clock);
     n_revoked = 0;
-    snprintf(dir, sizeof dir, "/tmp/hearth-people-XXXXXX");
-    assert_non_null(mkdtemp(dir));
+    check_folder_make(dir);
     reopen();
     assert_int_equal(hd_person_find(store, "owner", &owner, &err), HEARTH_OK);
     return 0;
@@ -67,14 +66,7 @@ static int teardown(void **state)
 {
     (void)state;
     hd_store_close(&store);
-    DIR *folder = opendir(dir);
-    for (struct dirent *entry; (entry = readdir(folder)) != NULL;) {
-        char path[400];
-        snprintf(path, sizeof path, "%s/%s", dir, entry->d_name);
-        (void)unlink(path);
-    }
-    closedir(folder);
-    assert_int_equal(rmdir(dir), 0);
+    check_folder_remove(dir);
     hd_clock_set(NULL);
     hd_log_set(NULL, NULL);
     return 0;

@@ -19,6 +19,7 @@
 #include "firmware/io.h"
 #include "firmware/people.h"
 #include "firmware/vault.h"
+#include "tests/check/fault.h"
 #include "tests/check/simdisk.h"
 
 static char dir[64]; // a real folder, or "/box" on the disk in memory
@@ -63,8 +64,7 @@ static inline int setup_real(void **state)
 {
     (void)state;
     hd_io_set(NULL);
-    snprintf(dir, sizeof dir, "/tmp/hearth-store-XXXXXX");
-    assert_non_null(mkdtemp(dir));
+    check_folder_make(dir);
     setup_common();
     reopen();
     return 0;
@@ -83,18 +83,11 @@ static inline void each_file(void (*visit)(const char *path, void *user), void *
     closedir(folder);
 }
 
-static inline void remove_file(const char *path, void *user)
-{
-    (void)user;
-    assert_int_equal(remove(path), 0);
-}
-
 static inline int teardown_real(void **state)
 {
     (void)state;
     hd_store_close(&store);
-    each_file(remove_file, NULL);
-    assert_int_equal(rmdir(dir), 0);
+    check_folder_remove(dir);
     hd_log_set(NULL, NULL);
     return 0;
 }

@@ -3,7 +3,7 @@
 // included. The call says NOMEM (or manages without), nothing is torn, and the next start finds everything that was
 // acknowledged and nothing that was deleted.
 #include "tests/wire/store_kit.h"
-#include "tests/wire/own_malloc.h"
+#include "tests/check/own_malloc.h"
 
 // ---- the evening, and what of it was acknowledged
 
@@ -93,8 +93,7 @@ static enum hearth_status one_evening(long n)
     memset(&said, 0, sizeof said);
     memset(&err, 0, sizeof err);
     next_request = 1;
-    snprintf(dir, sizeof dir, "%s/hearth-memory-XXXXXX", access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
-    assert_non_null(mkdtemp(dir));
+    check_folder_make(dir);
     long before = live;
     n_allocations = 0;
     fail_at = n;
@@ -106,12 +105,6 @@ static enum hearth_status one_evening(long n)
     return status;
 }
 
-static void clean_up(void)
-{
-    each_file(remove_file, NULL);
-    assert_int_equal(rmdir(dir), 0);
-}
-
 static void every_allocation_fails_once(void **state)
 {
     (void)state;
@@ -120,7 +113,7 @@ static void every_allocation_fails_once(void **state)
     assert_int_equal(one_evening(0), HEARTH_OK);
     long n_total = n_allocations, n_nomem = 0;
     look_again(0);
-    clean_up();
+    check_folder_remove(dir);
     assert_true(!OWN_MALLOC || n_total > 200);
     for (long n = 1; n <= n_total; n++) {
         enum hearth_status status = one_evening(n);
@@ -131,7 +124,7 @@ static void every_allocation_fails_once(void **state)
         if (status != HEARTH_OK)
             assert_true(strlen(err.text) > 5);
         look_again(n);
-        clean_up();
+        check_folder_remove(dir);
     }
     print_message("%ld allocations, %ld ended a call with NOMEM\n", n_total, n_nomem);
     assert_true(!OWN_MALLOC || n_nomem * 2 > n_total);

@@ -2,8 +2,8 @@
 // A malloc of the test program's own, libraries included: it counts, and the n-th allocation fails (fail_at; 0 = none).
 // A sanitizer has one already: then OWN_MALLOC is 0, nothing fails, and the sanitizer looks on. Once in a program.
 // One thread.
-#ifndef WIRE_OWN_MALLOC_H
-#define WIRE_OWN_MALLOC_H
+#ifndef CHECK_OWN_MALLOC_H
+#define CHECK_OWN_MALLOC_H
 #include <errno.h>
 #include <stddef.h>
 
@@ -31,6 +31,7 @@ static int refuse(void)
 void *__libc_malloc(size_t);
 void *__libc_calloc(size_t, size_t);
 void *__libc_realloc(void *, size_t);
+void *__libc_memalign(size_t, size_t);
 void __libc_free(void *);
 
 void *malloc(size_t size)
@@ -54,6 +55,19 @@ void *realloc(void *old, size_t size)
     void *p = __libc_realloc(old, size);
     live += !old && p;
     return p;
+}
+
+void *aligned_alloc(size_t align, size_t size)
+{
+    void *p = refuse() ? NULL : __libc_memalign(align, size);
+    live += p != NULL;
+    return p;
+}
+
+int posix_memalign(void **p, size_t align, size_t size)
+{
+    *p = aligned_alloc(align, size);
+    return *p ? 0 : ENOMEM;
 }
 
 void free(void *p)

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// JSON texts as values. See json_read.h. Pure; any thread.
+#include "engine/learn/json_read.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+
+static json_malloc_t take_before;
+static _Thread_local bool failed;
+
+static void *take(size_t size_bytes)
+{
+    void *p = take_before(size_bytes);
+    failed = failed || !p;
+    return p;
+}
+
+// In front of whatever the library was told to take memory from.
+static void watch(void)
+{
+    json_free_t give;
+    json_get_alloc_funcs(&take_before, &give);
+    json_set_alloc_funcs(take, give);
+}
+
+json_t *ht_json_read(const char *text, size_t len_bytes, size_t flags, json_error_t *error)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    int before = errno;
+    pthread_once(&once, watch);
+    failed = false;
+    json_t *value = json_loadb(text, len_bytes, flags, error);
+    errno = failed ? ENOMEM : before; // numbers set it to 0 on the way
+    if (failed) {
+        json_decref(value);
+        value = NULL;
+    }
+    return value;
+}

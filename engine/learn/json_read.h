@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+// JSON texts as values, whole or not at all. Pure; any thread.
+//
+// Where memory runs out jansson takes a text for a wrong one, or goes on without a byte of a string, a member, an
+// element. errno remembers: who sets it to 0 before the first call and finds ENOMEM after the last one has nothing
+// whole.
+#ifndef HT_JSON_READ_H
+#define HT_JSON_READ_H
+#include <jansson.h>
+
+// NULL: the text is wrong and *error (may be NULL) tells where, or memory ran out and errno is ENOMEM; else errno stays
+// as it was.
+json_t *ht_json_read(const char *text, size_t len_bytes, size_t flags, json_error_t *error);
+
+#endif

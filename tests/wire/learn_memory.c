@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory runs out while what is known of a data set, training or adapter is read: every allocation fails once. It is
+// told, and nothing is taken for the half of it.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "firmware/json_text.h"
+#include "firmware/learn.h"
+#include "firmware/reserve.h"
+#include "tests/check/own_malloc.h"
+
+static void every_allocation_fails_once(void **state)
+{
+    (void)state;
+    char row[] = "{\"base\": \"0011223344556677\", \"data_set\": \"a data set's name\", \"steps\": 7, \"use\": true}";
+    hd_json_begin();
+    const struct hd_learnt item = {.name = "mine", .meta = row};
+    json_t *whole = hd_learnt_meta(&item, &(struct hearth_error){0});
+    assert_int_equal(json_object_size(whole), 4);
+    for (long n = 0, n_total = 0; n <= n_total; n++) {
+        struct hearth_error err = {0};
+        long before = live;
+        n_allocations = 0;
+        fail_at = n;
+        json_t *meta = hd_learnt_meta(&item, &err);
+        fail_at = 0;
+        n_total = n ? n_total : n_allocations;
+        assert_true(!OWN_MALLOC || n_total > 3);
+        if (meta) // a library had another way
+            assert_true(json_equal(meta, whole));
+        else
+            assert_int_equal(err.code, HEARTH_NOMEM);
+        json_decref(meta);
+        assert_int_equal(live, before);
+    }
+    json_decref(whole);
+}
+
+// Where memory is short in the midst of an escape the daemon goes on: with its reserve, and tells.
+static void escapes(void **state)
+{
+    (void)state;
+#define TABS "\\tx\\tx\\tx\\tx\\tx\\tx\\tx\\tx\\tx\\tx\\tx\\tx\\tx\\tx\\tx\\tx\\tx\\tx\\tx\\tx"
+    static const char text[] = "[\"x" TABS "\"]"; // the 16th byte is one behind a backslash
+    hd_json_begin();
+    for (long n = 0, n_total = 0; n <= n_total; n++) {
+        assert_true(hd_reserve_refill());
+        n_allocations = 0;
+        fail_at = n;
+        json_t *value = hd_json_read(text, sizeof text - 1, 0, NULL);
+        fail_at = 0;
+        n_total = n ? n_total : n_allocations;
+        assert_true(!OWN_MALLOC || n_total > 3);
+        assert_true(value ? json_array_size(value) == 1 : errno == ENOMEM);
+        json_decref(value);
+    }
+    hd_reserve_free();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_allocation_fails_once), cmocka_unit_test(escapes)};
+    return cmocka_run_group_tests_name("learn_memory", tests, NULL, NULL);
+}
