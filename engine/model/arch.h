@@ -71,9 +71,8 @@ struct ht_arch {
     enum ht_act act;
     unsigned required, optional; // features
     bool embd_scale;             // embeddings times sqrt(n_embd)
-    unsigned
-        window_period; // every window_period-th layer sees everything, the others the window; 0 = no windows
-    float rope_base, rope_base_local; // when the file does not say
+    unsigned window_period; // every window_period-th layer sees everything, the others the window
+    float rope_base, rope_base_local; // all three when the file does not say
     unsigned wide_scale_layers; // a model of this many layers scales q by sqrt(n_embd / n_heads), not by its
                                 // head size
     const char *const *keys;    // hyper-parameters of this family beside the common ones, NULL-terminated

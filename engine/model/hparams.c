@@ -124,13 +124,46 @@ static enum hearth_status read_rope(struct reader *r, struct ht_hparams *hp)
     return HEARTH_OK;
 }
 
+static void set_local(struct ht_hparams *hp, uint32_t layer, bool local)
+{
+    hp->local_layers[layer / 64] |= (uint64_t)local << layer % 64;
+}
+
+// Which layers see only the window: a bool for each (some writers spell it 0 or 1), or how many follow each other up to
+// one that sees everything.
+static enum hearth_status read_pattern(struct reader *r, struct ht_hparams *hp)
+{
+    static const char name[] = "attention.sliding_window_pattern";
+    const struct ht_gguf_key *key = ht_gguf_find_key(r->gguf, key_of(r, name));
+    uint32_t period = 0;
+    if (!key || key->kind != HT_GGUF_ARRAY) {
+        HT_TRY(whole(r, name, 1, HT_MAX_LAYERS, hp->arch->window_period, &period));
+        for (uint32_t i = 0; i < hp->n_layers; i++)
+            set_local(hp, i, i % period < period - 1);
+        return HEARTH_OK;
+    }
+    bool numbers = key->array.kind == HT_GGUF_U32 || key->array.kind == HT_GGUF_I32;
+    struct ht_gguf_array array;
+    HT_TRY(ht_gguf_get_array(r->gguf, r->key, numbers ? HT_GGUF_I64 : HT_GGUF_BOOL, &array, r->err));
+    if (array.count != hp->n_layers)
+        return ht_fail(r->err, HEARTH_FORMAT, "%s: key %s has %llu values, the model %u layers",
+                       ht_gguf_shown(r->gguf), r->key, (unsigned long long)array.count, hp->n_layers);
+    for (uint32_t i = 0; i < hp->n_layers; i++) {
+        int64_t local = ht_gguf_array_i64(&array, i);
+        if (local < 0 || local > 1)
+            return ht_fail(r->err, HEARTH_FORMAT, "%s: key %s is %lld for layer %u, 0 and 1 are allowed",
+                           ht_gguf_shown(r->gguf), r->key, (long long)local, i);
+        set_local(hp, i, local);
+    }
+    return HEARTH_OK;
+}
+
 static enum hearth_status read_window(struct reader *r, struct ht_hparams *hp)
 {
     if (!family_key(hp->arch, "attention.sliding_window"))
         return HEARTH_OK;
     HT_TRY(whole(r, "attention.sliding_window", 1, HT_MAX_CTX, -1, &hp->window));
-    HT_TRY(whole(r, "attention.sliding_window_pattern", 1, HT_MAX_LAYERS, hp->arch->window_period,
-                 &hp->window_period));
+    HT_TRY(read_pattern(r, hp));
     HT_TRY(real(r, "rope.freq_base_swa", 1, 1e12f, hp->arch->rope_base_local, &hp->rope_base_local));
     return real(r, "final_logit_softcapping", 0, 1e6f, 0, &hp->final_softcap);
 }

@@ -173,6 +173,9 @@ static unsigned run_case(struct check_device *d, const struct attention_case *c,
             failures += check_bits(what, check_view_row(&y, r), s->y + (size_t)(at + r % n) * yw, yw);
     }
     failures += check_view_guards(&y, what) + check_view_guards(&q, what);
+    uint32_t last = (uint32_t)p.step.pos[p.step.counts[0] - 1] / HT_KV_PAGE; // a page that the pool has not: refused
+    p.step.page[pages + last] = 2 * pages;
+    failures += d->ops->submit(p.plan, &p.step, &check_err) != HEARTH_INVALID;
     check_plan_free(&p);
     check_view_free(&q);
     check_view_free(&k);

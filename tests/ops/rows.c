@@ -352,6 +352,60 @@ static void embed(void **state)
     assert_int_equal(each_path(test_embed), 0);
 }
 
+// A step that says what is not there is refused before anything is read for it.
+static unsigned test_refused_steps(struct check_device *d)
+{
+    enum { DIM = 32 };
+    unsigned failures = 0;
+    struct check_view x = check_view_make(d, ROWS, DIM, DIM);
+    struct check_plan p = check_plan_begin(d, (struct ht_step_shape){ROWS, ROWS, 2, 1, 0});
+    CHECK_OK(d->table->softcap(p.plan,
+                               &(struct ht_softcap){.x = x.ref, .stride = x.stride, .dim = DIM, .cap = 30},
+                               &check_err));
+    check_plan_end(&p);
+    check_plan_run(&p);
+    struct ht_step *s = &p.step;
+    const struct {
+        void *at; // 32 bits of the step
+        uint32_t value;
+    } lies[] = {{&s->seq[1], 1},
+                {&s->seq[1], -1u},
+                {&s->pos[1], HT_KV_PAGE},
+                {&s->pos[1], -1u},
+                {&s->counts[0], 0},
+                {&s->counts[0], ROWS + 1},
+                {&s->counts[0], ROWS - 1}, // fewer than there are outputs
+                {&s->counts[1], ROWS + 1},
+                {&s->counts[2], 0},
+                {&s->counts[2], 3},
+                {&s->out_row[1], ROWS},
+                {&s->out_row[1], -1u},
+                {&s->sampler[1].n_history, HT_MAX_PENALTY_WINDOW + 1},
+                {&s->sampler[1].n_bias, HT_MAX_LOGIT_BIAS + 1},
+                {&s->sampler[1].masked, 1}}; // the plan has no masks
+    for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
+        uint32_t before;
+        memcpy(&before, lies[i].at, sizeof before);
+        memcpy(lies[i].at, &lies[i].value, sizeof before);
+        if (d->ops->submit(p.plan, s, &check_err) != HEARTH_INVALID) {
+            fprintf(stderr, "%s: lie %zu is believed\n", d->name, i);
+            failures++;
+        }
+        memcpy(lies[i].at, &before, sizeof before);
+    }
+    s->pos[ROWS - 1] = HT_KV_PAGE - 1; // the last that is there
+    check_plan_run(&p);
+    check_plan_free(&p);
+    check_view_free(&x);
+    return failures;
+}
+
+static void refused_steps(void **state)
+{
+    (void)state;
+    assert_int_equal(each_path(test_refused_steps), 0);
+}
+
 static double ulps(float got, double want)
 {
     float near = (float)want;
@@ -392,6 +446,7 @@ int main(void)
         cmocka_unit_test(rmsnorm),
         cmocka_unit_test(rope),
         cmocka_unit_test(softcap_and_gather),
+        cmocka_unit_test(refused_steps),
         cmocka_unit_test(glu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -100,7 +100,8 @@ def write_keys(w, family, config, extra):
         w.add_rope_scaling_factor(rope["factor"])
     if family == "gemma3":
         w.add_sliding_window(config.sliding_window)
-        w.add_uint32("gemma3.attention.sliding_window_pattern", 2)
+        local = [kind == "sliding_attention" for kind in config.layer_types]
+        w.add_sliding_window_pattern(2 if local == [i % 2 == 0 for i in range(len(local))] else local)
         if config.final_logit_softcapping:
             w.add_final_logit_softcapping(config.final_logit_softcapping)
     for key, value in extra.items():

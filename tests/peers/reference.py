@@ -37,11 +37,13 @@ def config_for(reader, arch):
     )
     if arch == "llama":
         return transformers.LlamaConfig(**common)
-    layers = common["num_hidden_layers"]
+    pattern = field(reader, "gemma3.attention.sliding_window_pattern", 6)
+    if isinstance(pattern, int):
+        pattern = [i % pattern < pattern - 1 for i in range(common["num_hidden_layers"])]
     return transformers.Gemma3TextConfig(
         **common, sliding_window=field(reader, "gemma3.attention.sliding_window"), rope_local_base_freq=10000.0,
         query_pre_attn_scalar=common["head_dim"], hidden_activation="gelu_pytorch_tanh",
-        layer_types=["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(layers)])
+        layer_types=["sliding_attention" if local else "full_attention" for local in pattern])
 
 
 def unpermute(rows, n_heads):

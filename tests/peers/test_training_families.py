@@ -57,6 +57,8 @@ CASES = [
     case("gemma3-soft-cap", "gemma3", narrow(final_logit_softcapping=3.0), target_modules=HEAD),
     case("gemma3-window-of-two", "gemma3", narrow(sliding_window=2)),
     case("gemma3-window-beyond", "gemma3", narrow(sliding_window=100)),
+    case("gemma3-windows-irregular", "gemma3", narrow(num_hidden_layers=4, layer_types=[  # the file has a bool a layer
+        "full_attention", "sliding_attention", "sliding_attention", "full_attention"])),
     case("gemma3-62-layers", "gemma3", narrow(  # its q is scaled otherwise
         head_dim=12, num_hidden_layers=62, layer_types=["sliding_attention", "full_attention"] * 31,
         query_pre_attn_scalar=8), lengths=(12,), target_modules=["q_proj", "up_proj"],
