@@ -67,14 +67,28 @@ static void hash_hex(const char *text, char out[33])
     snprintf(out, 33, "%016llx%016llx", (unsigned long long)a, (unsigned long long)b);
 }
 
-// Device, inode, size and time of change of every part.
-static void identify(const struct ht_gguf *gguf, unsigned char identity[HT_HASH_BYTES])
+// Device, inode, size and time of change of every part, from the n-th of these on.
+static void identify(const struct ht_gguf *gguf, unsigned n, unsigned char identity[HT_HASH_BYTES])
 {
     struct ht_hash hash;
     ht_hash_init(&hash);
-    for (unsigned i = 0; i < ht_gguf_n_parts(gguf); i++)
-        ht_hash_add(&hash, ht_gguf_identity(gguf, i), strlen(ht_gguf_identity(gguf, i)) + 1);
+    for (unsigned i = 0; i < ht_gguf_n_parts(gguf); i++) {
+        const char *text = ht_gguf_identity(gguf, i);
+        for (unsigned k = 0; k < n && strchr(text, '-'); k++)
+            text = strchr(text, '-') + 1;
+        ht_hash_add(&hash, text, strlen(text) + 1);
+    }
     ht_hash_end(&hash, identity);
+}
+
+static void describe_packed(struct hearth_engine *e, const struct ht_gguf *gguf)
+{
+    struct ht_caps caps;
+    char text[256];
+    e->dev->caps(e->device, &caps);
+    snprintf(text, sizeof text, "%s|%s|%s|%s", NUMERICS_VERSION, e->dev->name, caps.numerics, e->dev->packed_form);
+    hash_hex(text, e->packed.form);
+    identify(gguf, 2, e->packed.files); // a copy elsewhere, or a disk of another number, is the same model
 }
 
 static void describe_engine(struct hearth_engine *e, const struct ht_caps *caps, enum ht_kv_type kv,
@@ -121,6 +135,8 @@ static enum hearth_status check_params(const struct hearth_engine_params *p, str
         return ht_fail(err, HEARTH_LIMIT, "%u threads are more than %d", p->n_threads, HT_MAX_THREADS);
     if ((unsigned)p->kv > HEARTH_KV_Q8)
         return ht_fail(err, HEARTH_INVALID, "KV type %d is unknown", (int)p->kv);
+    if (p->packed_dir && !ht_packed_sha256_valid(p->base_sha256))
+        return ht_fail(err, HEARTH_INVALID, "packed weights want the SHA-256 of their base");
     plan->kv = p->kv == HEARTH_KV_DEFAULT ? (p->exact ? HT_KV_F32 : HT_KV_F16) : (enum ht_kv_type)p->kv;
     plan->seqs = p->max_sessions ? p->max_sessions : 1;
     plan->n_ctx = p->n_ctx;
@@ -247,6 +263,36 @@ static enum hearth_status make_sessions(struct hearth_engine *e, const struct pl
     return ht_fair_init(&e->fair, plan->seqs, err);
 }
 
+static void note_packed(struct hearth_engine *e, enum hearth_packed what, const struct hearth_error *error)
+{
+    e->info.packed = what;
+    snprintf(e->info.packed_problem, sizeof e->info.packed_problem, "%s",
+             what == HEARTH_PACKED_REFUSED ? error->text : "");
+}
+
+// The weights, from the file of packed ones where there is one that is good.
+static enum hearth_status read_weights(struct hearth_engine *e, const struct hearth_engine_params *p,
+                                       struct ht_gguf *gguf, struct hearth_error *err)
+{
+    struct ht_packed *packed = NULL;
+    struct hearth_error why = {.code = HEARTH_OK};
+    if (e->dev->packed_form)
+        describe_packed(e, gguf);
+    if (e->dev->packed_form && p->packed_dir) {
+        memcpy(e->packed.base_sha256, p->base_sha256, HT_SHA256_HEX);
+        enum hearth_status found = ht_packed_open(&packed, p->packed_dir, &e->packed, &e->model, &why);
+        note_packed(e, found == HEARTH_NOT_FOUND ? HEARTH_PACKED_ABSENT : HEARTH_PACKED_REFUSED, &why);
+    }
+    why = (struct hearth_error){.code = HEARTH_OK};
+    enum hearth_status status = ht_model_read(&e->model, gguf, packed, &why, p->progress, p->progress_user, err);
+    if (packed)
+        note_packed(e, why.code == HEARTH_OK ? HEARTH_PACKED_READ : HEARTH_PACKED_REFUSED, &why);
+    ht_packed_close(&packed);
+    HT_TRY(status);
+    e->unchanged = ht_gguf_check_unchanged(gguf, NULL) == HEARTH_OK;
+    return HEARTH_OK;
+}
+
 static enum hearth_status open_model(struct hearth_engine *e, const struct hearth_engine_params *p,
                                      struct ht_gguf *gguf, struct plan *plan, struct hearth_error *err)
 {
@@ -259,12 +305,12 @@ static enum hearth_status open_model(struct hearth_engine *e, const struct heart
     struct room room;
     HT_TRY(make_room(&hp, gguf, e->dev, e->device, e->info.name, plan, &e->model, &e->ctx, &room, err));
     HT_TRY(check_room(e->info.name, &room, plan->n_ctx, err));
-    HT_TRY(ht_model_read(&e->model, gguf, p->progress, p->progress_user, err));
+    HT_TRY(read_weights(e, p, gguf, err));
     HT_TRY(make_sessions(e, plan, err));
     struct ht_caps caps;
     e->dev->caps(e->device, &caps);
     describe_engine(e, &caps, plan->kv, p->exact);
-    identify(gguf, e->identity);
+    identify(gguf, 0, e->identity);
     return HEARTH_OK;
 }
 

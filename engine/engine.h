@@ -5,7 +5,9 @@
 // Threads: an engine and its sessions belong to one thread at a time (the "engine thread"), which calls
 // hearth_engine_step; only hearth_session_cancel may be called from any thread. Different engines are
 // independent. The library never prints, exits, aborts or installs signal handlers, reads no environment
-// variable and keeps no global state.
+// variable and keeps no global state, but for one thing: from the first data set on it watches jansson's memory
+// (json_set_alloc_funcs, in front of what is set then), so that missing memory is not taken for damage. A program
+// that uses jansson in other threads sets its own functions, if any, and reads a data set, before these begin.
 //
 // Every function that can fail returns a status and fills *err (which may be NULL). Out-pointers are set on
 // every path: NULL or 0 on failure. `_close` and `_destroy` take a pointer to the pointer, set it to NULL
@@ -52,9 +54,20 @@ struct hearth_engine_params {
     // mode.
     const char *chat_template;
     const char *cpu_isa; // NULL = best the CPU has; "ref", "avx2", "neon" …, for tests
+    // A folder with files of packed weights (hearth_engine_write_packed): the weights are read as they are packed
+    // there; where they cannot be, they are packed as ever, and info.packed tells. NULL = none. base_sha256 goes with
+    // it: of the file at model_path, 64 hex digits in small letters, as the caller has computed it.
+    const char *packed_dir, *base_sha256;
     // Called during loading with the share that is done, in [0, 1]. Return false to cancel. May be NULL.
     bool (*progress)(void *user, double done);
     void *progress_user;
+};
+
+enum hearth_packed { // what became of packed_dir
+    HEARTH_PACKED_NONE = 0, // not asked for, or the device has no packed form to store
+    HEARTH_PACKED_ABSENT,   // there is no file for this base yet
+    HEARTH_PACKED_REFUSED,  // there is one, and packed_problem says why it was left out
+    HEARTH_PACKED_READ,
 };
 
 struct hearth_engine_info {
@@ -77,6 +90,8 @@ struct hearth_engine_info {
     uint64_t scratch_bytes; // activations and step buffers
     uint64_t file_bytes;
     uint64_t adapter_bytes; // what loaded adapters take
+    enum hearth_packed packed;
+    char packed_problem[HEARTH_ERROR_TEXT_BYTES];
 };
 
 // Opens the model. On failure *engine is NULL and nothing is left behind.
@@ -342,6 +357,25 @@ hearth_engine_export_prefixes(struct hearth_engine *engine, uint64_t owner, uint
 enum hearth_status hearth_engine_import_prefixes(struct hearth_engine *engine, uint64_t owner,
                                                  const void *data, size_t len_bytes, unsigned *n_positions,
                                                  struct hearth_error *err);
+
+// ---- packed weights as files, so that the next start need not pack: a cache, which may be emptied at any time
+
+// Writes the engine's packed weights into the folder `dir`, under the base's SHA-256 and what their form depends on,
+// whole or not at all, and removes other forms of the same base. Any thread, also beside steps, until the engine is
+// closed. BUSY: another process writes it; CANCELED: go_on (NULL = always) returned false; LIMIT: it would take more
+// than half of what the disk has left; UNSUPPORTED: the device has no form to store; IO: nothing is left behind.
+enum hearth_status hearth_engine_write_packed(const struct hearth_engine *engine, const char *dir,
+                                              const char *base_sha256, bool (*go_on)(void *user), void *user,
+                                              struct hearth_error *err);
+struct hearth_packed_size {
+    unsigned n_files;
+    uint64_t bytes;
+};
+// What files of packed weights a folder holds, of one base or (NULL) of all. A folder that is not there holds none.
+enum hearth_status hearth_packed_measure(const char *dir, const char *base_sha256, struct hearth_packed_size *size,
+                                         struct hearth_error *err);
+// Removes them, and what killed processes left of theirs.
+enum hearth_status hearth_packed_remove(const char *dir, const char *base_sha256, struct hearth_error *err);
 
 // Appends ids to sessions in one batch and returns logits, without sampling: for scoring and tests. Each
 // span's logits, when not NULL, is (n_ids, n_vocab) float32, row-major. Each session at most once. INVALID: another

@@ -52,6 +52,10 @@ static const struct setting settings[] = {
      "N  memory for all loaded models together; 0 = what is free, less an eighth"},
     {"prefix_cache_mib", NUMBER, AT(prefix_cache_mib), 0, 1 << 20, NULL,
      "N  disk for conversations' caches over a restart, sealed (256); 0 = none"},
+    {"packed_cache", SWITCH, AT(packed_cache), 0, 0, NULL,
+     "keep packed weights as files and read them at the next start"},
+    {"learn_quota_mib", NUMBER, AT(learn_quota_mib), 0, 1 << 24, NULL,
+     "N  disk for each person's data sets and adapters (2048); 0 = no limit"},
     {"stall_s", NUMBER, AT(stall_s), 1, 3600, NULL,
      "N  seconds that one step of the engine may take before the box counts as hung (180)"},
     {"device", TEXT, AT(device), 0, 0, NULL, "auto|cpu|cuda[:i]|vulkan[:i]"},
@@ -227,13 +231,14 @@ static enum hearth_status defaults(struct hd_config *config, struct hearth_error
     config->max_sessions = 4;
     config->ping_s = 30;
     config->prefix_cache_mib = 256;
+    config->learn_quota_mib = 2048;
     config->stall_s = 180;
     config->log_level = HD_LOG_INFO;
     snprintf(config->device, sizeof config->device, "auto");
     snprintf(config->system_prompt, sizeof config->system_prompt, "You are a helpful AI assistant.");
     if (!base_dir(config->state_dir, "STATE_DIRECTORY", "XDG_STATE_HOME", "/.local/state/hearth") ||
         !base_dir(cache, "CACHE_DIRECTORY", "XDG_CACHE_HOME", "/.cache/hearth") ||
-        !join(config->models_dir, cache, "/models") ||
+        !join(config->models_dir, cache, "/models") || !join(config->packed_dir, cache, "/packed") ||
         !base_dir(dir, "CONFIGURATION_DIRECTORY", "XDG_CONFIG_HOME", "/.config/hearth") ||
         !join(config->file, dir, "/hearthd.conf"))
         return hd_fail(

@@ -18,6 +18,7 @@ struct hd_config {
     char file[HD_PATH_BYTES];        // the configuration file, "" if there is none
     char state_dir[HD_PATH_BYTES];   // database, keys, certificates
     char models_dir[HD_PATH_BYTES];  // *.gguf that UseModel may name
+    char packed_dir[HD_PATH_BYTES];  // files of packed weights, in the cache folder
     char runtime_dir[HD_PATH_BYTES]; // admin.sock; "" = in the state folder
     char model[HD_PATH_BYTES];       // path or name; "" = the remembered one, else the default
     char tls_cert[HD_PATH_BYTES];    // the owner's own certificate chain and key (PEM); "" = the box's
@@ -32,8 +33,10 @@ struct hd_config {
     enum hearth_kv_type kv;
     unsigned memory_budget_mib; // for all loaded models together; 0 = what is free, less an eighth
     unsigned prefix_cache_mib;  // of conversations' caches kept on disk, sealed; 0 = none
+    unsigned learn_quota_mib;   // of one person's data sets and adapters; 0 = no limit
     unsigned stall_s;           // one step of the engine may take this long before the box counts as hung
     unsigned ping_s; // idle time after which a client is pinged; it has as long again to answer
+    bool packed_cache; // loaded models' packed weights are kept in packed_dir, and read from there
     bool discard_unreadable;
     enum hd_log_format log_format;
     enum hd_log_level log_level;

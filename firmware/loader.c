@@ -13,6 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "firmware/packed.h"
+
 enum { PIECE_BYTES = 4 << 20, PAUSE_MS = 500, N_KNOWN = 256 };
 enum task { NOTHING, CHECK, OPEN, DONE };
 
@@ -36,6 +38,7 @@ struct hd_loader {
     pthread_cond_t work;
     atomic_bool stop; // also read by the model check
     atomic_bool halt; // of what was asked: it is not wanted any more, or the thread shall end
+    bool wake; // there may be something to look at or to write
     enum task task;
     char path[HD_PATH_BYTES];
     unsigned n_ctx;
@@ -43,6 +46,7 @@ struct hd_loader {
     struct known files[N_KNOWN];
     struct hashing hashing;
     uint8_t *piece;
+    struct hd_packed *packed;
 };
 
 bool hd_file_identify(const char *path, struct hd_file_identity *identity)
@@ -107,8 +111,10 @@ void hd_loader_show(struct hd_loader *loader, const char *path)
     if (!hd_file_identify(path, &identity))
         return;
     pthread_mutex_lock(&loader->lock);
-    if (place(loader, path, &identity))
+    if (place(loader, path, &identity)) {
+        loader->wake = true;
         pthread_cond_signal(&loader->work);
+    }
     pthread_mutex_unlock(&loader->lock);
 }
 
@@ -195,6 +201,10 @@ static enum hearth_status open_engine(struct hd_loader *loader, const char *path
     };
     if (!hd_loader_facts(loader, path, &result->file) || !result->file.checked)
         return hd_fail(&result->error, HEARTH_FORMAT, "%s: the file was changed after its check", path);
+    if (config->packed_cache && result->file.sha256[0]) { // else it is read the next time
+        params.packed_dir = config->packed_dir;
+        params.base_sha256 = result->file.sha256;
+    }
     enum hearth_status status = hearth_engine_open(&result->engine, &params, &result->error);
     if (status == HEARTH_OK &&
         !(hd_file_identify(path, &now) && hd_file_same(&now, &result->file.identity))) {
@@ -292,6 +302,48 @@ static bool look(struct hd_loader *loader)
     return true;
 }
 
+// ---- packed weights (loader thread)
+
+static bool sha256_of(void *user, const char *path, const struct hd_file_identity *identity,
+                      char sha256[HD_SHA256_HEX_BYTES])
+{
+    struct hd_file_facts facts;
+    if (!hd_loader_facts(user, path, &facts) || !hd_file_same(&facts.identity, identity) || !facts.sha256[0])
+        return false;
+    memcpy(sha256, facts.sha256, HD_SHA256_HEX_BYTES);
+    return true;
+}
+
+static bool nothing_else(void *user)
+{
+    struct hd_loader *loader = user;
+    pthread_mutex_lock(&loader->lock);
+    bool asked = loader->stop || loader->task == CHECK || loader->task == OPEN;
+    pthread_mutex_unlock(&loader->lock);
+    return !asked && !loader->params.busy(loader->params.user);
+}
+
+static bool write_packed(struct hd_loader *loader)
+{
+    const struct hd_packed_work work = {loader->params.config, sha256_of, nothing_else, loader};
+    return hd_packed_write(loader->packed, &work);
+}
+
+void hd_loader_keep(struct hd_loader *loader, const struct hearth_engine *engine, const char *path,
+                    const struct hd_file_identity *identity)
+{
+    hd_packed_keep(loader->packed, engine, path, identity);
+    pthread_mutex_lock(&loader->lock);
+    loader->wake = true;
+    pthread_cond_signal(&loader->work);
+    pthread_mutex_unlock(&loader->lock);
+}
+
+void hd_loader_let_go(struct hd_loader *loader, const struct hearth_engine *engine)
+{
+    hd_packed_let_go(loader->packed, engine);
+}
+
 // ---- the thread
 
 static void wait_ms(struct hd_loader *loader, unsigned ms) // {lock}
@@ -316,12 +368,14 @@ static void *run(void *user)
         bool busy = loader->params.busy(loader->params.user);
         pthread_mutex_lock(&loader->lock);
         bool asked = loader->task == CHECK || loader->task == OPEN;
-        if (!loader->stop && !asked && !more) { // whoever shows a file or asks wakes this thread
+        if (!loader->stop && !asked && !more && !loader->wake) { // whoever shows a file or asks wakes this thread
             pthread_cond_wait(&loader->work, &loader->lock);
             more = true;
         } else if (!loader->stop && !asked && busy) {
             wait_ms(loader, PAUSE_MS);
         }
+        more = more || loader->wake;
+        loader->wake = false;
         bool stop = loader->stop;
         enum task task = loader->task;
         pthread_mutex_unlock(&loader->lock);
@@ -330,7 +384,7 @@ static void *run(void *user)
         if (task == CHECK || task == OPEN)
             work(loader, task);
         else if (!busy)
-            more = look(loader);
+            more = look(loader) || write_packed(loader);
     }
     if (loader->hashing.fd >= 0) {
         close(loader->hashing.fd);
@@ -345,7 +399,10 @@ enum hearth_status hd_loader_start(struct hd_loader **out, const struct hd_loade
     *out = NULL;
     struct hd_loader *loader = calloc(1, sizeof *loader);
     uint8_t *piece = malloc(PIECE_BYTES);
-    if (!loader || !piece) {
+    if (loader)
+        loader->packed = hd_packed_new();
+    if (!loader || !piece || !loader->packed) {
+        hd_packed_free(loader ? loader->packed : NULL);
         free(loader);
         free(piece);
         return hd_fail(err, HEARTH_NOMEM, "no memory for the loader thread");
@@ -362,6 +419,7 @@ enum hearth_status hd_loader_start(struct hd_loader **out, const struct hd_loade
     int code = pthread_create(&loader->thread, NULL, run, loader);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (code) {
+        hd_packed_free(loader->packed);
         free(piece);
         free(loader);
         return hd_fail(err, HEARTH_NOMEM, "cannot start the loader thread: %s", strerror(code));
@@ -386,6 +444,7 @@ void hd_loader_stop(struct hd_loader **out)
         free(loader->files[i].path);
     pthread_mutex_destroy(&loader->lock);
     pthread_cond_destroy(&loader->work);
+    hd_packed_free(loader->packed);
     free(loader->piece);
     free(loader);
     *out = NULL;

@@ -3,7 +3,7 @@
 // a disk, and knows of each file what it is. Functions: any thread, unless they say otherwise.
 //
 // One file at a time is checked or opened. When nothing is asked it looks at the files it was shown (check, SHA-256),
-// a piece at a time, and not while `busy` says that answers are being written.
+// a piece at a time, then writes packed weights, and not while `busy` says that answers are being written.
 #ifndef HD_LOADER_H
 #define HD_LOADER_H
 #include "firmware/check.h"
@@ -50,6 +50,11 @@ struct hd_loader_result {
     struct hearth_error error;
 };
 bool hd_loader_take(struct hd_loader *loader, struct hd_loader_result *result); // false: not yet
+// An engine that was taken is used from now on: its packed weights may be written (firmware/packed.h). Let go before it
+// is closed.
+void hd_loader_keep(struct hd_loader *loader, const struct hearth_engine *engine, const char *path,
+                    const struct hd_file_identity *identity);
+void hd_loader_let_go(struct hd_loader *loader, const struct hearth_engine *engine);
 
 // ---- files
 

@@ -200,8 +200,9 @@ static void log_load(const struct hd_worker_state *state, const struct hd_note *
     for (unsigned i = 0; i < state->n_models; i++) {
         const struct hd_model_state *model = &state->models[i];
         if (note->text && strcmp(model->path, note->text) == 0)
-            hd_log(HD_LOG_INFO, "model %s is loaded: %s, %u positions, %s", model->path,
-                   model->info.file_type, model->info.n_ctx, model->info.device);
+            hd_log(HD_LOG_INFO, "model %s is loaded: %s, %u positions, %s%s", model->path,
+                   model->info.file_type, model->info.n_ctx, model->info.device,
+                   model->info.packed == HEARTH_PACKED_READ ? ", packed weights from their file" : "");
     }
 }
 

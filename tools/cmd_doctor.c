@@ -17,6 +17,7 @@
 #include "tools/hearth.h"
 #include "tools/machine.h"
 #include "tools/models.h"
+#include "tools/packed.h"
 #include "tools/progress.h"
 
 enum result { GOOD, WARNING, BAD };
@@ -105,6 +106,15 @@ static void check_disk(struct report *report)
         cli_size(bytes, text), path);
 }
 
+static void check_packed(struct report *report)
+{
+    char dir[PATHS_MAX], text[24];
+    struct hearth_packed_size size = packed_size(dir);
+    if (size.n_files)
+        add(report, GOOD, "packed", "%u file%s of packed weights, %s in %s", size.n_files, size.n_files == 1 ? "" : "s",
+            cli_size(size.bytes, text), dir);
+}
+
 static void check_tls(struct report *report)
 {
     char tls[32];
@@ -187,6 +197,7 @@ static int check_all(const struct cli *cli)
     check_cpu(&report);
     check_memory(&report);
     check_disk(&report);
+    check_packed(&report);
     check_model(&report);
     check_tls(&report);
     check_daemon(&report);

@@ -11,11 +11,9 @@
 #include "tools/admin.h"
 #include "tools/hearth.h"
 #include "tools/models.h"
+#include "tools/packed.h"
 #include "tools/split.h"
 #include "tools/url.h"
-
-static const uint64_t LIST_CONTEXT =
-    4096; // the memory told is for a context of this many tokens, or the model's own
 
 static bool is_gguf(const char *name)
 {
@@ -31,18 +29,6 @@ static int by_name(const struct dirent **a, const struct dirent **b)
 static int only_models(const struct dirent *entry)
 {
     return is_gguf(entry->d_name) && entry->d_name[0] != '.';
-}
-
-// Weights, KV cache and scratch; 0 if the file is none that this program reads.
-static uint64_t memory_needed(const struct cli *cli, const char *path)
-{
-    struct hearth_fit fit;
-    struct hearth_engine_params params = {
-        .model_path = path, .device = cli->device, .n_threads = (unsigned)cli->n_threads};
-    if (hearth_engine_fit(&params, &fit, NULL))
-        return 0;
-    uint64_t n = fit.n_ctx_train && fit.n_ctx_train < LIST_CONTEXT ? fit.n_ctx_train : LIST_CONTEXT;
-    return fit.weight_bytes + n * fit.kv_bytes_per_position + fit.scratch_bytes;
 }
 
 static bool is_chosen(const char *chosen, const char *file)
@@ -106,7 +92,7 @@ static int list(const struct cli *cli)
         struct stat st;
         if (!paths_join(path, dir, file) || stat(path, &st) || !S_ISREG(st.st_mode))
             continue;
-        uint64_t needed = memory_needed(cli, path);
+        uint64_t needed = models_memory(cli, path);
         bool used = is_chosen(chosen ? chosen : catalogue[0].name, file);
         const json_t *told = told_of(box, path);
         if (cli->json)
@@ -125,6 +111,9 @@ static int list(const struct cli *cli)
     } else if (n <= 0) {
         printf("no models in %s (hearth pull default)\n", dir);
     }
+    struct hearth_packed_size packed = packed_size(dir);
+    if (packed.n_files && !cli->json)
+        printf("  %-40s %10s  in %s\n", "packed weights, to start sooner", cli_size(packed.bytes, size), dir);
     for (int i = 0; i < n; i++)
         free(entries[i]);
     free(entries);
@@ -183,7 +172,7 @@ static int use(const struct cli *cli, const char *name)
 
 static int remove_model(const struct cli *cli, const char *name)
 {
-    char path[PATHS_MAX], dir[PATHS_MAX], config[PATHS_MAX], part[PATHS_MAX];
+    char path[PATHS_MAX], dir[PATHS_MAX], config[PATHS_MAX], part[PATHS_MAX], sha256[HASH_HEX];
     if (!catalogue_find(name) && !url_name_safe(name))
         return cli_fail(CLI_USAGE, "'%s' is no name of a model in the models folder", name);
     int code = models_find(path, name);
@@ -191,8 +180,11 @@ static int remove_model(const struct cli *cli, const char *name)
         return code;
     if (!models_dir(dir) || strncmp(path, dir, strlen(dir)))
         return cli_fail(CLI_USAGE, "'%s' is no name of a model in the models folder", name);
+    bool packed = packed_of_model(path, sha256);
     if (unlink(path))
         return cli_fail(CLI_NOPERM, "%s: %s", path, strerror(errno));
+    if (packed)
+        packed_remove(sha256);
     for (unsigned i = split_count(path); i > 1; i--) // the other parts go along
         if (split_part(part, sizeof part, path, i))
             unlink(part);

@@ -10,6 +10,7 @@
 #include "tools/ask.h"
 #include "tools/hearth.h"
 #include "tools/models.h"
+#include "tools/packed.h"
 #include "tools/run_grammar.h"
 
 enum { MAX_MESSAGES = 4096, MAX_DRAFT = 7 };
@@ -308,6 +309,8 @@ static int run(struct chat *chat, const struct model_options *model, const struc
     free(chat->messages);
     free(chat->answer);
     hearth_session_destroy(&chat->session);
+    if (!code)
+        packed_keep(chat->engine, model, NULL); // nobody waits any more
     hearth_engine_close(&chat->engine);
     return code;
 }
@@ -335,6 +338,8 @@ static const struct cli_option options[] = {
     {"kv", 0, CLI_TEXT, "TYPE", "KV cache: f16, q8 or f32", &words.model.kv, 0, 0, NULL},
     {"exact", 0, CLI_FLAG, NULL, "float32 activations and KV (slow, for reference)", &words.model.exact, 0, 0,
      NULL},
+    {"packed-cache", 0, CLI_FLAG, NULL, "keep the packed weights as a file, and read them from there next time",
+     &words.model.packed_cache, 0, 0, NULL},
     {"temp", 0, CLI_REAL, "T", "temperature, 0 = always the likeliest token", &words.temp, 0, 5,
      &words.temp_given},
     {"top-k", 0, CLI_COUNT, "K", "draw from the K likeliest tokens, 0 = off", &words.top_k, 0, 1e6, NULL},

@@ -8,9 +8,10 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "tools/packed.h"
 #include "tools/progress.h"
 
-enum { NAME_MAX_BYTES = 255 };
+enum { NAME_MAX_BYTES = 255, LIST_CONTEXT = 4096 };
 
 bool models_dir(char path[PATHS_MAX])
 {
@@ -21,6 +22,17 @@ bool models_catalogue_path(char path[PATHS_MAX], const struct catalogue_model *m
 {
     char dir[PATHS_MAX];
     return models_dir(dir) && paths_join(path, dir, model->file);
+}
+
+uint64_t models_memory(const struct cli *cli, const char *path)
+{
+    struct hearth_fit fit;
+    const struct hearth_engine_params params = {
+        .model_path = path, .device = cli->device, .n_threads = (unsigned)cli->n_threads};
+    if (hearth_engine_fit(&params, &fit, NULL))
+        return 0;
+    uint64_t n = fit.n_ctx_train && fit.n_ctx_train < LIST_CONTEXT ? fit.n_ctx_train : LIST_CONTEXT;
+    return fit.weight_bytes + n * fit.kv_bytes_per_position + fit.scratch_bytes;
 }
 
 char *models_chosen(void)
@@ -95,6 +107,23 @@ static bool memory_of(const struct stat *st, char file[PATHS_MAX], char line[128
            paths_join(file, folder, name);
 }
 
+static bool remembered(const char *file, const char *line, char hex[HASH_HEX])
+{
+    size_t n = strlen(line);
+    char *known = paths_read(file, n + HASH_HEX);
+    bool good = known && !strncmp(known, line, n) && hash_parse(known + n, strlen(known + n), hex);
+    free(known);
+    return good;
+}
+
+bool models_sha256_known(const char *path, char hex[HASH_HEX])
+{
+    struct stat st;
+    char file[PATHS_MAX], line[128];
+    hex[0] = 0;
+    return !stat(path, &st) && memory_of(&st, file, line) && remembered(file, line, hex);
+}
+
 bool models_sha256(const char *path, char hex[HASH_HEX])
 {
     struct stat st, after;
@@ -104,10 +133,7 @@ bool models_sha256(const char *path, char hex[HASH_HEX])
         return false;
     bool memory = memory_of(&st, file, line);
     size_t n = strlen(line);
-    char *known = memory ? paths_read(file, sizeof line) : NULL;
-    bool good = known && !strncmp(known, line, n) && hash_parse(known + n, strlen(known + n), hex);
-    free(known);
-    if (good)
+    if (memory && remembered(file, line, hex))
         return true;
     if (!hash_file(path, NULL, hex))
         return false;
@@ -158,7 +184,7 @@ static int check_template(const struct cli *cli, const char *name)
 
 int models_open(struct hearth_engine **engine, const struct cli *cli, const struct model_options *options)
 {
-    char path[PATHS_MAX];
+    char path[PATHS_MAX], dir[PATHS_MAX], sha256[HASH_HEX];
     struct progress bar;
     struct hearth_error err = {0};
     struct hearth_engine_params params = {
@@ -187,9 +213,19 @@ int models_open(struct hearth_engine **engine, const struct cli *cli, const stru
     if (options->vocab_only && strcmp(cli->device, "auto") && strcmp(cli->device, "cpu") &&
         hearth_engine_fit(&params, &fit, &err))
         return cli_fail_status(&err);
+    if (options->packed_cache && packed_wanted(path, dir, sha256)) {
+        params.packed_dir = dir;
+        params.base_sha256 = sha256;
+    }
     struct stat st;
     progress_start(&bar, "loading", 0, stat(path, &st) ? 0 : (uint64_t)st.st_size);
     enum hearth_status status = hearth_engine_open(engine, &params, &err);
     progress_end(&bar);
-    return status ? cli_fail_status(&err) : CLI_OK;
+    if (status)
+        return cli_fail_status(&err);
+    struct hearth_engine_info info;
+    hearth_engine_get_info(*engine, &info);
+    if (info.packed == HEARTH_PACKED_REFUSED)
+        cli_note("packed weights were left out: %s", info.packed_problem);
+    return CLI_OK;
 }

@@ -19,7 +19,7 @@ struct catalogue_model {
     const char *file;  // its name in the models folder
     const char *sha256;
     uint64_t size_bytes;
-    uint64_t memory_bytes; // needed to answer with 4,096 positions
+    uint64_t memory_bytes; // models_memory's of its file, for who has not got it yet
     const char *license;
     struct {
         const char *package; // "name==version"
@@ -35,6 +35,9 @@ const struct catalogue_model *catalogue_find(const char *name); // NULL if unkno
 bool models_dir(char path[PATHS_MAX]);
 // The file of a catalogue entry, whether it is there or not.
 bool models_catalogue_path(char path[PATHS_MAX], const struct catalogue_model *model);
+// What the engine's fit says that answering with 4,096 positions, or as many as the model has, needs: weights, KV and
+// scratch. 0: a file that this program does not read.
+uint64_t models_memory(const struct cli *cli, const char *path);
 // Finds a model's file by path, catalogue name or name in the models folder; NULL = the chosen or default
 // model. CLI_OK, or an exit code after one line on stderr.
 int models_find(char path[PATHS_MAX], const char *name);
@@ -46,12 +49,14 @@ struct model_options {
     const char *kv, *chat_template;
     const char *cpu_isa; // NULL = the best
     uint64_t n_ctx, max_sessions;
-    bool exact, vocab_only;
+    bool exact, vocab_only, packed_cache;
 };
 // Finds and opens a model, with a bar while it loads. CLI_OK, or an exit code after one line on stderr.
 int models_open(struct hearth_engine **engine, const struct cli *cli, const struct model_options *options);
 // SHA-256 of a model's file, remembered in the cache folder while device, inode, size and times stay. False with errno.
 bool models_sha256(const char *path, char hex[HASH_HEX]);
+// The same, only where it is remembered.
+bool models_sha256_known(const char *path, char hex[HASH_HEX]);
 // "f16" … to the engine's number; false if unknown.
 bool models_kv(const char *text, enum hearth_kv_type *kv);
 

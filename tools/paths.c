@@ -99,11 +99,11 @@ char *paths_read(const char *path, size_t max_bytes)
         return NULL;
     char *text = malloc(max_bytes + 2);
     size_t n = text ? fread(text, 1, max_bytes + 1, file) : 0;
-    bool bad = !text || ferror(file) || n > max_bytes;
+    int why = !text ? ENOMEM : ferror(file) ? EIO : n > max_bytes ? EFBIG : 0;
     fclose(file);
-    if (bad) {
+    if (why) {
         free(text);
-        errno = EFBIG;
+        errno = why;
         return NULL;
     }
     text[n] = 0;

@@ -21,7 +21,7 @@ bool paths_is_file(const char *path);
 bool paths_is_dir(const char *path);
 bool paths_same(const char *a, const char *b); // both are there, and are one file
 
-// A small text file as one allocated string (NUL-terminated), NULL if it cannot be read or is larger than
+// A small text file as one allocated string (NUL-terminated), NULL with errno if it cannot be read or is larger than
 // max.
 char *paths_read(const char *path, size_t max_bytes);
 // Writes a small file with the mode: temporary file beside it, fsync, rename. False with errno set.

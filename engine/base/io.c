@@ -3,12 +3,15 @@
 // The hook is set before threads exist; a file belongs to one thread, only ht_file_read may be shared.
 #include "engine/base/io.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "engine/base/mem.h"
@@ -20,6 +23,7 @@ enum { PIECE_BYTES = 1 << 30, NEW_FILE_MODE = 0600 }; // one system call moves l
 struct ht_file {
     int fd;
     bool writing;
+    bool alone;      // the temporary is locked: it is closed once it has its name
     uint64_t size;   // as found at open; while writing, the bytes so far
     char *temporary; // of a file being written, else NULL
     char path[];
@@ -122,7 +126,12 @@ static struct ht_file *file_new(const char *path)
     return f;
 }
 
-enum hearth_status ht_file_open_read(struct ht_file **file, const char *path, struct hearth_error *err)
+static bool is_own(const struct stat *stat)
+{
+    return stat->st_uid == geteuid() && !(stat->st_mode & (S_IWGRP | S_IWOTH));
+}
+
+static enum hearth_status open_read(struct ht_file **file, const char *path, bool own, struct hearth_error *err)
 {
     *file = NULL;
     struct ht_file *f = file_new(path);
@@ -130,7 +139,8 @@ enum hearth_status ht_file_open_read(struct ht_file **file, const char *path, st
         return ht_fail(err, HEARTH_NOMEM, "%s: out of memory", ht_shown_path(path));
     struct stat stat;
     enum hearth_status status = HEARTH_OK;
-    int fd = io_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0); // a FIFO must not make us wait
+    int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY; // a FIFO must not make us wait
+    int fd = io_open(path, own ? flags | O_NOFOLLOW : flags, 0);
     if (fd < 0) {
         status = fail_errno(err, path, "open", -fd);
         goto done;
@@ -140,6 +150,8 @@ enum hearth_status ht_file_open_read(struct ht_file **file, const char *path, st
         status = fail_errno(err, path, "look at", errno);
     else if (!S_ISREG(stat.st_mode))
         status = ht_fail(err, HEARTH_INVALID, "%s: not a regular file", ht_shown_path(path));
+    else if (own && !is_own(&stat))
+        status = ht_fail(err, HEARTH_INVALID, "%s: others may have written it", ht_shown_path(path));
     else
         f->size = (uint64_t)stat.st_size;
 done:
@@ -149,16 +161,26 @@ done:
     return status;
 }
 
+enum hearth_status ht_file_open_read(struct ht_file **file, const char *path, struct hearth_error *err)
+{
+    return open_read(file, path, false, err);
+}
+
+enum hearth_status ht_file_open_own(struct ht_file **file, const char *path, struct hearth_error *err)
+{
+    return open_read(file, path, true, err);
+}
+
 void ht_file_close(struct ht_file **file)
 {
     struct ht_file *f = *file;
     *file = NULL;
     if (!f)
         return;
+    if (f->temporary && f->writing)
+        io_unlink(f->temporary); // while it is still locked
     if (f->fd >= 0)
         io_close(f->fd);
-    if (f->temporary && f->writing)
-        io_unlink(f->temporary);
     ht_free(f->temporary);
     ht_free(f);
 }
@@ -225,11 +247,8 @@ static enum hearth_status create_in_place(struct ht_file **file, const char *pat
     return HEARTH_OK;
 }
 
-enum hearth_status ht_file_create(struct ht_file **file, const char *path, struct hearth_error *err)
+static enum hearth_status new_temporary(struct ht_file **file, const char *path, struct hearth_error *err)
 {
-    *file = NULL;
-    if (!strncmp(path, "/proc/self/fd/", 14))
-        return create_in_place(file, path, err);
     struct ht_file *f = file_new(path);
     size_t len = strlen(path) + sizeof ".tmp";
     if (f)
@@ -239,6 +258,17 @@ enum hearth_status ht_file_create(struct ht_file **file, const char *path, struc
         return ht_fail(err, HEARTH_NOMEM, "%s: out of memory", ht_shown_path(path));
     }
     snprintf(f->temporary, len, "%s.tmp", path);
+    *file = f;
+    return HEARTH_OK;
+}
+
+enum hearth_status ht_file_create(struct ht_file **file, const char *path, struct hearth_error *err)
+{
+    *file = NULL;
+    if (!strncmp(path, "/proc/self/fd/", 14))
+        return create_in_place(file, path, err);
+    struct ht_file *f;
+    HT_TRY(new_temporary(&f, path, err));
     io_unlink(f->temporary); // left by a crash; O_EXCL below makes sure that nothing is followed or shared
     int fd = io_open(f->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, NEW_FILE_MODE);
     if (fd < 0) {
@@ -250,6 +280,41 @@ enum hearth_status ht_file_create(struct ht_file **file, const char *path, struc
     f->writing = true;
     *file = f;
     return HEARTH_OK;
+}
+
+// Locks what lies at `path`: 0, -EWOULDBLOCK while another process has it, or another -errno. Who has the lock of a
+// file that still has this name is alone: it is renamed and removed under the lock only.
+static int lock_named(int fd, const char *path)
+{
+    struct stat open, named;
+    if (flock(fd, LOCK_EX | LOCK_NB))
+        return -errno;
+    if (fstat(fd, &open) || lstat(path, &named))
+        return errno == ENOENT ? -EWOULDBLOCK : -errno;
+    if (open.st_dev != named.st_dev || open.st_ino != named.st_ino)
+        return -EWOULDBLOCK;
+    return S_ISREG(open.st_mode) && open.st_nlink == 1 && is_own(&open) ? 0 : -EPERM;
+}
+
+enum hearth_status ht_file_create_alone(struct ht_file **file, const char *path, struct hearth_error *err)
+{
+    struct ht_file *f;
+    *file = NULL;
+    HT_TRY(new_temporary(&f, path, err));
+    enum hearth_status status = HEARTH_OK;
+    f->fd = io_open(f->temporary, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, NEW_FILE_MODE);
+    int code = f->fd < 0 ? f->fd : lock_named(f->fd, f->temporary);
+    if (!code && ftruncate(f->fd, 0))
+        code = -errno;
+    if (code == -EWOULDBLOCK)
+        status = ht_fail(err, HEARTH_BUSY, "%s: another process writes it", ht_shown_path(path));
+    else if (code)
+        status = fail_errno(err, f->temporary, "create", -code);
+    f->writing = f->alone = !code;
+    if (code)
+        ht_file_close(&f);
+    *file = f;
+    return status;
 }
 
 enum hearth_status ht_file_write(struct ht_file *file, const void *data, size_t len_bytes,
@@ -292,7 +357,7 @@ enum hearth_status ht_file_commit(struct ht_file **file, struct hearth_error *er
     }
     int code = io_fsync(f->fd);
     const char *what = "sync";
-    if (!code) {
+    if (!code && !f->alone) {
         what = "close";
         code = io_close(f->fd);
         f->fd = -1;
@@ -352,4 +417,41 @@ enum hearth_status ht_file_append(const char *path, const void *data, size_t len
     if (code && status == HEARTH_OK)
         status = fail_errno(err, path, "close", -code);
     return status;
+}
+
+enum hearth_status ht_file_remove(const char *path, bool idle, struct hearth_error *err)
+{
+    int fd = -1, code = 0;
+    if (idle) {
+        fd = io_open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0);
+        code = fd < 0 ? fd : lock_named(fd, path);
+    }
+    if (!code)
+        code = io_unlink(path);
+    if (fd >= 0)
+        io_close(fd);
+    if (code == -EWOULDBLOCK)
+        return ht_fail(err, HEARTH_BUSY, "%s: another process writes it", ht_shown_path(path));
+    return code && code != -ENOENT ? fail_errno(err, path, "remove", -code) : HEARTH_OK;
+}
+
+enum hearth_status ht_folder_walk(const char *dir, void (*each)(void *user, const char *name, uint64_t size),
+                                  void *user, struct hearth_error *err)
+{
+    DIR *folder = opendir(dir);
+    struct dirent *entry;
+    struct stat st;
+    if (!folder)
+        return errno == ENOENT ? HEARTH_OK : fail_errno(err, dir, "look into", errno);
+    while ((entry = readdir(folder)))
+        if (!fstatat(dirfd(folder), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) && S_ISREG(st.st_mode))
+            each(user, entry->d_name, (uint64_t)st.st_size);
+    closedir(folder);
+    return HEARTH_OK;
+}
+
+uint64_t ht_folder_free(const char *dir)
+{
+    struct statvfs fs;
+    return statvfs(dir, &fs) ? 0 : (uint64_t)fs.f_bavail * fs.f_frsize;
 }

@@ -29,6 +29,9 @@ void ht_io_set_hook(const struct ht_io_hook *hook); // NULL = the system's; NULL
 // Regular files only.
 HT_MUST_USE enum hearth_status ht_file_open_read(struct ht_file **file, const char *path,
                                                  struct hearth_error *err);
+// The same of a file that nobody but this user can have written, under its own name: INVALID for a link, another owner,
+// or where group or others may write.
+HT_MUST_USE enum hearth_status ht_file_open_own(struct ht_file **file, const char *path, struct hearth_error *err);
 void ht_file_close(struct ht_file **file);
 uint64_t ht_file_size(const struct ht_file *file);
 const char *ht_file_path(const struct ht_file *file);
@@ -45,6 +48,9 @@ HT_MUST_USE enum hearth_status ht_file_identity(const struct ht_file *file, char
 // place: nothing is renamed or synced.
 HT_MUST_USE enum hearth_status ht_file_create(struct ht_file **file, const char *path,
                                               struct hearth_error *err);
+// ht_file_create for a path that several processes may want to write: BUSY while another one does. What a killed one
+// left is taken over.
+HT_MUST_USE enum hearth_status ht_file_create_alone(struct ht_file **file, const char *path, struct hearth_error *err);
 HT_MUST_USE enum hearth_status ht_file_write(struct ht_file *file, const void *data, size_t len_bytes,
                                              struct hearth_error *err);
 // *file is NULL afterwards, whatever the outcome.
@@ -57,5 +63,16 @@ HT_MUST_USE enum hearth_status ht_file_replace(const char *path, const void *dat
 // `durable` do they stay after a power cut.
 HT_MUST_USE enum hearth_status ht_file_append(const char *path, const void *data, size_t len_bytes, uint64_t offset,
                                               bool durable, struct hearth_error *err);
+
+// Removes a file; one that is not there is no error. With `idle`, a temporary of ht_file_create_alone: only where
+// nobody writes it.
+HT_MUST_USE enum hearth_status ht_file_remove(const char *path, bool idle, struct hearth_error *err);
+// Calls `each` with the name and size of every regular file of a folder, links left out, in no order; it may remove
+// them. A folder that is not there has none.
+HT_MUST_USE enum hearth_status ht_folder_walk(const char *dir,
+                                              void (*each)(void *user, const char *name, uint64_t size), void *user,
+                                              struct hearth_error *err);
+// Bytes that the folder's disk has left for this user; 0: not known.
+uint64_t ht_folder_free(const char *dir);
 
 #endif

@@ -229,6 +229,10 @@ enum hearth_status ht_cpu_weight_unpack_row(struct ht_device *device, const stru
                                             void *blocks, struct hearth_error *err);
 size_t ht_cpu_weight_size(const struct ht_device *device, const struct ht_weight_params *params);
 void ht_cpu_weight_destroy(struct ht_device *device, struct ht_weight **w);
+enum hearth_status ht_cpu_packed_read(struct ht_device *device, const struct ht_weight *w, uint64_t offset,
+                                      size_t len_bytes, void *data, struct hearth_error *err); // weight_packed.c
+enum hearth_status ht_cpu_packed_fill(struct ht_device *device, struct ht_weight *const *weights, uint32_t n_weights,
+                                      const struct ht_packed_source *source, struct hearth_error *err);
 
 enum hearth_status ht_cpu_bank_create(struct ht_device *device, const struct ht_bank_params *params,
                                       struct ht_bank **out, struct hearth_error *err);

@@ -17,6 +17,9 @@
 
 enum { HT_GROUP = 16 }; // rows
 
+// Files of packed weights are bound to this name: another layout has another one.
+#define HT_LAYOUT_NAME "rows16/1"
+
 // The block-quantised types.
 #define HT_BLOCK_TYPES(X)                                                                                    \
     X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(IQ4_NL) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K)

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a run is, as one JSON object: it stands in the checkpoint and must be the same to go on, and in the manifest.
 // Engine thread.
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "engine/learn/json_read.h"
 #include "engine/learn/trainer.h"
 #include "engine/model/session.h"
 
@@ -62,6 +64,7 @@ enum hearth_status ht_train_identity(struct hearth_trainer *t, const unsigned ch
     static const char *const schedules[] = {"cosine", "linear", "constant"}, *const moments[] = {"f32", "8bit"};
     const struct hearth_train_params *p = &t->params;
     const struct ht_adapter_target *first = &t->adapter->targets[0];
+    errno = 0; // see json_read.h
     json_t *run = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:I, s:f, s:b, s:b, s:o, s:f, s:f, s:f}", "base",
                             p->base_sha256, "moments", moments[p->moments], "precision", t->info.precision,
                             "numerics", t->info.numerics_id, "architecture", t->adapter->architecture,
@@ -76,7 +79,8 @@ enum hearth_status ht_train_identity(struct hearth_trainer *t, const unsigned ch
                             p->decay, "clip", p->clip, "evaluate every", (json_int_t)p->eval_every, "patience",
                             (json_int_t)p->patience, "seed", (json_int_t)p->seed);
     json_t *data = describe_data(&p->data);
-    bool good = run && how && data && !json_object_update(run, how) && !json_object_set(run, "data", data);
+    bool good = run && how && data && !json_object_update(run, how) && !json_object_set(run, "data", data) &&
+                errno != ENOMEM;
     json_decref(how);
     json_decref(data);
     if (!good) {
@@ -104,42 +108,73 @@ static char *shown(const json_t *value)
     return ht_train_json(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_SORT_KEYS);
 }
 
-// The first key whose values differ, of the objects and the objects in them.
-static bool differs(const json_t *there, const json_t *here, const char *within, struct hearth_error *err)
+// What decides a value, as `hearth train` spells it.
+static const char *option_of(const char *key)
+{
+    static const struct {
+        const char *key, *option;
+    } options[] = {
+        {"targets", "--targets"},     {"rank", "--rank"},
+        {"alpha", "--alpha"},         {"rslora", "--rslora"},
+        {"init", "--init"},           {"dropout", "--dropout"},
+        {"lora plus", "--lora-plus"}, {"neftune", "--neftune"},
+        {"schedule", "--schedule"},   {"batch", "--batch times --accum"},
+        {"micro rows", "--micro-rows"}, {"epochs", "--epochs"},
+        {"steps", "--max-steps"},     {"lr", "--lr"},
+        {"warmup", "--warmup"},       {"decay", "--decay"},
+        {"clip", "--clip"},           {"evaluate every", "--eval-every"},
+        {"patience", "--patience"},   {"seed", "--seed"},
+        {"files", "--data"},          {"mask", "--mask"},
+        {"too long", "--truncate"},   {"sequence", "--seq"},
+        {"held out", "--held-out"},   {"near", "--near"},
+        {"template", "--template"},   {"keep duplicates", "--keep-duplicates"},
+        {"precision", "--precision"}, {"moments", "--moments"},
+        {"base", "the SHA-256 of --model"}, {"numerics", "the numerics id"},
+    };
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
+        if (!strcmp(options[i].key, key))
+            return options[i].option;
+    return key;
+}
+
+// The first value that differs, of the objects and the objects in them.
+static enum hearth_status compare(const json_t *there, const json_t *here, struct hearth_error *err)
 {
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)here, key, value) {
         const json_t *old = json_object_get(there, key);
         if (json_is_object(value) && json_is_object(old)) {
-            if (differs(old, value, key, err))
-                return true;
+            HT_TRY(compare(old, value, err));
             continue;
         }
-        char *a = shown(old), *b = shown(value);
-        bool same = a && b && !strcmp(a, b);
-        if (!same)
-            ht_fail(err, HEARTH_INVALID, "the checkpoint is of another run: %s%s%s is %.60s there and %.60s here",
-                    within, within[0] ? ", " : "", key, a ? a : "not told", b ? b : "?");
+        char *a = old ? shown(old) : NULL, *b = shown(value);
+        enum hearth_status status = HEARTH_OK;
+        if (!b || (old && !a))
+            status = ht_fail(err, HEARTH_NOMEM, "out of memory for the run's parameters");
+        else if (!a || strcmp(a, b))
+            status = ht_fail(err, HEARTH_INVALID, "the checkpoint is of another run: %s is %.60s there and %.60s here",
+                             option_of(key), a ? a : "not told", b);
         ht_free(a);
         ht_free(b);
-        if (!same)
-            return true;
+        HT_TRY(status);
     }
-    return false;
+    return HEARTH_OK;
 }
 
 enum hearth_status ht_train_same(const struct hearth_trainer *t, const char *text, size_t len_bytes,
                                  struct hearth_error *err)
 {
-    json_t *there = json_loadb(text, len_bytes, 0, NULL);
+    errno = 0;
+    json_t *there = ht_json_read(text, len_bytes, 0, NULL);
     enum hearth_status status = HEARTH_OK;
-    if (!json_is_object(there))
+    if (errno == ENOMEM || (json_is_object(there) && !json_object_get(there, "moments") &&
+                            json_object_set_new(there, "moments", json_string("f32")))) // older ones had f32 alone
+        status = ht_fail(err, HEARTH_NOMEM, "out of memory for the run's parameters");
+    else if (!json_is_object(there))
         status = ht_fail(err, HEARTH_FORMAT, "the checkpoint does not tell its parameters");
-    else if (!json_object_get(there, "moments") && json_object_set_new(there, "moments", json_string("f32")))
-        status = ht_fail(err, HEARTH_NOMEM, "out of memory for the run's parameters"); // older ones had f32 alone
-    else if (differs(there, t->identity, "", err))
-        status = HEARTH_INVALID;
+    else
+        status = compare(there, t->identity, err);
     json_decref(there);
     return status;
 }
@@ -190,6 +225,7 @@ static json_t *files_of(const struct hearth_trainer *t)
 enum hearth_status ht_train_manifest(const struct hearth_trainer *t, char **text, struct hearth_error *err)
 {
     double held_out = t->params.patience ? t->best : t->last_held_out;
+    errno = 0; // see json_read.h
     json_t *all = json_pack("{s:s, s:s, s:O, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:o, s:o, s:o}", "hearth",
                             hearth_version(), "name", t->params.name, "run", t->identity, "files", files_of(t),
                             "samples", (json_int_t)t->info.n_train, "held out samples", (json_int_t)t->info.n_held_out,
@@ -197,7 +233,7 @@ enum hearth_status ht_train_manifest(const struct hearth_trainer *t, char **text
                             (json_int_t)t->tokens, "targets", (json_int_t)t->targets, "stopped early",
                             (int)t->stopped_early, "best step", (json_int_t)t->best_step, "loss", number(t->last_loss),
                             "held out loss before", number(t->first_held_out), "held out loss", number(held_out));
-    *text = ht_train_json(all, JSON_INDENT(2));
+    *text = errno == ENOMEM ? NULL : ht_train_json(all, JSON_INDENT(2));
     json_decref(all);
     return *text ? HEARTH_OK : ht_fail(err, HEARTH_NOMEM, "out of memory for the manifest");
 }

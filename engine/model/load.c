@@ -8,7 +8,7 @@
 
 #include "engine/base/half.h"
 #include "engine/base/mem.h"
-#include "engine/model/model.h"
+#include "engine/model/packed.h"
 
 enum { STRETCH_BYTES = 32 << 20 }; // of a tensor between two reports of progress
 
@@ -19,6 +19,8 @@ struct loader {
     void *user;
     struct hearth_error *err;
     unsigned char *vector; // the longest one, as the file has it
+    const struct ht_packed *packed; // NULL: none
+    uint32_t n_packed;              // so many of its weights are there
     uint64_t done_bytes, total_bytes;
     size_t vector_floats; // taken of model->vectors so far, while room is made
 };
@@ -133,8 +135,8 @@ static enum hearth_status measure_tensor(void *arg, const struct ht_gguf_tensor 
 static enum hearth_status tell(struct loader *l, uint64_t bytes)
 {
     l->done_bytes += bytes;
-    if (l->progress &&
-        !l->progress(l->user, l->total_bytes ? (double)l->done_bytes / (double)l->total_bytes : 1))
+    double done = l->done_bytes < l->total_bytes ? (double)l->done_bytes / (double)l->total_bytes : 1;
+    if (l->progress && !l->progress(l->user, done))
         return ht_fail(l->err, HEARTH_CANCELED, "%s: loading was canceled", ht_gguf_shown(l->gguf));
     return HEARTH_OK;
 }
@@ -156,6 +158,9 @@ static enum hearth_status read_matrix(struct loader *l, const struct ht_gguf_ten
                                       struct ht_weight *weight)
 {
     const struct ht_model *m = l->model;
+    uint32_t index;
+    if (l->packed && ht_packed_index(l->packed, weight, &index) && index < l->n_packed)
+        return HEARTH_OK; // and was told
     struct rows_of from = {.gguf = l->gguf, .tensor = t};
     const struct ht_weight_source source = {.read = read_rows, .user = &from};
     uint64_t at_once = STRETCH_BYTES / t->row_bytes / 64 * 64;
@@ -295,8 +300,22 @@ enum hearth_status ht_model_create(struct ht_model *model, const struct ht_hpara
     return status;
 }
 
-enum hearth_status ht_model_read(struct ht_model *model, struct ht_gguf *gguf,
-                                 bool (*progress)(void *user, double done), void *user, struct hearth_error *err)
+// As many weights as come from the file of packed ones, a stretch at a time, so that it can be canceled.
+static enum hearth_status read_packed(struct loader *l, struct ht_packed *packed, struct hearth_error *packed_err)
+{
+    l->packed = packed;
+    for (uint32_t to; l->n_packed < ht_packed_n_weights(packed); l->n_packed = to) {
+        uint64_t bytes = STRETCH_BYTES;
+        if (ht_packed_fill(packed, l->n_packed, &to, &bytes, packed_err) != HEARTH_OK)
+            return HEARTH_OK;
+        HT_TRY(tell(l, bytes));
+    }
+    return HEARTH_OK;
+}
+
+enum hearth_status ht_model_read(struct ht_model *model, struct ht_gguf *gguf, struct ht_packed *packed,
+                                 struct hearth_error *packed_err, bool (*progress)(void *user, double done),
+                                 void *user, struct hearth_error *err)
 {
     struct loader l = {.model = model,
                        .gguf = gguf,
@@ -308,7 +327,9 @@ enum hearth_status ht_model_read(struct ht_model *model, struct ht_gguf *gguf,
     if (!l.vector)
         return ht_fail(err, HEARTH_NOMEM, "%s: out of memory for %llu bytes of a vector", ht_gguf_shown(gguf),
                        (unsigned long long)model->longest_vector);
-    enum hearth_status status = visit_all(gguf, &model->hp, model, read_tensor, &l, err);
+    enum hearth_status status = packed ? read_packed(&l, packed, packed_err) : HEARTH_OK;
+    if (status == HEARTH_OK)
+        status = visit_all(gguf, &model->hp, model, read_tensor, &l, err);
     ht_free(l.vector);
     return status;
 }

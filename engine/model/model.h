@@ -13,13 +13,14 @@ struct ht_hparams {
     uint32_t n_layers, n_embd, n_ff, n_vocab, n_heads, n_kv_heads, k_dim, v_dim, n_rot, n_ctx_train;
     float norm_eps, embd_scale, attn_scale, final_softcap;
     float rope_base, rope_base_local, rope_divisor; // divisor: linear position scaling of the global layers
-    uint32_t window, window_period;                 // window 0 = none
+    uint32_t window;                                // 0 = none
+    uint64_t local_layers[HT_MAX_LAYERS / 64];      // a bit for each layer that sees only the window
 };
 
 // True if layer sees only the window (and turns with the local base).
 static inline bool ht_layer_is_local(const struct ht_hparams *hp, uint32_t layer)
 {
-    return hp->window && layer % hp->window_period < hp->window_period - 1;
+    return hp->local_layers[layer / 64] >> layer % 64 & 1;
 }
 uint32_t ht_dim_size(const struct ht_hparams *hp, enum ht_dim dim);
 
@@ -49,8 +50,11 @@ struct ht_model {
 HT_MUST_USE enum hearth_status ht_model_create(struct ht_model *model, const struct ht_hparams *hp,
                                                struct ht_gguf *gguf, const struct ht_device_ops *dev,
                                                struct ht_device *device, struct hearth_error *err);
-// Reads and packs them. progress may be NULL; it returns false to cancel.
-HT_MUST_USE enum hearth_status ht_model_read(struct ht_model *model, struct ht_gguf *gguf,
+// Reads and packs them. From `packed` (NULL = none) they come as they are there; the first failure of that is told in
+// *packed_err, and the rest is packed. progress may be NULL; it returns false to cancel.
+struct ht_packed;
+HT_MUST_USE enum hearth_status ht_model_read(struct ht_model *model, struct ht_gguf *gguf, struct ht_packed *packed,
+                                             struct hearth_error *packed_err,
                                              bool (*progress)(void *user, double done), void *user,
                                              struct hearth_error *err);
 void ht_model_unload(struct ht_model *model); // a zeroed or half-loaded model too

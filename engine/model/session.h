@@ -11,6 +11,7 @@
 #include "engine/model/answer.h"
 #include "engine/model/context.h"
 #include "engine/model/fair.h"
+#include "engine/model/packed.h"
 #include "engine/model/speculate.h"
 #include "engine/text/chat.h"
 #include "engine/text/grammar.h"
@@ -75,6 +76,8 @@ struct hearth_engine {
     struct ht_chat chat;
     struct hearth_engine_info info;
     unsigned char identity[HT_HASH_BYTES]; // of the model's files: what a stored prefix cache is bound to
+    struct ht_packed_key packed;           // what a file of its packed weights is bound to, without the base's SHA-256
+    bool unchanged;                        // the model's files were, until the weights were read
     bool vocab_only;
     bool lost;              // sticky: the device is gone
     uint32_t session_limit; // positions one session may hold

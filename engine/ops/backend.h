@@ -35,6 +35,15 @@ struct ht_weight_source {
     void *user;
 };
 
+// Where packed weights come from: a stretch of one of the weights of a call, asked for by several threads at once. The
+// source has checked what it gives.
+struct ht_packed_source {
+    enum hearth_status (*read)(void *user, uint32_t weight, uint64_t offset, size_t len_bytes, void *data,
+                               struct hearth_error *err);
+    void *user;
+    size_t piece_bytes; // every offset is a multiple of it, every length this, or what is left of the weight
+};
+
 struct ht_kv_params {
     uint32_t layers, kv_heads, k_dim, v_dim, n_pages;
     enum ht_kv_type { HT_KV_F32 = 1, HT_KV_F16 = 2, HT_KV_Q8 = 3 } type;
@@ -90,6 +99,14 @@ struct ht_device_ops {
     size_t (*weight_size)(const struct ht_device *device,
                           const struct ht_weight_params *params); // device bytes
     void (*weight_destroy)(struct ht_device *device, struct ht_weight **w);
+    // The packed form, for files of it: weight_size bytes of each weight, as the device keeps them. packed_form names
+    // it and changes with it; NULL: this device has none to store, and neither of the two below. packed_read may run
+    // on another thread, beside submits. packed_fill fills new weights, or, when it fails, leaves them as new.
+    const char *packed_form;
+    enum hearth_status (*packed_read)(struct ht_device *device, const struct ht_weight *w, uint64_t offset,
+                                      size_t len_bytes, void *data, struct hearth_error *err);
+    enum hearth_status (*packed_fill)(struct ht_device *device, struct ht_weight *const *weights, uint32_t n_weights,
+                                      const struct ht_packed_source *source, struct hearth_error *err);
 
     // KV pool: n_pages pages of 32 positions, all layers of a page together.
     enum hearth_status (*kv_create)(struct ht_device *device, const struct ht_kv_params *params,

@@ -14,7 +14,7 @@
 #include "engine/base/io.h"
 #include "engine/base/rng.h"
 
-enum { MAX_FILES = 4096, MAX_NAMES = 64, MAX_FDS = 256, NAME = 64 };
+enum { MAX_FILES = 4096, MAX_NAMES = 64, MAX_FDS = 256, NAME = 128 };
 
 struct bytes {
     unsigned char *data;

@@ -13,7 +13,7 @@ enum {
     MAX_NAMES = 16,
     MAX_FDS = 64,
     MAX_CHANGES = 128,
-    PATH_BYTES = 64,
+    PATH_BYTES = 128,
     FD_BASE = 1000,
     SECTOR = 512
 };

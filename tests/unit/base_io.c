@@ -248,6 +248,25 @@ static void appends(void **state)
     }
 }
 
+static int64_t write_a_byte(void *user, int fd, const void *data, size_t len_bytes, uint64_t offset)
+{
+    (void)user, (void)len_bytes;
+    ssize_t n = pwrite(fd, data, 1, (off_t)offset);
+    return n < 0 ? -errno : n;
+}
+
+static void appends_piece_by_piece(void **state)
+{
+    (void)state;
+    struct hearth_error err = {0};
+    const char *path = check_path(folder, "pieces");
+    ht_io_set_hook(&(struct ht_io_hook){.write_at = write_a_byte});
+    assert_int_equal(ht_file_append(path, "one\n", 4, 0, true, &err), HEARTH_OK);
+    assert_int_equal(ht_file_append(path, "two\n", 4, 4, false, &err), HEARTH_OK);
+    ht_io_set_hook(NULL);
+    assert_content(path, "one\ntwo\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -257,6 +276,7 @@ int main(void)
         cmocka_unit_test(replaces_all_or_nothing),
         cmocka_unit_test(streams),
         cmocka_unit_test(appends),
+        cmocka_unit_test(appends_piece_by_piece),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

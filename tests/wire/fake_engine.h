@@ -37,7 +37,7 @@ struct hearth_engine {
 
 struct fake_event { // what the engine thread did, in order
     char kind;      // o open, c close, s step, a answer begun, p paused, r goes on, f forget, i import, e export,
-                    // w opening, g given up
+                    // w opening, g given up; k packed weights are being written, K were, l let go meanwhile
     char name[64];
     uint64_t owner;
 };
@@ -47,20 +47,11 @@ static pthread_mutex_t fake_lock = PTHREAD_MUTEX_INITIALIZER;
 static atomic_uint fake_step_us = 200; // how long a step takes
 static atomic_bool fake_hang;          // a step does not come back while it is set
 static atomic_bool fake_slow_open;     // opening takes until it is cleared, or nobody wants it
+static atomic_bool fake_slow_write;    // writing packed weights takes until it is cleared, or it shall not go on
 static atomic_bool fake_lost;          // the next step says that the device is lost
 static atomic_uint fake_counts; // of a prompt's tokens
 static atomic_uint fake_most_active, fake_most_taken; // sessions, and their positions, in any step
 static atomic_uint fake_least_run; // positions that any session came further between two pauses
-
-static inline void fake_reset(void)
-{
-    fake_n = 0;
-    atomic_store(&fake_step_us, 200);
-    atomic_store(&fake_counts, 0);
-    atomic_store(&fake_most_active, 0);
-    atomic_store(&fake_most_taken, 0);
-    atomic_store(&fake_least_run, 1 << 30);
-}
 
 static inline void fake_note(char kind, const char *name, uint64_t owner)
 {
@@ -71,6 +62,32 @@ static inline void fake_note(char kind, const char *name, uint64_t owner)
         snprintf(fake_log[fake_n++].name, sizeof fake_log[0].name, "%s", name);
     }
     pthread_mutex_unlock(&fake_lock);
+}
+
+// How many events there are; none from now on.
+static inline unsigned fake_count(void)
+{
+    pthread_mutex_lock(&fake_lock);
+    unsigned n = fake_n;
+    pthread_mutex_unlock(&fake_lock);
+    return n;
+}
+
+static inline void fake_forget(void)
+{
+    pthread_mutex_lock(&fake_lock);
+    fake_n = 0;
+    pthread_mutex_unlock(&fake_lock);
+}
+
+static inline void fake_reset(void)
+{
+    fake_forget();
+    atomic_store(&fake_step_us, 200);
+    atomic_store(&fake_counts, 0);
+    atomic_store(&fake_most_active, 0);
+    atomic_store(&fake_most_taken, 0);
+    atomic_store(&fake_least_run, 1 << 30);
 }
 
 // The first event of this kind (and name, if not NULL) from `from` on; -1: none.
@@ -176,6 +193,20 @@ void hearth_engine_close(struct hearth_engine **engine)
         fake_note('c', (*engine)->name, 0);
     free(*engine);
     *engine = NULL;
+}
+
+enum hearth_status hearth_engine_write_packed(const struct hearth_engine *engine, const char *dir,
+                                              const char *base_sha256, bool (*go_on)(void *user), void *user,
+                                              struct hearth_error *err)
+{
+    fake_note('k', engine->name, strlen(base_sha256));
+    bool more = go_on(user);
+    while (more && atomic_load(&fake_slow_write)) {
+        usleep(1000);
+        more = go_on(user);
+    }
+    fake_note(more ? 'K' : 'l', engine->name, strlen(dir)); // the engine is still there
+    return more ? HEARTH_OK : fake_fail(err, HEARTH_CANCELED, "given up");
 }
 
 void hearth_engine_get_info(const struct hearth_engine *engine, struct hearth_engine_info *info)

@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "firmware/worker.h"
+#include "tests/check/fault.h"
 #include "tests/wire/fake_trainer.h"
 #include "tests/wire/wait.h"
 
@@ -98,8 +99,7 @@ static inline int setup(void **state)
 {
     (void)state;
     hd_log_set(silent, NULL);
-    snprintf(dir, sizeof dir, "/tmp/hearth-worker-XXXXXX");
-    assert_non_null(mkdtemp(dir));
+    check_folder_make(dir);
     memset(&config, 0, sizeof config);
     snprintf(config.models_dir, sizeof config.models_dir, "%s", dir);
     config.max_sessions = 4;
@@ -136,10 +136,10 @@ static inline int teardown(void **state)
     (void)state;
     atomic_store(&fake_hang, false);
     atomic_store(&fake_slow_open, false);
+    atomic_store(&fake_slow_write, false);
     hd_worker_stop(&worker);
-    char command[96];
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    return system(command);
+    check_folder_remove(dir);
+    return 0;
 }
 
 static inline struct hd_id id_of(unsigned char value)

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files of packed weights beside the models. Main thread.
+#include "tools/packed.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+static bool folder(char dir[PATHS_MAX])
+{
+    return paths_get(dir, PATHS_CACHE, "packed");
+}
+
+bool packed_wanted(const char *model_path, char dir[PATHS_MAX], char sha256[HASH_HEX])
+{
+    return models_sha256_known(model_path, sha256) && folder(dir);
+}
+
+static double now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+}
+
+void packed_keep(const struct hearth_engine *engine, const struct model_options *options, double *took_ms)
+{
+    char path[PATHS_MAX], dir[PATHS_MAX], sha256[HASH_HEX];
+    struct hearth_engine_info info;
+    struct hearth_error err = {0};
+    if (took_ms)
+        *took_ms = 0;
+    hearth_engine_get_info(engine, &info);
+    if (!options->packed_cache || info.packed == HEARTH_PACKED_READ || models_find(path, options->model) ||
+        !folder(dir) || !paths_make_parent(dir))
+        return;
+    if (mkdir(dir, 0700) && errno != EEXIST) {
+        cli_note("%s: %s: packed weights are not kept", dir, strerror(errno));
+        return;
+    }
+    if (!models_sha256(path, sha256)) {
+        cli_note("%s: %s: packed weights are not kept", path, strerror(errno));
+        return;
+    }
+    double start_ms = now_ms();
+    enum hearth_status status = hearth_engine_write_packed(engine, dir, sha256, NULL, NULL, &err);
+    if (status == HEARTH_OK && took_ms)
+        *took_ms = now_ms() - start_ms;
+    if (status != HEARTH_OK && status != HEARTH_BUSY) // busy: another process keeps them
+        cli_note("packed weights are not kept: %s", err.text);
+}
+
+bool packed_of_model(const char *model_path, char sha256[HASH_HEX])
+{
+    char dir[PATHS_MAX];
+    struct hearth_packed_size size = packed_size(dir);
+    return size.n_files && models_sha256(model_path, sha256);
+}
+
+void packed_remove(const char *sha256)
+{
+    char dir[PATHS_MAX];
+    struct hearth_error err = {0};
+    if (folder(dir) && hearth_packed_remove(dir, sha256, &err))
+        cli_note("%s", err.text);
+}
+
+struct hearth_packed_size packed_size(char dir[PATHS_MAX])
+{
+    struct hearth_packed_size size = {0};
+    if (folder(dir))
+        (void)hearth_packed_measure(dir, NULL, &size, NULL); // a folder that cannot be read holds nothing for us
+    return size;
+}
