@@ -41,31 +41,35 @@ static void ok_or_fail(struct hd_admin_client *client, enum hearth_status status
         hd_admin_fail(client, error);
 }
 
-// Name, times, size and what else is remembered of an item.
+// Name, times, size and what else is remembered of an item. NULL: no memory, and so the answer is none.
 static json_t *item_json(struct hd_server *server, const struct hd_learnt *item)
 {
-    json_t *out = json_loads(item->meta, 0, NULL);
-    if (!out)
-        out = json_object();
+    struct hearth_error ignored;
+    json_t *out = hd_learnt_meta(item, &ignored);
+    bool good = out != NULL;
     char id[2 * HD_ID_BYTES + 1];
     hd_hex(id, item->id.b, HD_ID_BYTES);
     json_object_del(out, "who");
-    json_object_set_new(out, "id", json_string(id));
-    json_object_set_new(out, "name", json_string(item->name));
-    json_object_set_new(out, "person", person_name(server, &item->person));
-    json_object_set_new(out, "created_ms", json_integer(item->created_ms));
-    json_object_set_new(out, "size_bytes", json_integer((json_int_t)item->size_bytes));
-    return out;
+    good = good && !json_object_set_new(out, "id", json_string(id));
+    good = good && !json_object_set_new(out, "name", json_string(item->name));
+    good = good && !json_object_set_new(out, "person", person_name(server, &item->person));
+    good = good && !json_object_set_new(out, "created_ms", json_integer(item->created_ms));
+    good = good && !json_object_set_new(out, "size_bytes", json_integer((json_int_t)item->size_bytes));
+    if (!good)
+        json_decref(out);
+    return good ? out : NULL;
 }
 
 static json_t *list_json(struct hd_server *server, enum hd_learnt_kind kind)
 {
     json_t *list = json_array();
     const struct hd_learnt *item;
-    for (size_t i = 0; (item = hd_learn_at(server->learn, i)) != NULL; i++)
-        if (item->kind == kind)
-            json_array_append_new(list, item_json(server, item));
-    return list;
+    bool good = list != NULL;
+    for (size_t i = 0; good && (item = hd_learn_at(server->learn, i)) != NULL; i++)
+        good = item->kind != kind || !json_array_append_new(list, item_json(server, item));
+    if (!good)
+        json_decref(list);
+    return good ? list : NULL;
 }
 
 // ---- what comes in
@@ -107,7 +111,7 @@ void hd_admin_data_import(struct hd_admin_client *client, json_t *request)
         fds[0] = take_fd(client);
     if (text)
         fds[1] = take_fd(client);
-    if (hd_learn_import_set(client->server->learn, name, &person, fds, counts,
+    if (hd_learn_import_set(client->server->learn, name, &person, fds, counts, false,
                             (struct hd_learn_waiter){told, client}, &error) == HEARTH_OK)
         client->waits_for_learn = true;
     else

@@ -149,13 +149,18 @@ void hd_api_list_data_sets(struct hd_client *client, const struct hd_id *request
     Hearth__V1__DataSetList answer = HEARTH__V1__DATA_SET_LIST__INIT;
     Hearth__V1__ServerFrame frame = HEARTH__V1__SERVER_FRAME__INIT;
     const struct hd_learnt *item;
+    struct hearth_error error = {0};
     if (!may(client, request, HD_SCOPE_TRAIN))
         return;
     for (size_t i = 0; (item = hd_learn_at(learn, i)) != NULL; i++) {
         if (item->kind != HD_LEARNT_SET || !hd_learn_is_visible(item, &client->device.person))
             continue;
         Hearth__V1__DataSet *set = list[answer.n_data_sets] = &sets[answer.n_data_sets];
-        json_t *meta = json_loads(item->meta, 0, NULL);
+        json_t *meta = hd_learnt_meta(item, &error);
+        if (!meta) {
+            hd_api_fail(client, request, &error);
+            return;
+        }
         hearth__v1__data_set__init(set);
         set->name = (char *)item->name;
         set->created_ms = (uint64_t)item->created_ms;
@@ -236,14 +241,15 @@ static void send_adapters(struct hd_client *client, const struct hd_id *request,
     Hearth__V1__ServerFrame frame = HEARTH__V1__SERVER_FRAME__INIT;
     struct hd_adapter_choice choice = {0};
     const struct hd_learnt *item;
+    struct hearth_error error = {0};
     bool own = false;
     hd_learn_choice(learn, &client->device.person, &choice, &own);
-    for (size_t i = 0; (item = hd_learn_at(learn, i)) != NULL; i++) {
+    for (size_t i = 0; !error.code && (item = hd_learn_at(learn, i)) != NULL; i++) {
         if (item->kind != HD_LEARNT_ADAPTER || !hd_learn_is_visible(item, &client->device.person))
             continue;
         size_t n = answer.n_adapters++;
         list[n] = &adapters[n];
-        metas[n] = json_loads(item->meta, 0, NULL);
+        metas[n] = hd_learnt_meta(item, &error);
         fill_adapter(&adapters[n], item, metas[n], files, n_files);
         adapters[n].in_use = hd_id_equal(&item->id, &choice.adapter);
         if (adapters[n].in_use)
@@ -253,7 +259,10 @@ static void send_adapters(struct hd_client *client, const struct hd_id *request,
     answer.chosen = own;
     frame.body_case = HEARTH__V1__SERVER_FRAME__BODY_ADAPTER_LIST;
     frame.adapter_list = &answer;
-    hd_api_reply(client, request, &frame);
+    if (error.code)
+        hd_api_fail(client, request, &error);
+    else
+        hd_api_reply(client, request, &frame);
     for (size_t i = 0; i < answer.n_adapters; i++)
         json_decref(metas[i]);
 }

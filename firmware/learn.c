@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "firmware/json_text.h"
 #include "firmware/learn_internal.h"
 
 // ---- items
@@ -164,13 +165,22 @@ enum hearth_status hd_learn_use(struct hd_learn *learn, const struct hd_id *pers
     return status == HEARTH_OK ? hd_learn_reload(learn, err) : status;
 }
 
-static const char *base_of(const struct hd_learnt *item, char sha256[HD_SHA256_HEX_BYTES])
+json_t *hd_learnt_meta(const struct hd_learnt *item, struct hearth_error *err)
 {
-    json_t *meta = json_loads(item->meta, 0, NULL);
+    json_t *meta = hd_json_read(item->meta, strlen(item->meta), 0, NULL);
+    if (!meta)
+        hd_fail(err, HEARTH_NOMEM, "no memory for what is known of %s", item->name);
+    return meta;
+}
+
+static enum hearth_status base_of(const struct hd_learnt *item, char sha256[HD_SHA256_HEX_BYTES],
+                                  struct hearth_error *err)
+{
+    json_t *meta = hd_learnt_meta(item, err);
     const char *base = json_string_value(json_object_get(meta, "base"));
     snprintf(sha256, HD_SHA256_HEX_BYTES, "%s", base ? base : "");
     json_decref(meta);
-    return sha256;
+    return meta ? HEARTH_OK : HEARTH_NOMEM;
 }
 
 static enum hearth_status give(struct hd_learn *learn, const struct hd_learnt *item, double scale, struct hd_job *job,
@@ -192,7 +202,11 @@ enum hearth_status hd_learn_pick(struct hd_learn *learn, const struct hd_id *per
     if (!name[0]) {
         const struct hd_learnt *item =
             learn && hd_learn_choice(learn, person, &choice, &own) ? hd_learn_by_id(learn, &choice.adapter) : NULL;
-        if (!item || !hd_learn_model_sha256(learn, path, sha256) || strcmp(base_of(item, base), sha256) != 0)
+        if (!item || !hd_learn_model_sha256(learn, path, sha256))
+            return HEARTH_OK;
+        if (base_of(item, base, err) != HEARTH_OK)
+            return HEARTH_NOMEM;
+        if (strcmp(base, sha256) != 0)
             return HEARTH_OK; // it is for another model
         job->adapter_optional = true;
         return give(learn, item, choice.scale, job, err);
@@ -202,7 +216,9 @@ enum hearth_status hd_learn_pick(struct hd_learn *learn, const struct hd_id *per
         return hd_fail(err, HEARTH_NOT_FOUND, "there is no adapter of that name");
     if (!hd_learn_model_sha256(learn, path, sha256))
         return hd_fail(err, HEARTH_UNSUPPORTED, "the model's file is being looked at: try again in a moment");
-    if (strcmp(base_of(item, base), sha256) != 0)
+    if (base_of(item, base, err) != HEARTH_OK)
+        return HEARTH_NOMEM;
+    if (strcmp(base, sha256) != 0)
         return hd_fail(err, HEARTH_INVALID, "the adapter %s is for another model", item->name);
     bool chosen = hd_learn_choice(learn, person, &choice, &own) && hd_id_equal(&choice.adapter, &item->id);
     return give(learn, item, chosen ? choice.scale : 1, job, err);

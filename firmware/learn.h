@@ -36,6 +36,8 @@ void hd_learn_drop_socket(struct hd_learn *learn, const struct hd_client *client
 const struct hd_learnt *hd_learn_at(const struct hd_learn *learn, size_t i); // NULL at the end
 const struct hd_learnt *hd_learn_find(const struct hd_learn *learn, enum hd_learnt_kind kind, const char *name,
                                       const struct hd_id *person);
+// What a row remembers beside its columns; the caller drops it. NULL: no memory, which err tells.
+json_t *hd_learnt_meta(const struct hd_learnt *item, struct hearth_error *err);
 bool hd_learn_is_visible(const struct hd_learnt *item, const struct hd_id *person);
 // BUSY while a training uses it. An adapter's name may be that of a training that is not done.
 enum hearth_status hd_learn_remove(struct hd_learn *learn, bool set, const char *name, const struct hd_id *person,
@@ -48,11 +50,13 @@ struct hd_learn_waiter {
 };
 void hd_learn_forget_waiter(struct hd_learn *learn, const void *user);
 // Takes over the descriptors in any case. fds[i] -1 = no such part. `person`: of whose conversations, zero = nobody's.
+// `replace`: it takes the place of one of that name of the same person, in one step when it is on disk.
 enum hearth_status hd_learn_import_set(struct hd_learn *learn, const char *name, const struct hd_id *person,
-                                       int fds[HD_TRAIN_N_DATA], json_t *counts, struct hd_learn_waiter waiter,
-                                       struct hearth_error *err);
-// The client's own conversations, as they are now; one of that name of the same person is replaced. The client is told
-// when it is on disk. BUSY: another is being read, or a training that is not done needs the present one.
+                                       int fds[HD_TRAIN_N_DATA], json_t *counts, bool replace,
+                                       struct hd_learn_waiter waiter, struct hearth_error *err);
+// The client's own conversations, as they are now; one of that name of the same person is replaced, or is still there
+// if this fails. The client is told when it is on disk. BUSY: another is being read, or a training that is not done
+// needs the present one.
 enum hearth_status hd_learn_import_own(struct hd_learn *learn, const char *name, struct hd_client *client,
                                        const struct hd_id *request, struct hearth_error *err);
 // A GGUF-LoRA file for a model of the models folder.

@@ -70,14 +70,16 @@ static enum hearth_status file_size(int fd, uint64_t max_bytes, uint64_t *size, 
     return HEARTH_OK;
 }
 
-static enum hearth_status check_name(struct hd_learn *learn, bool set, const char *name, struct hearth_error *err)
+// `old`: whose place it takes; NULL: nobody's.
+static enum hearth_status check_name(struct hd_learn *learn, bool set, const char *name, const struct hd_learnt *old,
+                                     struct hearth_error *err)
 {
     if (!hd_learnt_name_ok(name))
         return hd_fail(err, HEARTH_INVALID, "a name has 1 to 64 letters, digits, '.', '_' or '-', not first");
-    if (set ? hd_learn_find(learn, HD_LEARNT_SET, name, NULL) != NULL
+    if (set ? hd_learn_find(learn, HD_LEARNT_SET, name, NULL) != old
             : hd_learn_find(learn, HD_LEARNT_ADAPTER, name, NULL) || hd_learn_find(learn, HD_LEARNT_RUN, name, NULL))
         return hd_fail(err, HEARTH_INVALID, "there is %s of that name already", set ? "a data set" : "an adapter");
-    if (learn->n_items >= HD_MAX_LEARNT)
+    if (!old && learn->n_items >= HD_MAX_LEARNT)
         return hd_fail(err, HEARTH_LIMIT, "%d data sets and adapters are here already", HD_MAX_LEARNT);
     return HEARTH_OK;
 }
@@ -90,18 +92,26 @@ static enum hearth_status new_item(struct hd_learn *learn, const struct hd_id *p
     return status == HEARTH_OK ? hd_learn_place(learn, id, place, err) : status;
 }
 
-// The files are on disk: the row makes them an item.
-static void add_item(struct hd_learn_task *task, struct hd_learnt *item)
+// The files are on disk: the row makes them an item. `replace`: one of that name of the same person gives way to it.
+static void add_item(struct hd_learn_task *task, struct hd_learnt *item, bool replace)
 {
     struct hd_learn *learn = task->learn;
     struct hd_store *store = learn->server->store;
     struct hearth_error ignored;
     struct hd_id id = item->id;
+    const struct hd_learnt *old = NULL;
+    if (task->error.code == HEARTH_OK && replace) // others may have come meanwhile, or begun a training
+        task->error.code = hd_learn_find_old(learn, item->name, &item->person, &old, &task->error);
     if (task->error.code == HEARTH_OK)
-        task->error.code = check_name(learn, item->kind == HD_LEARNT_SET, item->name, &task->error);
+        task->error.code = check_name(learn, item->kind == HD_LEARNT_SET, item->name, old, &task->error);
     if (task->error.code == HEARTH_OK)
-        task->error.code = hd_store_learnt_add(store, item, &task->error);
+        task->error.code = hd_learn_check_quota(learn, &item->person, old, item->size_bytes, &task->error);
     if (task->error.code == HEARTH_OK)
+        task->error.code = old ? hd_store_learnt_replace(store, &old->id, item, &task->error)
+                               : hd_store_learnt_add(store, item, &task->error);
+    if (task->error.code == HEARTH_OK && old)
+        hd_learn_sync(learn); // the old one's file goes
+    else if (task->error.code == HEARTH_OK)
         task->error.code = hd_learn_reload(learn, &task->error);
     if (task->error.code != HEARTH_OK) {
         (void)hd_store_learnt_drop_key(store, &id, &ignored);
@@ -116,6 +126,7 @@ static void add_item(struct hd_learn_task *task, struct hd_learnt *item)
 struct import_set {
     struct hd_learn_task base;
     struct hd_learnt item;
+    bool replace;
     int fds[HD_TRAIN_N_DATA];
     uint64_t sizes[HD_TRAIN_N_DATA];
 };
@@ -135,12 +146,12 @@ static void run_import_set(struct hd_task *task) // keeper thread
 static void done_import_set(struct hd_task *task)
 {
     struct import_set *t = (struct import_set *)task;
-    add_item(&t->base, &t->item);
+    add_item(&t->base, &t->item, t->replace);
 }
 
 static enum hearth_status begin_import_set(struct hd_learn *learn, struct hd_learnt *item,
                                            int fds[HD_TRAIN_N_DATA], const uint64_t sizes[HD_TRAIN_N_DATA],
-                                           struct hd_learn_waiter waiter, struct hearth_error *err)
+                                           bool replace, struct hd_learn_waiter waiter, struct hearth_error *err)
 {
     struct hd_sealed_place place = {0};
     enum hearth_status status = new_item(learn, &item->person, &item->id, &place, err);
@@ -153,6 +164,7 @@ static enum hearth_status begin_import_set(struct hd_learn *learn, struct hd_lea
         return status == HEARTH_OK ? hd_fail(err, HEARTH_NOMEM, "out of memory") : status;
     }
     task->item = *item;
+    task->replace = replace;
     task->base.waiter = waiter;
     memcpy(task->sizes, sizes, sizeof task->sizes);
     memcpy(task->fds, fds, sizeof task->fds);
@@ -161,13 +173,17 @@ static enum hearth_status begin_import_set(struct hd_learn *learn, struct hd_lea
 }
 
 enum hearth_status hd_learn_import_set(struct hd_learn *learn, const char *name, const struct hd_id *person,
-                                       int fds[HD_TRAIN_N_DATA], json_t *counts, struct hd_learn_waiter waiter,
-                                       struct hearth_error *err)
+                                       int fds[HD_TRAIN_N_DATA], json_t *counts, bool replace,
+                                       struct hd_learn_waiter waiter, struct hearth_error *err)
 {
     struct hd_learnt item = {.kind = HD_LEARNT_SET, .person = *person, .created_ms = hd_now_ms()};
     uint64_t sizes[HD_TRAIN_N_DATA] = {0};
-    enum hearth_status status =
-        learn ? check_name(learn, true, name, err) : hd_fail(err, HEARTH_UNSUPPORTED, "this box cannot learn");
+    const struct hd_learnt *old = NULL;
+    enum hearth_status status = learn ? HEARTH_OK : hd_fail(err, HEARTH_UNSUPPORTED, "this box cannot learn");
+    if (status == HEARTH_OK && replace)
+        status = hd_learn_find_old(learn, name, person, &old, err);
+    if (status == HEARTH_OK)
+        status = check_name(learn, true, name, old, err);
     for (int i = 0; i < HD_TRAIN_N_DATA && status == HEARTH_OK; i++) {
         if (fds[i] >= 0)
             status = file_size(fds[i], HD_MAX_SET_BYTES - item.size_bytes, &sizes[i], err);
@@ -175,13 +191,15 @@ enum hearth_status hd_learn_import_set(struct hd_learn *learn, const char *name,
     }
     if (status == HEARTH_OK && !item.size_bytes)
         status = hd_fail(err, HEARTH_INVALID, "there is nothing in it to learn from");
+    if (status == HEARTH_OK)
+        status = hd_learn_check_quota(learn, person, old, item.size_bytes, err);
     snprintf(item.name, sizeof item.name, "%s", name);
     if (status == HEARTH_OK && !(item.meta = hd_json_text(counts, JSON_COMPACT)))
         status = hd_fail(err, HEARTH_NOMEM, "out of memory");
     if (status == HEARTH_OK && strlen(item.meta) > HD_MAX_LEARNT_META)
         status = hd_fail(err, HEARTH_LIMIT, "its counts are too long");
     if (status == HEARTH_OK)
-        status = begin_import_set(learn, &item, fds, sizes, waiter, err);
+        status = begin_import_set(learn, &item, fds, sizes, replace, waiter, err);
     if (status == HEARTH_OK)
         return status;
     free(item.meta);
@@ -294,7 +312,7 @@ static void done_import_adapter(struct hd_task *task)
     json_decref(t->meta);
     if (!t->item.meta && t->base.error.code == HEARTH_OK)
         t->base.error.code = hd_fail(&t->base.error, HEARTH_NOMEM, "out of memory");
-    add_item(&t->base, &t->item);
+    add_item(&t->base, &t->item, false);
 }
 
 static enum hearth_status known_models(struct hd_learn *learn, struct known_model **models, size_t *n, bool *all,
@@ -330,7 +348,7 @@ enum hearth_status hd_learn_import_adapter(struct hd_learn *learn, const char *n
     size_t n_models = 0;
     bool all_known = true;
     enum hearth_status status =
-        learn ? check_name(learn, false, name, err) : hd_fail(err, HEARTH_UNSUPPORTED, "this box cannot learn");
+        learn ? check_name(learn, false, name, NULL, err) : hd_fail(err, HEARTH_UNSUPPORTED, "this box cannot learn");
     if (status == HEARTH_OK)
         status = file_size(fd, HD_MAX_ADAPTER_BYTES, &item.size_bytes, err);
     if (status == HEARTH_OK)
@@ -482,7 +500,9 @@ struct hd_adapter *hd_learn_open_adapter(struct hd_learn *learn, const struct hd
         if (learn->live[i] && hd_id_equal(&learn->live[i]->id, &item->id))
             return hd_adapter_ref(learn->live[i]);
     struct hd_sealed_place place = {0};
-    json_t *meta = json_loads(item->meta, 0, NULL);
+    json_t *meta = hd_learnt_meta(item, err);
+    if (!meta)
+        return NULL;
     const char *base = json_string_value(json_object_get(meta, "base"));
     enum hearth_status status = hd_learn_place(learn, &item->id, &place, err);
     struct hd_adapter *adapter = status == HEARTH_OK ? hd_adapter_new(&item->id, item->name, base ? base : "") : NULL;

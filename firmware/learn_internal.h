@@ -3,6 +3,7 @@
 //   learn.c         items, choices, life
 //   learn_import.c  data sets and adapters come in; adapters are opened
 //   learn_own.c     a person's conversations become a data set of theirs
+//   learn_quota.c   how much of the disk a person's may take
 //   learn_train.c   the training: from what is asked to its end
 //   learn_tell.c    who is told of it
 #ifndef HD_LEARN_INTERNAL_H
@@ -87,11 +88,21 @@ struct hd_adapter *hd_learn_open_adapter(struct hd_learn *learn, const struct hd
 void hd_learn_drop_idle(struct hd_learn *learn); // lets go of adapters that nobody else holds any more
 void hd_learn_adapter_gone(struct hd_learn *learn, const struct hd_id *id);
 
+// learn_quota.c
+// LIMIT: a person's (NULL, zero: no limit) data sets and adapters would take more than they may with one more of this
+// size, as far as it is known, in the place of `old` (NULL: of none).
+enum hearth_status hd_learn_check_quota(const struct hd_learn *learn, const struct hd_id *person,
+                                        const struct hd_learnt *old, uint64_t more_bytes, struct hearth_error *err);
+
 // learn_train.c
 bool hd_learn_uses(const struct hd_learn *learn, const struct hd_id *id); // the training that runs does
 void hd_learn_abort(struct hd_learn *learn); // its row is gone: nothing more is written
 
 // learn_own.c
+// The data set whose place a new one of this name and person takes; NULL: the name is free. INVALID: it is somebody
+// else's; BUSY: a training needs it.
+enum hearth_status hd_learn_find_old(const struct hd_learn *learn, const char *name, const struct hd_id *person,
+                                     const struct hd_learnt **old, struct hearth_error *err);
 void hd_learn_own_stop(struct hd_learn *learn, const char *why); // while it reads; who asked is told
 
 // learn_tell.c

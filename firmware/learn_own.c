@@ -39,7 +39,7 @@ static enum hearth_status hand_over(struct hd_learn *learn, struct hearth_error 
     json_t *counts = json_pack("{s:I, s:I}", "records", (json_int_t)own->n_records, "turns", (json_int_t)own->n_turns);
     bool good = counts && !fflush(own->lines) && (fds[0] = dup(fileno(own->lines))) >= 0;
     enum hearth_status status =
-        good ? hd_learn_import_set(learn, own->name, &own->person, fds, counts,
+        good ? hd_learn_import_set(learn, own->name, &own->person, fds, counts, true,
                                    (struct hd_learn_waiter){imported, learn}, err)
              : hd_fail(err, HEARTH_NOMEM, "no memory for the conversations");
     json_decref(counts);
@@ -134,31 +134,34 @@ static void on_turn(lws_sorted_usec_list_t *sul)
 
 // ---- the beginning
 
-static bool is_wanted(const struct hd_learn *learn, const char *name)
+static enum hearth_status check_unwanted(const struct hd_learn *learn, const char *name, struct hearth_error *err)
 {
-    bool wanted = false;
     for (size_t i = 0; i < learn->n_items; i++) {
-        json_t *meta =
-            learn->items[i].kind == HD_LEARNT_RUN ? json_loads(learn->items[i].meta, 0, NULL) : NULL;
+        if (learn->items[i].kind != HD_LEARNT_RUN)
+            continue;
+        json_t *meta = hd_learnt_meta(&learn->items[i], err);
+        if (!meta)
+            return HEARTH_NOMEM;
         const char *set = json_string_value(json_object_get(meta, "data_set"));
-        wanted = wanted || (set && strcmp(set, name) == 0);
+        bool wanted = set && strcmp(set, name) == 0;
         json_decref(meta);
+        if (wanted)
+            return hd_fail(err, HEARTH_BUSY, "a training that is not done needs %s: let it go on, or discard it", name);
     }
-    return wanted;
+    return HEARTH_OK;
 }
 
-// What stands there of the same person's own is replaced.
-static enum hearth_status make_way(struct hd_learn *learn, const char *name, const struct hd_id *person,
-                                   struct hearth_error *err)
+enum hearth_status hd_learn_find_old(const struct hd_learn *learn, const char *name, const struct hd_id *person,
+                                     const struct hd_learnt **old, struct hearth_error *err)
 {
-    const struct hd_learnt *item = hd_learn_find(learn, HD_LEARNT_SET, name, NULL);
-    if (!item)
+    *old = hd_learn_find(learn, HD_LEARNT_SET, name, NULL);
+    if (!*old)
         return HEARTH_OK;
-    if (!hd_id_equal(&item->person, person))
+    if (!hd_id_equal(&(*old)->person, person))
         return hd_fail(err, HEARTH_INVALID, "there is a data set of that name already");
-    if (is_wanted(learn, name))
-        return hd_fail(err, HEARTH_BUSY, "a training that is not done needs %s: let it go on, or discard it", name);
-    return hd_learn_remove(learn, true, name, person, err);
+    if (hd_learn_uses(learn, &(*old)->id))
+        return hd_fail(err, HEARTH_BUSY, "the training that runs needs %s: stop it first", name);
+    return check_unwanted(learn, name, err);
 }
 
 enum hearth_status hd_learn_import_own(struct hd_learn *learn, const char *name, struct hd_client *client,
@@ -169,7 +172,8 @@ enum hearth_status hd_learn_import_own(struct hd_learn *learn, const char *name,
         return hd_fail(err, HEARTH_BUSY, "other conversations are being read: try again in a moment");
     if (!hd_learnt_name_ok(name))
         return hd_fail(err, HEARTH_INVALID, "a name has 1 to 64 letters, digits, '.', '_' or '-', not first");
-    enum hearth_status status = make_way(learn, name, &client->device.person, err);
+    const struct hd_learnt *old;
+    enum hearth_status status = hd_learn_find_old(learn, name, &client->device.person, &old, err);
     if (status != HEARTH_OK)
         return status;
     int fd = memfd_create("hearth", MFD_CLOEXEC);

@@ -150,9 +150,18 @@ static json_t *complete(const json_t *ask)
     return meta;
 }
 
+// As `hearth train start` spells it: "--max-steps".
+static void spell(char option[32], const char *key)
+{
+    snprintf(option, 32, strcmp(key, "data_set") ? "--%s" : "the data set", key);
+    for (char *c = option; *c; c++)
+        *c = *c == '_' ? '-' : *c;
+}
+
 // What is said again must be what it was.
 static enum hearth_status check_same(const json_t *ask, const json_t *meta, struct hearth_error *err)
 {
+    enum { FLAGS = JSON_ENCODE_ANY | JSON_REAL_PRECISION(9) };
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)ask, key, value)
@@ -161,10 +170,16 @@ static enum hearth_status check_same(const json_t *ask, const json_t *meta, stru
         bool empty = json_is_string(value) && !json_string_length(value);
         bool same = json_is_number(value) ? json_number_value(value) == json_number_value(was)
                                           : json_equal(value, (json_t *)was);
-        if (!empty && !same && strcmp(key, "use") != 0)
-            return hd_fail(err, HEARTH_INVALID,
-                           "a training of that name was begun with another %s: go on with what it had, or remove it",
-                           key);
+        if (empty || same || strcmp(key, "use") == 0)
+            continue;
+        char option[32], *before = hd_json_text(was, FLAGS), *now = hd_json_text(value, FLAGS);
+        spell(option, key);
+        hd_fail(err, HEARTH_INVALID,
+                "a training of that name was begun with %s %.60s, not %.60s: go on with what it had, or remove it",
+                option, before ? before : "of its own", now ? now : "this");
+        free(before);
+        free(now);
+        return err->code;
     }
     return HEARTH_OK;
 }
@@ -181,16 +196,17 @@ static enum hearth_status set_row_state(struct hd_learn *learn, const char *stat
 {
     struct hearth_error error = {0};
     struct hd_learnt *item = hd_learn_by_id(learn, &learn->run);
-    json_t *meta = item ? json_loads(item->meta, 0, NULL) : NULL;
-    if (!meta)
+    if (!item)
         return HEARTH_NOT_FOUND;
-    json_object_set_new(meta, "state", json_string(state));
-    json_object_set_new(meta, "problem", json_string(why ? why->text : ""));
-    char *text = hd_json_text(meta, JSON_COMPACT);
+    json_t *meta = hd_learnt_meta(item, &error);
+    bool good = !json_object_set_new(meta, "state", json_string(state)) &&
+                !json_object_set_new(meta, "problem", json_string(why ? why->text : ""));
+    char *text = good ? hd_json_text(meta, JSON_COMPACT) : NULL;
     struct hd_learnt changed = *item;
     changed.meta = text;
     enum hearth_status status =
-        text ? hd_store_learnt_update(learn->server->store, &changed, &error) : HEARTH_NOMEM;
+        text ? hd_store_learnt_update(learn->server->store, &changed, &error)
+             : hd_fail(&error, HEARTH_NOMEM, "out of memory");
     free(text);
     json_decref(meta);
     if (status == HEARTH_OK)
@@ -285,15 +301,15 @@ static void run_finish(struct hd_task *task) // keeper thread
 static enum hearth_status become_adapter(struct hd_learn *learn, const struct finish *t, struct hearth_error *err)
 {
     struct hd_learnt *item = hd_learn_by_id(learn, &learn->run);
-    json_t *run = item ? json_loads(item->meta, 0, NULL) : NULL;
+    json_t *run = item ? hd_learnt_meta(item, err) : NULL;
     const struct hd_train_view *view = &learn->view;
     json_t *meta =
-        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f}", "sha256", t->sha256, "base",
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f}", "sha256", t->sha256, "base",
                   text_of(run, "base"), "model", text_of(run, "model"), "data_set", text_of(run, "data_set"),
                   "data_set_id", text_of(run, "data_set_id"), "init", text_of(run, "init"), "init_id",
-                  text_of(run, "init_id"), "rank", (int)t->rank, "n_params", (json_int_t)t->n_params, "steps",
-                  (json_int_t)view->step.step, "loss", isfinite(view->step.loss) ? view->step.loss : 0, "held_out",
-                  view->held_out);
+                  text_of(run, "init_id"), "who", text_of(run, "who"), "rank", (int)t->rank, "n_params",
+                  (json_int_t)t->n_params, "steps", (json_int_t)view->step.step, "loss",
+                  isfinite(view->step.loss) ? view->step.loss : 0, "held_out", view->held_out);
     char *text = meta && run ? hd_json_text(meta, JSON_COMPACT) : NULL;
     bool use = json_is_true(json_object_get(run, "use"));
     struct hd_id who = {{0}};
@@ -473,7 +489,9 @@ static enum hearth_status begin_run(struct hd_learn *learn, const struct hd_id *
 {
     struct hd_sealed_place place = {0};
     const struct hd_learnt *item = hd_learn_by_id(learn, run);
-    json_t *meta = json_loads(item->meta, 0, NULL);
+    json_t *meta = hd_learnt_meta(item, err);
+    if (!meta)
+        return HEARTH_NOMEM;
     const struct hd_learnt *set = hd_learn_find(learn, HD_LEARNT_SET, text_of(meta, "data_set"), NULL);
     struct hd_train_job *job = NULL;
     struct begin *task = NULL;
@@ -568,8 +586,8 @@ static enum hearth_status go_on(struct hd_learn *learn, const struct hd_learnt *
 {
     char path[HD_PATH_BYTES], sha256[HD_SHA256_HEX_BYTES];
     struct hd_id id = run->id;
-    json_t *meta = json_loads(run->meta, 0, NULL);
-    enum hearth_status status = check_same(ask, meta, err);
+    json_t *meta = hd_learnt_meta(run, err);
+    enum hearth_status status = meta ? check_same(ask, meta, err) : HEARTH_NOMEM;
     if (status == HEARTH_OK)
         status = model_of(learn, text_of(meta, "model"), path, sha256, err);
     if (status == HEARTH_OK && strcmp(sha256, text_of(meta, "base")) != 0)
@@ -591,8 +609,8 @@ enum hearth_status hd_learn_train(struct hd_learn *learn, const json_t *ask, con
     const char *name = text_of(ask, "adapter");
     const struct hd_learnt *run = hd_learn_find(learn, HD_LEARNT_RUN, name, person);
     if (learn->training && run && hd_id_equal(&run->id, &learn->run)) { // asked again: it is followed
-        json_t *meta = json_loads(run->meta, 0, NULL);
-        status = check_same(ask, meta, err);
+        json_t *meta = hd_learnt_meta(run, err);
+        status = meta ? check_same(ask, meta, err) : HEARTH_NOMEM;
         json_decref(meta);
         return status;
     }
@@ -600,7 +618,9 @@ enum hearth_status hd_learn_train(struct hd_learn *learn, const json_t *ask, con
         return hd_fail(err, HEARTH_BUSY, "another training runs: stop it first");
     if (run)
         return go_on(learn, run, ask, err);
-    status = model_of(learn, text_of(ask, "model"), path, sha256, err);
+    status = hd_learn_check_quota(learn, person, NULL, 0, err); // how large it becomes is not known yet
+    if (status == HEARTH_OK)
+        status = model_of(learn, text_of(ask, "model"), path, sha256, err);
     if (status == HEARTH_OK)
         status = add_run(learn, ask, person, path, sha256, &id, err);
     return status == HEARTH_OK ? begin_run(learn, &id, path, err) : status;
@@ -665,8 +685,12 @@ void hd_learn_resume(struct hd_learn *learn)
     struct hearth_error error = {0};
     for (size_t i = 0; learn && i < learn->n_items && !learn->training; i++) {
         struct hd_id id = learn->items[i].id;
-        json_t *meta = learn->items[i].kind == HD_LEARNT_RUN ? json_loads(learn->items[i].meta, 0, NULL) : NULL;
+        if (learn->items[i].kind != HD_LEARNT_RUN)
+            continue;
+        json_t *meta = hd_learnt_meta(&learn->items[i], &error);
         char path[HD_PATH_BYTES];
+        if (!meta)
+            cannot_go_on(learn, &learn->items[i], NULL, &error);
         if (meta && strcmp(text_of(meta, "state"), "running") == 0) {
             enum hearth_status status = model_of_row(learn, text_of(meta, "model"), path, &error);
             if (status == HEARTH_OK)

@@ -195,17 +195,37 @@ enum hearth_status hd_store_doom_learnt(struct hd_store *store, const struct hd_
     return status;
 }
 
-enum hearth_status hd_store_learnt_remove(struct hd_store *store, const struct hd_id *id, struct hearth_error *err)
+// Inside a transaction.
+static enum hearth_status doom_one(struct hd_store *store, const struct hd_id *id, struct hearth_error *err)
 {
     int changed = 0;
+    enum hearth_status status = doom(store, "id", id, &changed, err);
+    return status == HEARTH_OK && !changed ? hd_fail(err, HEARTH_NOT_FOUND, "it is gone already") : status;
+}
+
+enum hearth_status hd_store_learnt_remove(struct hd_store *store, const struct hd_id *id, struct hearth_error *err)
+{
     enum hearth_status status = hd_db_begin(store, err);
     if (status != HEARTH_OK)
         return status;
-    status = doom(store, "id", id, &changed, err);
-    if (status == HEARTH_OK && !changed)
-        status = hd_fail(err, HEARTH_NOT_FOUND, "it is gone already");
-    status = hd_db_end(store, status, err);
+    status = hd_db_end(store, doom_one(store, id, err), err);
     return status == HEARTH_OK ? hd_store_destroy_doomed(store, err) : status;
+}
+
+enum hearth_status hd_store_learnt_replace(struct hd_store *store, const struct hd_id *old,
+                                           const struct hd_learnt *item, struct hearth_error *err)
+{
+    enum hearth_status status = hd_db_begin(store, err);
+    if (status != HEARTH_OK)
+        return status;
+    status = doom_one(store, old, err);
+    if (status == HEARTH_OK)
+        status = hd_store_learnt_add(store, item, err);
+    struct hearth_error ignored = {0};
+    status = hd_db_end(store, status, err);
+    if (status == HEARTH_OK) // the new one is here: an old key that cannot be destroyed now is met again
+        (void)hd_store_destroy_doomed(store, &ignored);
+    return status;
 }
 
 // ---- choices

@@ -9,7 +9,7 @@
 #define HD_STORE_LEARN_H
 #include "firmware/store.h"
 
-enum { HD_MAX_LEARNT = 256, HD_MAX_LEARNT_NAME = 64, HD_MAX_LEARNT_META = 16 << 10 };
+enum { HD_MAX_LEARNT = 256, HD_MAX_LEARNT_PERSON = 64, HD_MAX_LEARNT_NAME = 64, HD_MAX_LEARNT_META = 16 << 10 };
 
 enum hd_learnt_kind {
     HD_LEARNT_SET = 1,
@@ -36,6 +36,9 @@ enum hearth_status hd_store_learnt_list(struct hd_store *store, struct hd_learnt
 enum hearth_status hd_store_learnt_key(struct hd_store *store, const struct hd_id *person, struct hd_id *id,
                                        struct hearth_error *err);
 enum hearth_status hd_store_learnt_add(struct hd_store *store, const struct hd_learnt *item, struct hearth_error *err);
+// The same in the place of another row, which goes as by hd_store_learnt_remove, in one stroke: there is always one.
+enum hearth_status hd_store_learnt_replace(struct hd_store *store, const struct hd_id *old,
+                                           const struct hd_learnt *item, struct hearth_error *err);
 // kind, size_bytes and meta, by id, in one stroke.
 enum hearth_status hd_store_learnt_update(struct hd_store *store, const struct hd_learnt *item,
                                           struct hearth_error *err);

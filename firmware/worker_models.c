@@ -167,6 +167,7 @@ void hd_models_close(struct hd_loaded *model)
             hd_slot_close(&model->slots[i]);
     }
     hd_adapters_close(model);
+    hd_loader_let_go(worker->loader, model->engine);
     hearth_engine_close(&model->engine);
     hd_worker_leave(worker);
     memset(model, 0, sizeof *model);
@@ -275,6 +276,10 @@ static void install(struct hd_worker *worker, struct hd_loader_result *result)
     model->needed_bytes = model->info.weight_bytes + model->info.kv_bytes + model->info.scratch_bytes;
     model->n_places = config->max_sessions < HD_MAX_SESSIONS ? config->max_sessions : HD_MAX_SESSIONS;
     model->n_slots = hd_config_engine_sessions(config);
+    if (model->info.packed == HEARTH_PACKED_REFUSED)
+        hd_log(HD_LOG_WARN, "packed weights were left out: %s", model->info.packed_problem);
+    if (config->packed_cache && model->info.packed != HEARTH_PACKED_READ)
+        hd_loader_keep(worker->loader, model->engine, model->path, &model->identity);
     end_load(worker, &result->error);
 }
 

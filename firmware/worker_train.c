@@ -130,9 +130,6 @@ void hd_train_end(struct hd_worker *worker, enum hd_train_state state, const str
     t->stopping = false;
     t->state = state;
     t->memory_bytes = 0;
-    push(worker, NULL, error);
-    hd_train_job_free(&t->job);
-    *t = (struct hd_training){0};
     pthread_mutex_lock(&worker->lock);
     worker->state.train.running = false;
     worker->state.train.memory_bytes = 0;
@@ -140,6 +137,9 @@ void hd_train_end(struct hd_worker *worker, enum hd_train_state state, const str
     worker->train_stop = worker->train_drop = worker->train_failed = false;
     worker->again = worker->again || worker->train_there;
     pthread_mutex_unlock(&worker->lock);
+    push(worker, NULL, error); // last: who is told may begin another one at once
+    hd_train_job_free(&t->job);
+    *t = (struct hd_training){0};
     hd_models_publish(worker);
 }
 

@@ -6,10 +6,11 @@ import os
 import socket
 
 import pytest
-from hearthbox import BUILD, PATIENCE  # noqa: F401  (finds python_client)
+from gguf_tiny import tiny_model
+from hearthbox import BUILD, MODEL_NAME, PATIENCE, Box  # noqa: F401  (finds python_client)
 from python_client import RequestFailed
 from test_training_box import (  # noqa: F401
-    DONE, STOPPED, WILD, box, client, finish, hearth, start,
+    DONE, STOPPED, WILD, box, client, fill, finish, hearth, start,
 )
 
 CANARY = "badger lanterns"
@@ -53,6 +54,7 @@ def test_deleting_destroys_key_and_file(box, client):  # noqa: F811
         for path in box.state.rglob("*"):
             held = path.read_bytes() if path.is_file() else b""
             assert before[32:64] not in held and CANARY.encode() not in held, path
+            assert path.stat().st_mode & 0o77 == 0, path
         own_set(ann)  # the name is free again
         assert names(ann) == ["mine", "set"]
         token = ann.token
@@ -113,3 +115,114 @@ def test_not_while_a_training_reads_it(box, client):  # noqa: F811
                 second.call("train_start", adapter="ann")  # it cannot go on
             second.call("train_stop", adapter="ann", discard=True)
         assert box.admin("adapters.list")["trainings"] == []
+
+
+# ---- how much one person may have
+
+
+def import_set(box, name, size, person=None):
+    """The admin socket's data.import: the answer."""
+    line = json.dumps({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a" * 1000}]})
+    path = box.home / "large.jsonl"
+    path.write_text((line + "\n") * (size // len(line)))
+    ask = {"cmd": "data.import", "name": name, "messages": True, "counts": {"records": 1}}
+    ask |= {"person": person} if person else {}
+    with socket.socket(socket.AF_UNIX) as s, open(path, "rb") as file:
+        s.settimeout(20 * PATIENCE)
+        s.connect(str(box.home / "run/hearth/admin.sock"))
+        socket.send_fds(s, [json.dumps(ask).encode() + b"\n"], [file.fileno()])
+        return json.loads(s.makefile("rb").readline())
+
+
+def test_one_person_does_not_fill_the_disk():
+    with Box(args=["--template", "chatml", "--learn-quota-mib", "1"]) as box:
+        (box.models / f"{MODEL_NAME}.gguf").write_bytes(tiny_model())
+        box.stop()
+        box.start()
+        with box.paired("Ann", name="ann", scopes=["chat", "train"]) as ann, box.paired("Bob", name="bob") as bob:
+            assert import_set(box, "a", 700_000, "Ann")["ok"]
+            more = import_set(box, "b", 700_000, "Ann")
+            assert more["code"] == "limit" and "1 MiB" in more["error"], more
+            assert "0.7 are used" in more["error"] and "needs 0.7" in more["error"], more
+            assert import_set(box, "b", 300_000, "Ann")["ok"]
+            own_question = "x" * 60_000
+            ann.call("chat", text=own_question, sampling=WILD | {"max_tokens": {"value": 1}})
+            list(ann.events())
+            before = sealed(box).keys()
+            assert import_set(box, "c", 700_000, "Bob")["ok"]  # each has their own
+            assert import_set(box, "d", 2_000_000)["ok"]  # what is nobody's has no limit
+            assert import_set(box, "e", 70_000, "Ann")["code"] == "limit"
+            assert len(sealed(box).keys() - before) == 2  # what is refused leaves nothing
+            ann.call("delete_data_set", name="a")
+            assert import_set(box, "e", 70_000, "Ann")["ok"]
+            assert bob.call("ping", payload=b"x").payload == b"x"
+        box.args += ["--learn-quota-mib", "0"]
+        box.stop()
+        box.start()
+        assert import_set(box, "f", 2_000_000, "Ann")["ok"]
+        for i in range(64 - 3):  # but for their number
+            assert import_set(box, f"n{i}", 2000, "Ann")["ok"], i
+        more = import_set(box, "one-more", 2000, "Ann")
+        assert more["code"] == "limit" and "64 may be" in more["error"], more
+        assert import_set(box, "one-more", 2000, "Bob")["ok"]
+
+
+def test_what_is_to_be_replaced_stays_until_the_new_one_is_here():
+    quota = 1 << 20
+    with Box(args=["--template", "chatml", "--learn-quota-mib", "1"]) as box:
+        (box.models / f"{MODEL_NAME}.gguf").write_bytes(tiny_model())
+        box.stop()
+        box.start()
+        with box.paired("Ann", name="ann", scopes=["chat", "train"]) as ann:
+
+            def fails(words):
+                here, before = names(ann), sealed(box)
+                with pytest.raises(RequestFailed, match=words):
+                    ann.call("import_conversations", data_set="mine")
+                assert names(ann) == here and sealed(box) == before
+
+            assert import_set(box, "mine", 1200, "Ann")["ok"]
+            first = sealed(box)
+            fails("no conversations")
+            for _ in range(24):
+                ann.call("chat", text=CANARY, sampling=WILD | {"max_tokens": {"value": 12}})
+                list(ann.events())
+            assert import_set(box, "rest", quota - 2500, "Ann")["ok"]
+            fails("1 MiB on this box")
+            ann.call("delete_data_set", name="rest")
+            ann.call("import_conversations", data_set="mine")
+            (mine,) = ann.call("list_data_sets").data_sets
+            assert len(sealed(box)) == 1 and not first.keys() & sealed(box).keys()
+            assert import_set(box, "rest", quota - mine.size_bytes * 3 // 2, "Ann")["ok"]
+            kept = sealed(box)
+            ann.call("import_conversations", data_set="mine")  # there is no room for both
+            after = sealed(box)
+            assert names(ann) == ["mine", "rest"] and len(after) == 2 and len(after.keys() & kept.keys()) == 1
+            (gone,) = kept.keys() - after.keys()
+            assert bytes.fromhex(gone.split(".")[0]) not in (box.state / "turns.keys").read_bytes()
+            token = ann.token
+        assert box.stop() == 0
+        box.start()
+        with box.hello(token) as ann:
+            assert names(ann) == ["mine", "rest"] and sealed(box) == after
+
+
+def test_a_training_wants_room():
+    """Also of what is nobody's: what came out of it is theirs who had it trained."""
+    with Box(args=["--template", "chatml", "--learn-quota-mib", "1"]) as box:
+        (box.models / f"{MODEL_NAME}.gguf").write_bytes(tiny_model())
+        box.stop()
+        box.start()
+        fill(box, "common")
+        with box.paired("Ann", name="ann", scopes=["chat", "train"]) as ann:
+            large = {"rank": {"value": 96}, "max_steps": {"value": 1}, "held_out": {"value": 0}}
+            start(ann, data_set="common", adapter="large", **large)
+            assert finish(ann).state == DONE
+            (adapter,) = ann.call("list_adapters").adapters
+            assert adapter.size_bytes > 1 << 20  # it was not known before
+            with pytest.raises(RequestFailed, match="1 MiB on this box"):
+                start(ann, data_set="common", adapter="next", **large)
+            assert import_set(box, "mine", 5000, "Ann")["code"] == "limit"
+            assert [a["name"] for a in box.admin("adapters.list")["trainings"]] == []
+            box.admin("adapters.remove", name="large")
+            assert import_set(box, "mine", 5000, "Ann")["ok"]

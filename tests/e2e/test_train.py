@@ -98,7 +98,7 @@ def test_moments_of_bytes(chats, tmp_path):
     assert json.loads(lines[-1])["numerics_id"] != whole["numerics_id"]
     assert (tmp_path / "f32/adapter.gguf").read_bytes() != (tmp_path / "8bit/adapter.gguf").read_bytes()
     refused = train(chats, tmp_path / "8bit", "--max-steps", "6", "--resume", code=65)
-    assert 'moments is "8bit" there and "f32" here' in refused.stderr
+    assert '--moments is "8bit" there and "f32" here' in refused.stderr
 
 
 def test_ctrl_c_and_resume(chats, tmp_path):
@@ -310,13 +310,13 @@ def test_a_resume_that_is_another_run(chats, tmp_path):
     out = tmp_path / "run"
     train(chats, out, "--max-steps", "4", "--checkpoint-every", "2")
     before = (out / "adapter.gguf").read_bytes()
-    for more, cause in ((("--max-steps", "5"), "steps is 4 there and 5 here"),
-                        (("--max-steps", "4", "--alpha", "3"), "alpha")):
+    for more, cause in ((("--max-steps", "5"), "--max-steps is 4 there and 5 here"),
+                        (("--max-steps", "4", "--alpha", "3"), "--alpha is 16.0 there and 3.0 here")):
         done = train(chats, out, *more, "--resume", code=65)
         assert cause in done.stderr and done.stderr.count("\n") == 1
     if json.loads((out / "manifest.json").read_text())["run"]["precision"] != "f32":
         done = train(chats, out, "--max-steps", "4", "--precision", "f32", "--resume", code=65)
-        assert 'precision is "bf16/' in done.stderr and 'there and "f32" here' in done.stderr
+        assert '--precision is "bf16/' in done.stderr and 'there and "f32" here' in done.stderr
     other = write_chats(tmp_path / "chats.jsonl", 41)
     assert "training data has changed" in train(other, out, "--max-steps", "4", "--resume", code=65).stderr
     assert (out / "adapter.gguf").read_bytes() == before

@@ -232,7 +232,7 @@ def test_stop_and_resume_over_a_restart_gives_the_same_adapter(box, client, whol
     assert box.admin("train.status")["training"]["state"] == "none"  # it was stopped: it waits
     assert [t["name"] for t in box.admin("adapters.list")["trainings"]] == ["a"]
     with box.hello(token) as client:
-        with pytest.raises(RequestFailed, match="another rank"):
+        with pytest.raises(RequestFailed, match="begun with --rank [0-9]+, not 3"):
             start(client, **fields | {"rank": {"value": 3}})
         with_patience(client.call, "train_start", adapter="a")  # all it had is remembered
         assert finish(client).state == DONE
@@ -541,6 +541,18 @@ def test_own_conversations_are_ones_own_and_go_with_a_deletion(box, client):
         assert len(list((box.state / "learn").iterdir())) == 1  # the common set's
 
 
+def models_at_the_door(box, person):
+    import ssl
+    import urllib.request
+
+    token = box.admin("token.create", person=person, name="api")["token"]
+    context = ssl.create_default_context(cadata=box.ca_pem)
+    url = f"https://localhost:{box.port}/v1/models"
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, context=context, timeout=60) as reply:
+        return {m["id"] for m in json.load(reply)["data"]}
+
+
 def test_what_is_anothers_is_as_if_it_were_not_there(box, client):
     """Nobody stops, discards, chooses, goes on from or mixes what is learnt from another's conversations."""
     with box.paired("Ann", name="ann", scopes=["chat", "train"]) as ann, box.paired("Bob", name="bob") as bob:
@@ -571,6 +583,8 @@ def test_what_is_anothers_is_as_if_it_were_not_there(box, client):
         start(ann, adapter="further", init="ann")  # on the common set, and hers all the same
         assert finish(ann).state == DONE
         assert [a.name for a in client.call("list_adapters").adapters] == []
+        assert f"{MODEL_NAME}@ann" in models_at_the_door(box, "Ann")
+        assert models_at_the_door(box, "Bob") == {MODEL_NAME}
         ann.call("delete_conversation", conversation_id=accepted.conversation_id)
         assert box.admin("adapters.list")["adapters"] == []
 

@@ -295,20 +295,21 @@ static void another_run_is_refused(void **state)
     bed.params.field = value;                                                                                          \
     refuse(&bed, HEARTH_INVALID, word);                                                                                \
     bed.params = own
-    OTHER(rank, 4, "rank is 2 there and 4 here");
-    OTHER(alpha, 5, "alpha");
-    OTHER(lr, 1e-4, "lr");
-    OTHER(seed, 7, "seed");
-    OTHER(targets, "attn_q", "targets");
-    OTHER(epochs, 3, "epochs");
-    OTHER(n_batch, 3, "batch");
-    OTHER(n_micro_rows, 64, "micro rows");
-    OTHER(neftune, 5, "neftune");
-    OTHER(patience, 4, "patience");
-    OTHER(data.held_out, 0.3, "held out");
-    OTHER(data.n_seq, 48, "sequence");
-    OTHER(moments, HEARTH_TRAIN_MOMENTS_8BIT, "moments is \"f32\" there and \"8bit\" here");
-    OTHER(base_sha256, "1123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", "base");
+    OTHER(rank, 4, "--rank is 2 there and 4 here");
+    OTHER(alpha, 5, "--alpha is 4.0 there and 5.0 here");
+    OTHER(lr, 1e-4, "--lr");
+    OTHER(seed, 7, "--seed is ");
+    OTHER(targets, "attn_q", "--targets");
+    OTHER(epochs, 3, "--epochs is ");
+    OTHER(n_batch, 3, "--batch times --accum is ");
+    OTHER(n_micro_rows, 64, "--micro-rows is ");
+    OTHER(neftune, 5, "--neftune is ");
+    OTHER(patience, 4, "--patience is ");
+    OTHER(data.held_out, 0.3, "--held-out is ");
+    OTHER(data.n_seq, 48, "--seq is ");
+    OTHER(moments, HEARTH_TRAIN_MOMENTS_8BIT, "--moments is \"f32\" there and \"8bit\" here");
+    OTHER(base_sha256, "1123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+          "the SHA-256 of --model is ");
 #undef OTHER
     write_chats(bed.data, 24, 5);
     refuse(&bed, HEARTH_INVALID, "training data has changed");
@@ -393,7 +394,7 @@ static void moments_of_bytes(void **state)
     part(&bed, 3, true);
     file = blob_read(bed.runs, "checkpoint.bin");
     bed.params.moments = HEARTH_TRAIN_MOMENTS_F32;
-    refuse(&bed, HEARTH_INVALID, "moments is \"8bit\" there and \"f32\" here");
+    refuse(&bed, HEARTH_INVALID, "--moments is \"8bit\" there and \"f32\" here");
     assert_true(run_is_like(&bed, file, "checkpoint.bin")); // nothing was lost
     as_before_moments(check_path(bed.runs, "checkpoint.bin"), plain_file);
     bed.params.checkpoint_every = 0;

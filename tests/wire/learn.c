@@ -150,6 +150,70 @@ static void test_damaged_and_exchanged_files_are_told(void **state)
     free(whole);
 }
 
+// ---- the folder
+
+static const char *const planted[] = {"data", "adapter.gguf", "data~new"};
+
+static bool is_there(const char *name)
+{
+    char path[160];
+    size_t len;
+    snprintf(path, sizeof path, "%s/learn/%s", dir, name);
+    return simdisk_file(disk, path, &len) != NULL;
+}
+
+static void plant(const char *name)
+{
+    char path[160];
+    snprintf(path, sizeof path, "%s/learn/%s", dir, name);
+    simdisk_put(disk, path, "x", 1);
+}
+
+static unsigned count_of(const struct hd_id *id)
+{
+    unsigned n = 0;
+    char hex[2 * HD_ID_BYTES + 1], name[80];
+    hd_hex(hex, id->b, HD_ID_BYTES);
+    for (size_t i = 0; i < sizeof planted / sizeof planted[0]; i++) {
+        snprintf(name, sizeof name, "%s.%s", hex, planted[i]);
+        n += is_there(name);
+    }
+    return n;
+}
+
+static bool is_the_first(void *user, const struct hd_id *item)
+{
+    return hd_id_equal(item, user);
+}
+
+// Whole files of an item that is kept stay; with an item go all of its files, and at the start whatever is nobody's.
+static void test_what_is_removed_and_swept(void **state)
+{
+    (void)state;
+    struct hd_id ids[3] = {{{1}}, {{2}}, {{3}}};
+    char hex[2 * HD_ID_BYTES + 1], name[80], learn[80];
+    static const char *const nobodys[] = {"notes", "00.data", "zz000000000000000000000000000000.data",
+                                          "01000000000000000000000000000000-data", "01000000000000000000000000000000."};
+    snprintf(learn, sizeof learn, "%s/learn", dir);
+    for (size_t i = 0; i < 9; i++) {
+        hd_hex(hex, ids[i / 3].b, HD_ID_BYTES);
+        snprintf(name, sizeof name, "%s.%s", hex, planted[i % 3]);
+        plant(name);
+    }
+    for (size_t i = 0; i < sizeof nobodys / sizeof nobodys[0]; i++)
+        plant(nobodys[i]);
+    hd_sealed_remove(learn, &ids[1], "data");
+    assert_int_equal(count_of(&ids[1]), 2);
+    hd_sealed_remove(learn, &ids[1], NULL);
+    assert_int_equal(count_of(&ids[1]), 0);
+    assert_true(count_of(&ids[0]) == 3 && count_of(&ids[2]) == 3 && is_there("notes"));
+    hd_sealed_sweep(learn, is_the_first, &ids[0]);
+    assert_int_equal(count_of(&ids[0]), 2); // what was not written to its end is of no use
+    assert_int_equal(count_of(&ids[2]), 0);
+    for (size_t i = 0; i < sizeof nobodys / sizeof nobodys[0]; i++)
+        assert_false(is_there(nobodys[i]));
+}
+
 // ---- rows
 
 static enum hearth_status add(enum hd_learnt_kind kind, const struct hd_id *person, const char *name, const char *text,
@@ -580,6 +644,75 @@ static void test_what_a_training_saves(void **state)
     hd_sealer_unref(&place.sealer);
 }
 
+static void expect_part(struct hd_run_files *files, size_t offset, const char *expected)
+{
+    char bytes[8] = "";
+    size_t size;
+    assert_int_equal(hd_run_files_load(files, "checkpoint.bin", offset, bytes, strlen(expected), &size, &err),
+                     HEARTH_OK);
+    assert_string_equal(bytes, expected);
+}
+
+// In any order, but nothing beyond the end, neither of what waits nor of what is on disk.
+static void test_parts_of_what_was_saved(void **state)
+{
+    (void)state;
+    struct hd_keeper *keeper;
+    struct hd_id id;
+    char bytes[16];
+    size_t size;
+    struct hd_task block = {.run = run_gate, .done = done_gate};
+    const struct hearth_train_part huge = {"huge", (size_t)HD_MAX_RUN_FILE_BYTES + 1, 0, "x", 1};
+    reopen();
+    assert_int_equal(add(HD_LEARNT_RUN, &nobody, "run", "x", &id), HEARTH_OK);
+    struct hd_sealed_place place = place_of(&id);
+    assert_int_equal(hd_keeper_start(&keeper, wake, NULL, &err), HEARTH_OK);
+    struct hd_run_files *files = hd_run_files_new(keeper, &place, on_failed, NULL);
+    pthread_mutex_lock(&gate);
+    hd_keeper_add(keeper, &block);
+    assert_int_equal(hd_run_files_save(files, &huge, &err), HEARTH_LIMIT);
+    assert_int_equal(save_whole(files, "checkpoint.bin", "hearth"), HEARTH_OK);
+    expect_part(files, 4, "th");
+    expect_part(files, 0, "he");
+    assert_int_not_equal(hd_run_files_load(files, "checkpoint.bin", 4, bytes, 3, &size, &err), HEARTH_OK);
+    assert_int_not_equal(hd_run_files_load(files, "checkpoint.bin", 7, bytes, 1, &size, &err), HEARTH_OK);
+    pthread_mutex_unlock(&gate);
+    hd_keeper_stop(&keeper);
+    expect_part(files, 0, "he");
+    expect_part(files, 0, "hea"); // what was read is given back, and read again
+    expect_part(files, 4, "t");
+    expect_part(files, 2, "ar");
+    assert_int_equal(hd_run_files_load(files, "checkpoint.bin", 4, bytes, 3, &size, &err), HEARTH_INVALID);
+    assert_int_equal(hd_run_files_load(files, "checkpoint.bin", 7, bytes, 1, &size, &err), HEARTH_INVALID);
+    hd_run_files_unref(&files);
+    hd_sealer_unref(&place.sealer);
+}
+
+// What it learnt from was deleted: what still waits is not written, and nobody is told.
+static void test_an_abandoned_training_writes_nothing(void **state)
+{
+    (void)state;
+    struct hd_keeper *keeper;
+    struct hd_id id;
+    struct hd_task block = {.run = run_gate, .done = done_gate};
+    reopen();
+    n_failed = 0;
+    assert_int_equal(add(HD_LEARNT_RUN, &nobody, "run", "x", &id), HEARTH_OK);
+    struct hd_sealed_place place = place_of(&id);
+    assert_int_equal(hd_keeper_start(&keeper, wake, NULL, &err), HEARTH_OK);
+    struct hd_run_files *files = hd_run_files_new(keeper, &place, on_failed, NULL);
+    pthread_mutex_lock(&gate);
+    hd_keeper_add(keeper, &block);
+    assert_int_equal(save_whole(files, "checkpoint.bin", "late"), HEARTH_OK);
+    hd_run_files_abandon(files);
+    pthread_mutex_unlock(&gate);
+    hd_keeper_stop(&keeper);
+    assert_false(reads(&id, "checkpoint.bin", "late"));
+    assert_int_equal(n_failed, 0);
+    hd_run_files_unref(&files);
+    hd_sealer_unref(&place.sealer);
+}
+
 // An engine thread that hangs when the box stops is left alone: what it saves when it wakes up goes nowhere.
 static void *save_late(void *user)
 {
@@ -625,6 +758,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         SIM(test_sealed_files_hold_nothing_in_plain),
         SIM(test_damaged_and_exchanged_files_are_told),
+        SIM(test_what_is_removed_and_swept),
         SIM(test_rows_and_names),
         SIM(test_choices),
         SIM(test_deleting_takes_along_what_was_learnt),
@@ -633,6 +767,8 @@ int main(void)
         SIM(test_error_at_every_operation),
         SIM(test_each_fsync_is_needed),
         SIM(test_what_a_training_saves),
+        SIM(test_parts_of_what_was_saved),
+        SIM(test_an_abandoned_training_writes_nothing),
         SIM(test_who_saves_when_all_has_ended),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "firmware/config.h"
+#include "tests/check/fault.h"
 
 static char dir[64], path[128];
 static struct hd_config config;
@@ -25,8 +26,7 @@ static int setup(void **state)
                               "RUNTIME_DIRECTORY", "XDG_CACHE_HOME",  NULL};
     for (; *names; names++)
         unsetenv(*names);
-    snprintf(dir, sizeof dir, "/tmp/hearth-settings-XXXXXX");
-    assert_non_null(mkdtemp(dir));
+    check_folder_make(dir);
     setenv("HOME", dir, 1);
     setenv("XDG_CONFIG_HOME", dir, 1);
     setenv("XDG_STATE_HOME", "/somewhere/state", 1);
@@ -41,11 +41,8 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
-    unlink(path);
-    char *slash = strrchr(path, '/');
-    *slash = 0;
-    rmdir(path);
-    return rmdir(dir);
+    check_folder_remove(dir);
+    return 0;
 }
 
 static void write_file(const char *text)
@@ -83,6 +80,9 @@ static void defaults_follow_the_folders_of_the_system(void **state)
     setenv("STATE_DIRECTORY", "/var/lib/hearth", 1);
     assert_int_equal(load(0), HEARTH_OK);
     assert_string_equal(config.state_dir, "/var/lib/hearth");
+    setenv("STATE_DIRECTORY", "/var/lib/hearth:/var/lib/other", 1); // which of them is not said
+    assert_int_equal(load(0), HEARTH_OK);
+    assert_string_equal(config.state_dir, "/somewhere/state/hearth");
 }
 
 static void file_then_environment_then_flag(void **state)
@@ -153,6 +153,7 @@ static void wrong_flags_are_named(void **state)
     assert_int_equal(load(1, "--port"), HEARTH_INVALID);
     assert_int_equal(load(1, "stray"), HEARTH_INVALID);
     assert_int_equal(load(2, "--tls-cert", "/x"), HEARTH_INVALID);
+    assert_int_equal(load(2, "--tls-key", "/x"), HEARTH_INVALID);
     assert_int_equal(load(2, "--config", "/nonexistent"), HEARTH_FORMAT);
     setenv("HEARTH_LISTEN", "wrong", 1);
     assert_int_equal(load(0), HEARTH_FORMAT);
@@ -167,9 +168,49 @@ static void switches_and_relative_paths(void **state)
     assert_int_equal(load(2, "--state", "here"), HEARTH_OK);
     assert_int_equal(config.state_dir[0], '/');
     assert_string_equal(strrchr(config.state_dir, '/'), "/here");
-    write_file("discard_unreadable = yes\n");
-    assert_int_equal(load(0), HEARTH_OK);
-    assert_true(config.discard_unreadable);
+    static const char *const words[] = {"no", "yes", "false", "true", "0", "1"};
+    for (int i = 0; i < 6; i++) {
+        char line[64];
+        snprintf(line, sizeof line, "discard_unreadable = %s\n", words[i]);
+        write_file(line);
+        assert_int_equal(load(0), HEARTH_OK);
+        assert_int_equal(config.discard_unreadable, i % 2);
+    }
+}
+
+static enum hearth_status load_number(const char *flag, long long value)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%lld", value);
+    return load(2, flag, text);
+}
+
+static void numbers_stay_within_their_ranges(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *flag;
+        long long low, high;
+    } ranges[] = {
+        {"--port", 1, 65535},
+        {"--http-port", 0, 65535},
+        {"--threads", 0, 1024},
+        {"--ctx", 0, 1 << 24},
+        {"--sessions", 1, 64},
+        {"--memory-budget-mib", 0, 1 << 24},
+        {"--prefix-cache-mib", 0, 1 << 20},
+        {"--learn-quota-mib", 0, 1 << 24},
+        {"--stall-s", 1, 3600},
+        {"--ping-s", 1, 3600},
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
+        const char *flag = ranges[i].flag;
+        assert_int_equal(load_number(flag, ranges[i].low), HEARTH_OK);
+        assert_int_equal(load_number(flag, ranges[i].high), HEARTH_OK);
+        assert_int_equal(load_number(flag, ranges[i].low - 1), HEARTH_INVALID);
+        assert_int_equal(load_number(flag, ranges[i].high + 1), HEARTH_INVALID);
+        assert_int_equal(load_number(flag, (1LL << 32) + ranges[i].low), HEARTH_INVALID);
+    }
 }
 
 int main(void)
@@ -180,6 +221,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(wrong_lines_are_named, setup, teardown),
         cmocka_unit_test_setup_teardown(wrong_flags_are_named, setup, teardown),
         cmocka_unit_test_setup_teardown(switches_and_relative_paths, setup, teardown),
+        cmocka_unit_test_setup_teardown(numbers_stay_within_their_ranges, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

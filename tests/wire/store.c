@@ -149,6 +149,32 @@ static void test_limits(void **state)
     free(big);
 }
 
+static void test_an_answer_has_an_end(void **state)
+{
+    (void)state;
+    struct hd_accepted a;
+    struct hd_usage usage = some_usage;
+    assert_int_equal(ask(&owner, NULL, NULL, "hi", &a), HEARTH_OK);
+    assert_int_equal(hd_store_answer_save(store, &a.assistant_turn, "x", HD_MAX_ANSWER_BYTES + 1, &err), HEARTH_LIMIT);
+    assert_int_equal(hd_store_answer_finish(store, &a.assistant_turn, "x", 1, some_tokens, HD_MAX_ANSWER_TOKENS + 1,
+                                            &usage, &err),
+                     HEARTH_LIMIT);
+    assert_int_equal(answer(&a, "ho"), HEARTH_OK);
+}
+
+static void test_a_title_ends_with_a_whole_character(void **state)
+{
+    (void)state;
+    char text[80], title[80];
+    memset(text, 'x', sizeof text);
+    memcpy(text + 59, "\xc3\xa9 and more", 12); // its second byte would be one too many
+    struct hd_accepted a = talk(NULL, text, "ok");
+    snprintf(title, sizeof title, "%.59s\xe2\x80\xa6", text);
+    struct hd_conversation c = get(&a.conversation);
+    assert_string_equal(c.head.title, title);
+    hd_conversation_free(&c);
+}
+
 // All of a conversation is read for each question: it has an end.
 static void test_a_conversation_is_full_at_last(void **state)
 {
@@ -300,6 +326,22 @@ static void edit(const char *sql)
         fail_msg("%s", sqlite3_errmsg(db));
     sqlite3_close(db);
     reopen();
+}
+
+static void test_a_request_is_remembered_for_thirty_days(void **state)
+{
+    (void)state;
+    struct hd_accepted b;
+    talk(NULL, "one", "ok");
+    talk(NULL, "two", "ok");
+    edit("UPDATE responses SET created = created - 86400000 * iif(rank = 1, 31, 29) FROM"
+         " (SELECT request AS r, row_number() OVER (ORDER BY request) AS rank FROM responses) WHERE request = r");
+    assert_int_equal(hd_store_tick(store, &err), HEARTH_OK);
+    next_request -= 2;
+    assert_int_equal(ask(&owner, NULL, NULL, "one", &b), HEARTH_OK);
+    assert_false(b.repeated);
+    assert_int_equal(ask(&owner, NULL, NULL, "two", &b), HEARTH_OK);
+    assert_true(b.repeated);
 }
 
 static void test_swapped_and_changed_rows_are_refused(void **state)
@@ -528,6 +570,10 @@ static void test_the_model_is_remembered(void **state)
     assert_int_equal(hd_store_model_get(store, name, &err), HEARTH_OK);
     assert_string_equal(name, "one");
     assert_int_equal(hd_store_model_set(store, "", NULL, &err), HEARTH_INVALID);
+    char long_name[HD_MAX_MODEL_BYTES + 2];
+    memset(long_name, 'x', sizeof long_name - 1);
+    long_name[sizeof long_name - 1] = 0;
+    assert_int_equal(hd_store_model_set(store, long_name, NULL, &err), HEARTH_INVALID);
 }
 
 // ---- full disk
@@ -585,11 +631,14 @@ int main(void)
         REAL(test_a_request_counts_once),
         REAL(test_lists_have_pages),
         REAL(test_limits),
+        REAL(test_an_answer_has_an_end),
+        REAL(test_a_title_ends_with_a_whole_character),
         REAL(test_a_conversation_is_full_at_last),
         REAL(test_another_person_finds_nothing),
         REAL(test_a_deleted_turn_takes_its_answers_and_its_title),
         REAL(test_a_copied_database_opens_nothing_without_the_keys),
         REAL(test_an_unfinished_answer_is_ended_by_the_next_start),
+        REAL(test_a_request_is_remembered_for_thirty_days),
         REAL(test_swapped_and_changed_rows_are_refused),
         REAL(test_no_text_stands_in_plain),
         SIM(test_no_text_was_ever_written_in_plain),

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "firmware/worker.h"
+#include "tests/check/fault.h"
 #include "tests/wire/fake_trainer.h"
 #include "tests/wire/wait.h"
 
@@ -21,7 +22,7 @@ static struct hd_keeper *keeper;
 static struct hd_sealer *sealer;
 static struct hd_run_files *files;
 static struct hearth_error err;
-static unsigned char next_id;
+static unsigned char next_id, asker; // asker: a person
 
 static struct {
     unsigned n_started, n_done, n_failed, n_loads, n_steps, n_states, n_write_failed;
@@ -119,8 +120,7 @@ static int setup(void **state)
     (void)state;
     static const uint8_t key[32] = {1, 2, 3};
     hd_log_set(silent, NULL);
-    snprintf(dir, sizeof dir, "/tmp/hearth-training-XXXXXX");
-    assert_non_null(mkdtemp(dir));
+    check_folder_make(dir);
     memset(&config, 0, sizeof config);
     snprintf(config.models_dir, sizeof config.models_dir, "%s", dir);
     config.max_sessions = 4;
@@ -128,7 +128,9 @@ static int setup(void **state)
     config.n_ctx = 4096;
     config.stall_s = 5;
     memset(&seen, 0, sizeof seen);
-    fake_n = next_id = save_ms = 0;
+    fake_forget();
+    next_id = save_ms = 0;
+    asker = 1;
     atomic_store(&fake_step_us, 200);
     atomic_store(&fake_step_slices, 3);
     atomic_store(&fake_slice_us, 2000);
@@ -154,9 +156,8 @@ static int teardown(void **state)
     hd_keeper_stop(&keeper);
     hd_run_files_unref(&files);
     hd_sealer_unref(&sealer);
-    char command[96];
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    return system(command);
+    check_folder_remove(dir);
+    return 0;
 }
 
 static struct hd_id id_of(unsigned char value)
@@ -186,7 +187,7 @@ static enum hearth_status ask(const char *model, unsigned n_tokens, struct hd_ad
     job->messages = calloc(1, sizeof *job->messages);
     job->n_messages = 1;
     job->messages[0] = (struct hd_job_message){.role = HEARTH_ROLE_USER, .text = strdup("?"), .len_bytes = 1};
-    job->person = id_of(1);
+    job->person = id_of(asker);
     job->response = id_of(++next_id);
     job->conversation = id_of((unsigned char)(100 + next_id));
     job->max_tokens = n_tokens;
@@ -269,7 +270,7 @@ static void a_training_runs_to_its_end_and_loads_its_model(void **state)
     WAIT_FOR(state_now() == HD_TRAIN_DONE);
     assert_int_equal(seen.states[0], HD_TRAIN_WAITING);
     assert_int_equal(seen.n_steps, 5);
-    assert_int_equal(count_of('t', 0, fake_n), 15);
+    assert_int_equal(count_of('t', 0, fake_count()), 15);
     struct hd_worker_state now;
     hd_worker_state(worker, &now);
     assert_true(!now.train.running && now.train.n_slices == 15 && now.train.n_steps == 5);
@@ -286,9 +287,7 @@ static void nobody_waits_for_more_than_a_slice(void **state)
     assert_int_equal(train(100000), HEARTH_OK);
     WAIT_FOR(seen.n_steps > 2);
     for (int i = 0; i < 5; i++) {
-        pthread_mutex_lock(&fake_lock);
-        unsigned asked = fake_n;
-        pthread_mutex_unlock(&fake_lock);
+        unsigned asked = fake_count();
         assert_int_equal(ask("", 20, NULL, false), HEARTH_OK);
         WAIT_FOR(seen.n_done == (unsigned)i + 1);
         int begun = fake_find('a', NULL, asked), first = fake_find('s', NULL, asked);
@@ -298,7 +297,7 @@ static void nobody_waits_for_more_than_a_slice(void **state)
         for (unsigned n = 0; n < 20; n++, last++)
             last = (unsigned)fake_find('s', NULL, last);
         assert_int_equal(count_of('t', (unsigned)begun, last), 0);
-        if (fake_n > FAKE_LOG / 2)
+        if (fake_count() > FAKE_LOG / 2)
             break;
     }
     struct hd_worker_state now;
@@ -318,7 +317,7 @@ static void a_stop_keeps_what_was_learnt(void **state)
     assert_true(saved >= 0 && fake_log[saved].owner == stopped_at);
     assert_int_equal(seen.states[seen.n_states - 2], HD_TRAIN_STOPPING);
     wait_written(stopped_at);
-    fake_n = 0;
+    fake_forget();
     assert_int_equal(train(100000), HEARTH_OK); // goes on where it was
     WAIT_FOR(fake_find('T', NULL, 0) >= 0);
     assert_int_equal(fake_log[fake_find('T', NULL, 0)].owner, stopped_at);
@@ -336,7 +335,7 @@ static void the_end_of_the_thread_waits_for_a_checkpoint(void **state)
     assert_true(fake_find('k', NULL, 0) >= 0);
     uint64_t step = fake_log[fake_find('k', NULL, 0)].owner;
     wait_written(step);
-    fake_n = 0;
+    fake_forget();
     start();
     assert_int_equal(train(100000), HEARTH_OK);
     WAIT_FOR(fake_find('T', NULL, 0) >= 0);
@@ -355,11 +354,11 @@ static void a_checkpoint_comes_now_and_then(void **state)
     save_ms = 50;
     start();
     assert_int_equal(train(100000), HEARTH_OK);
-    WAIT_FOR(count_of('k', 0, fake_n) > 1); // and another one
-    assert_int_equal(state_now(), HD_TRAIN_STEPPING);
+    WAIT_FOR(count_of('k', 0, fake_count()) > 1); // and another one
+    WAIT_FOR(state_now() == HD_TRAIN_STEPPING);
     hd_worker_train_stop(worker, true);
     WAIT_FOR(state_now() == HD_TRAIN_STOPPED);
-    unsigned last = fake_n;
+    unsigned last = fake_count();
     while (fake_log[--last].kind != 'k')
         ;
     wait_written(fake_log[last].owner);
@@ -424,6 +423,15 @@ static void its_model_stays_loaded(void **state)
 
 // ---- adapters
 
+// Where an engine let go of the adapter of this id; -1: it did not.
+static int dropped_at(uint64_t id)
+{
+    int at = fake_find('D', NULL, 0);
+    while (at >= 0 && fake_log[at].owner != id)
+        at = fake_find('D', NULL, (unsigned)at + 1);
+    return at;
+}
+
 static void a_question_gets_its_adapter(void **state)
 {
     (void)state;
@@ -439,7 +447,7 @@ static void a_question_gets_its_adapter(void **state)
     assert_string_equal(seen.adapter, "a1");
     assert_int_equal(ask("", 5, a, false), HEARTH_OK);
     WAIT_FOR(seen.n_done == 3);
-    assert_int_equal(count_of('L', 0, fake_n), 1); // loaded once
+    assert_int_equal(count_of('L', 0, fake_count()), 1); // loaded once
     atomic_store(&a->gone, true);
     hd_worker_adapters_changed(worker);
     WAIT_FOR(fake_find('D', NULL, 0) >= 0);
@@ -447,6 +455,42 @@ static void a_question_gets_its_adapter(void **state)
     WAIT_FOR(seen.n_failed == 1);
     assert_int_equal(seen.last_error.code, HEARTH_NOT_FOUND);
     hd_adapter_unref(&a);
+}
+
+// Removed meanwhile: it answers to its end with what it began with, and the engine lets go then.
+static void a_paused_answer_keeps_its_adapter(void **state)
+{
+    (void)state;
+    hd_worker_stop(&worker);
+    config.max_sessions = 2;
+    start();
+    use("one");
+    struct hd_adapter *a = adapter_of(1, sha256_of("one"), HD_ADAPTER_OPEN);
+    atomic_store(&fake_step_us, 2000);
+    assert_int_equal(ask("", 150, NULL, false), HEARTH_OK);
+    assert_int_equal(ask("", 150, a, false), HEARTH_OK);
+    WAIT_FOR(seen.n_started == 2);
+    asker = 2;
+    assert_int_equal(ask("", 150, NULL, false), HEARTH_OK);
+    asker = 1;
+    WAIT_FOR(seen.n_started == 3);
+    int paused = fake_find('p', NULL, 0);
+    assert_true(paused >= 0 && seen.n_done == 0);
+    atomic_store(&a->gone, true);
+    hd_worker_adapters_changed(worker);
+    for (unsigned char i = 2; i <= HEARTH_MAX_ADAPTERS + 2; i++) { // nor does it give its place to others
+        struct hd_adapter *other = adapter_of(i, sha256_of("one"), HD_ADAPTER_OPEN);
+        assert_int_equal(ask("", 1, other, false), HEARTH_OK);
+        hd_adapter_unref(&other);
+    }
+    assert_int_equal(ask("", 5, a, false), HEARTH_OK); // no new one begins with it
+    hd_adapter_unref(&a);
+    WAIT_FOR(seen.n_done == 4 + HEARTH_MAX_ADAPTERS && seen.n_failed == 1);
+    assert_int_equal(seen.last_error.code, HEARTH_NOT_FOUND);
+    uint64_t id = fake_log[fake_find('L', NULL, 0)].owner;
+    int dropped = -1;
+    WAIT_FOR((dropped = dropped_at(id)) >= 0);
+    assert_true(dropped > fake_find('r', NULL, (unsigned)paused));
 }
 
 static void one_for_another_model_is_refused_or_left_out(void **state)
@@ -464,7 +508,7 @@ static void one_for_another_model_is_refused_or_left_out(void **state)
     bad->error.code = HEARTH_FORMAT;
     assert_int_equal(ask("", 5, bad, true), HEARTH_OK); // an answer is not made without it in silence
     WAIT_FOR(seen.n_failed == 2);
-    assert_int_equal(count_of('L', 0, fake_n), 0);
+    assert_int_equal(count_of('L', 0, fake_count()), 0);
     hd_adapter_unref(&other);
     hd_adapter_unref(&bad);
 }
@@ -480,7 +524,7 @@ static void the_least_recently_used_gives_way(void **state)
         hd_adapter_unref(&a);
     }
     assert_int_equal(atomic_load(&fake_loaded), HEARTH_MAX_ADAPTERS);
-    assert_int_equal(count_of('D', 0, fake_n), 4);
+    assert_int_equal(count_of('D', 0, fake_count()), 4);
     assert_int_equal(fake_log[fake_find('D', NULL, 0)].owner, fake_log[fake_find('L', NULL, 0)].owner);
 }
 
@@ -511,10 +555,10 @@ static void adapters_count_in_the_budget(void **state)
     ask_with(1, 12, "");
     WAIT_FOR(held_mib() == 45 + 24);
     ask_with(2, 12, "");
-    assert_int_equal(count_of('D', 0, fake_n), 0);
+    assert_int_equal(count_of('D', 0, fake_count()), 0);
     WAIT_FOR(held_mib() == 45 + 48);
     ask_with(3, 12, ""); // the first one makes room
-    assert_int_equal(count_of('D', 0, fake_n), 1);
+    assert_int_equal(count_of('D', 0, fake_count()), 1);
     WAIT_FOR(held_mib() == 45 + 48);
     ask_with(4, 40, "");
     assert_int_equal(seen.n_done, 3);
@@ -568,7 +612,7 @@ static void an_idle_model_or_adapter_makes_room(void **state)
     WAIT_FOR(held_mib() == 45 + 40);
     assert_int_equal(ask("small", 2, NULL, false), HEARTH_OK); // and an idle adapter for a model
     WAIT_FOR(seen.n_done == 3);
-    assert_int_equal(count_of('D', 0, fake_n), 1);
+    assert_int_equal(count_of('D', 0, fake_count()), 1);
     assert_int_equal(fake_find('c', "one", 0), -1);
 }
 
@@ -586,6 +630,7 @@ int main(int argc, char **argv)
         TEST(what_fails_is_told),
         TEST(its_model_stays_loaded),
         TEST(a_question_gets_its_adapter),
+        TEST(a_paused_answer_keeps_its_adapter),
         TEST(one_for_another_model_is_refused_or_left_out),
         TEST(the_least_recently_used_gives_way),
         TEST(adapters_count_in_the_budget),

@@ -13,6 +13,7 @@
 
 #include "firmware/io.h"
 #include "firmware/vault.h"
+#include "tests/check/fault.h"
 #include "tests/check/simdisk.h"
 
 static const char dir[] = "/box";
@@ -626,9 +627,9 @@ static void test_each_fsync_is_needed(void **state)
 static void test_real_files(void **state)
 {
     (void)state;
-    char real[] = "/tmp/hearth-vault-XXXXXX", path[64];
+    char real[64], path[96];
     hd_io_set(NULL);
-    assert_non_null(mkdtemp(real));
+    check_folder_make(real);
     struct hd_vault *vault;
     assert_int_equal(hd_vault_open(&vault, real, true, &err), HEARTH_OK);
     assert_int_equal(add(vault, 1), HEARTH_OK);
