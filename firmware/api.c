@@ -110,6 +110,7 @@ static void authenticated(struct hd_client *client)
 {
     struct hd_connection *connection = lws_get_opaque_user_data(client->wsi);
     client->authenticated = connection->known = true;
+    hd_guard_know(client->server->guard, &connection->address);
     lws_set_timer_usecs(client->wsi, LWS_SET_TIMER_USEC_CANCEL);
     if (hd_clients_count(client->server, &client->device.id) > MAX_SOCKETS_PER_DEVICE)
         hd_client_close(client, HD_CLOSE_TOO_MANY, "too many connections of this device");

@@ -17,7 +17,9 @@ struct peer {
     unsigned connections;
     unsigned wrong_tries;
     int64_t window_ms; // start of the minute that wrong_tries counts
+    uint64_t shaken;   // when its last handshake began, in the order of all; 0 = none yet
     bool used;
+    bool known; // a device has shown its token from there
 };
 
 struct rate {
@@ -29,6 +31,8 @@ struct hd_guard {
     struct rate rates[HD_MAX_RATES];
     struct peer peers[HD_MAX_ADDRESSES];
     size_t connections;
+    struct hd_bucket handshakes;
+    uint64_t n_handshakes;
     unsigned told; // addresses that the log named in this minute
     int64_t told_ms;
 };
@@ -70,23 +74,36 @@ static struct peer *find(struct hd_guard *guard, const struct hd_address *addres
     return NULL;
 }
 
-// A place for an address. Where all are taken, the one goes that is without connections and was wrong longest ago.
+static bool was_wrong(const struct peer *peer, int64_t now_ms)
+{
+    return peer->wrong_tries && now_ms - peer->window_ms < MINUTE_MS;
+}
+
+// Whether less is lost with `a` than with `b`: who is known stays longest, then who was wrong, else the latest.
+static bool goes_before(const struct peer *a, const struct peer *b, int64_t now_ms)
+{
+    bool a_wrong = was_wrong(a, now_ms), b_wrong = was_wrong(b, now_ms);
+    if (a->used != b->used)
+        return b->used;
+    if (a->known != b->known)
+        return b->known;
+    if (a_wrong != b_wrong)
+        return b_wrong;
+    return a_wrong ? a->window_ms < b->window_ms : a->shaken < b->shaken;
+}
+
+// A place for an address: a free one, else that of one without connections.
 static struct peer *find_or_add(struct hd_guard *guard, const struct hd_address *address, int64_t now_ms)
 {
-    struct peer *peer = find(guard, address), *idle = NULL;
-    for (size_t i = 0; !peer && i < HD_MAX_ADDRESSES; i++) {
+    struct peer *peer = find(guard, address);
+    if (peer)
+        return peer;
+    for (size_t i = 0; i < HD_MAX_ADDRESSES; i++) {
         struct peer *p = &guard->peers[i];
-        if (!p->used || (p->connections == 0 && (p->wrong_tries == 0 || now_ms - p->window_ms >= MINUTE_MS)))
+        if (p->connections == 0 && (!peer || goes_before(p, peer, now_ms)))
             peer = p;
-        else if (p->connections == 0 && (!idle || p->window_ms < idle->window_ms))
-            idle = p;
-        if (peer)
-            *peer = (struct peer){.address = peer_key(address), .used = true};
     }
-    if (!peer) {
-        peer = idle;
-        *peer = (struct peer){.address = peer_key(address), .used = true};
-    }
+    *peer = (struct peer){.address = peer_key(address), .used = true};
     return peer;
 }
 
@@ -114,6 +131,44 @@ void hd_guard_disconnect(struct hd_guard *guard, const struct hd_address *addres
 size_t hd_guard_connections(const struct hd_guard *guard)
 {
     return guard->connections;
+}
+
+size_t hd_guard_place(const struct hd_guard *guard, const struct hd_address *address)
+{
+    const struct peer *peer = find((struct hd_guard *)guard, address);
+    return peer ? (size_t)(peer - guard->peers) : 0;
+}
+
+void hd_guard_know(struct hd_guard *guard, const struct hd_address *address)
+{
+    struct peer *peer = find(guard, address);
+    if (peer)
+        peer->known = true;
+}
+
+bool hd_guard_is_known(const struct hd_guard *guard, const struct hd_address *address)
+{
+    const struct peer *peer = find((struct hd_guard *)guard, address);
+    return peer && peer->known;
+}
+
+static bool comes_before(const struct peer *a, const struct peer *b, bool known_first)
+{
+    return known_first && a->known != b->known ? a->known : a->shaken < b->shaken;
+}
+
+size_t hd_guard_handshake(struct hd_guard *guard, const size_t *places, size_t n, int64_t now_ms)
+{
+    size_t next = 0;
+    if (!n || !hd_bucket_take(&guard->handshakes, now_ms, HD_HANDSHAKES_PER_SECOND, HD_HANDSHAKES_BURST))
+        return n;
+    bool known_first = ++guard->n_handshakes % 2;
+    for (size_t i = 1; i < n; i++) {
+        if (comes_before(&guard->peers[places[i]], &guard->peers[places[next]], known_first))
+            next = i;
+    }
+    guard->peers[places[next]].shaken = guard->n_handshakes;
+    return next;
 }
 
 // One more within this minute; how many that makes.

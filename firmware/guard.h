@@ -15,6 +15,17 @@ void hd_guard_disconnect(struct hd_guard *guard, const struct hd_address *addres
 bool hd_guard_is_neighbour(const struct hd_address *a, const struct hd_address *b); // counted as one address
 size_t hd_guard_connections(const struct hd_guard *guard);
 
+
+// Addresses from which a device has shown its token.
+void hd_guard_know(struct hd_guard *guard, const struct hd_address *address);
+bool hd_guard_is_known(const struct hd_guard *guard, const struct hd_address *address);
+
+// TLS costs a signature: so many begin in a second, and whose address has begun none for longest is next; every other
+// one is of an address that is known, if one of those waits. Which of those that wait may begin now; n: none. `places`:
+// of their addresses, oldest connection first.
+size_t hd_guard_handshake(struct hd_guard *guard, const size_t *places, size_t n, int64_t now_ms);
+size_t hd_guard_place(const struct hd_guard *guard, const struct hd_address *address); // while it is connected
+
 // Wrong tokens and pairing secrets. Both are 256 random bits, which nobody guesses, so a right one is let in whatever
 // else came from its address: people behind one router or proxy cannot lock each other out. What wrong ones bring is an
 // answer that says to wait, and a line in the log.

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "firmware/http_auth.h"
+#include "firmware/json_text.h"
 #include "firmware/metrics.h"
 
 enum { PIECE_BYTES = 16 << 10, CHUNK_MARK_BYTES = 16 };
@@ -163,7 +164,7 @@ void hd_exchange_error(struct hd_exchange *x, unsigned status, const char *code,
                                         : NULL;
     json_t *error = json_pack("{s:{s:s, s:s, s:s?, s:s?}}", "error", "message", text, "type", type_of(status),
                               "param", param, "code", code);
-    char *body = error ? json_dumps(error, JSON_COMPACT) : NULL;
+    char *body = hd_json_text(error, JSON_COMPACT);
     json_decref(error);
     hd_exchange_reply(x, status, "application/json", extra, body ? body : "{}", body ? strlen(body) : 2);
     free(body);
@@ -276,6 +277,8 @@ int hd_exchange_begin(struct lws *wsi, const struct hd_route *route, const char 
     else
         hd_http_authorise(x);
     connection->known = !hd_id_is_zero(&x->device.id);
+    if (connection->known)
+        hd_guard_know(x->server->guard, &connection->address);
     if (!x->refused && !route->run)
         refuse(x, HTTP_STATUS_NOT_FOUND, "unknown_url", "there is nothing under that path");
     x->expected = body_len > 0 ? (size_t)body_len : 0;

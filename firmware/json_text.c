@@ -3,7 +3,22 @@
 #include "firmware/json_text.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
+
+static _Thread_local bool failed;
+
+static void *take(size_t size_bytes)
+{
+    void *p = malloc(size_bytes); // the library's own is not wrapped (reserve.h), this one is
+    failed = failed || !p;
+    return p;
+}
+
+void hd_json_begin(void)
+{
+    json_set_alloc_funcs(take, free);
+}
 
 char *hd_json_text(const json_t *value, size_t flags)
 {
@@ -21,10 +36,11 @@ char *hd_json_text(const json_t *value, size_t flags)
 json_t *hd_json_read(const char *text, size_t len_bytes, size_t flags, json_error_t *error)
 {
     errno = 0;
+    failed = false;
     json_t *value = json_loadb(text, len_bytes, flags, error);
-    if (value && errno == ENOMEM) {
-        json_decref(value);
-        return NULL;
-    }
-    return value;
+    if (!failed && errno != ENOMEM)
+        return value;
+    errno = ENOMEM; // a number behind the place sets it to 0
+    json_decref(value);
+    return NULL;
 }

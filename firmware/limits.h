@@ -23,6 +23,8 @@ enum {
     HD_MAX_CONNECTIONS_PER_ADDRESS = 32,
     HD_MAX_ADDRESSES = 1024, // remembered by the guard
     HD_UNKNOWN_MS = 1000, // a connection without a token that is older gives way where there is no room for another
+    HD_HANDSHAKES_PER_SECOND = 50, // of TLS, sustained, in all: beyond it addresses take turns
+    HD_HANDSHAKES_BURST = 100,
     HD_FIRST_FRAME_MS = 10 * 1000,
     HD_HANDSHAKE_S = 10,               // TLS and HTTP headers
     HD_MAX_SEND_QUEUE_BYTES = 4 << 20, // per socket; beyond it the reader is too slow

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "firmware/check.h"
+#include "firmware/json_text.h"
 #include "firmware/server.h"
 
 enum { MAX_FILES = 4096 };
@@ -23,6 +24,7 @@ enum { MAX_FILES = 4096 };
 static void harden(void)
 {
     struct rlimit none = {0, 0}, files;
+    struct sigaction hangup;
     sigset_t ours;
     umask(077);
     setrlimit(RLIMIT_CORE, &none);
@@ -35,6 +37,8 @@ static void harden(void)
     sigemptyset(&ours); // the server loop reads these from a descriptor
     sigaddset(&ours, SIGTERM);
     sigaddset(&ours, SIGINT);
+    if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler != SIG_IGN) // its terminal is closed; not with nohup
+        sigaddset(&ours, SIGHUP);
     sigprocmask(SIG_BLOCK, &ours, NULL);
 }
 
@@ -104,6 +108,7 @@ int main(int argc, char **argv)
     static struct hd_config config;
     struct hearth_error error = {0};
     harden();
+    hd_json_begin();
     enum hearth_status status = hd_config_load(&config, argc, argv, &error);
     if (status != HEARTH_OK)
         return fail(status == HEARTH_FORMAT ? EX_CONFIG : EX_USAGE, &error);

@@ -31,24 +31,28 @@ static json_t *model_json(const struct hd_server *server, const char *name)
                      (json_int_t)(server->started_ms / 1000), "owned_by", "hearth");
 }
 
-// Each model once more with every adapter for it: "MODEL@ADAPTER".
-static void add_adapters(struct hd_exchange *x, json_t *list, const struct hd_model_file *files, size_t n)
+// Each model once more with every adapter for it: "MODEL@ADAPTER". False: no memory.
+static bool add_adapters(struct hd_exchange *x, json_t *list, const struct hd_model_file *files, size_t n)
 {
     const struct hd_learnt *item;
     char name[HD_MAX_MODEL_BYTES + HD_MAX_LEARNT_NAME + 2];
-    for (size_t i = 0; (item = hd_learn_at(x->server->learn, i)) != NULL; i++) {
-        json_t *meta = item->kind == HD_LEARNT_ADAPTER && hd_learn_is_visible(item, &x->device.person)
-                           ? json_loads(item->meta, 0, NULL)
-                           : NULL;
+    struct hearth_error error;
+    bool good = true;
+    for (size_t i = 0; good && (item = hd_learn_at(x->server->learn, i)) != NULL; i++) {
+        if (item->kind != HD_LEARNT_ADAPTER || !hd_learn_is_visible(item, &x->device.person))
+            continue;
+        json_t *meta = hd_learnt_meta(item, &error);
+        good = meta != NULL;
         const char *base = json_string_value(json_object_get(meta, "base"));
         for (size_t k = 0; base && base[0] && k < n; k++) {
             if (strcmp(files[k].sha256, base) != 0)
                 continue;
             snprintf(name, sizeof name, "%s@%s", files[k].name, item->name);
-            json_array_append_new(list, model_json(x->server, name));
+            good = good && !json_array_append_new(list, model_json(x->server, name));
         }
         json_decref(meta);
     }
+    return good;
 }
 
 // All of them; NULL when that has been answered with an error.
@@ -62,11 +66,16 @@ static json_t *list_models(struct hd_exchange *x)
         return NULL;
     }
     json_t *list = json_array();
-    for (size_t i = 0; i < n; i++)
-        json_array_append_new(list, model_json(x->server, files[i].name));
-    add_adapters(x, list, files, n);
+    bool good = list != NULL;
+    for (size_t i = 0; good && i < n; i++)
+        good = !json_array_append_new(list, model_json(x->server, files[i].name));
+    good = good && add_adapters(x, list, files, n);
     free(files);
-    return list;
+    if (good)
+        return list;
+    json_decref(list);
+    hd_exchange_error(x, HTTP_STATUS_INTERNAL_SERVER_ERROR, "memory", NULL, "out of memory");
+    return NULL;
 }
 
 void hd_openai_models(struct hd_exchange *x)

@@ -203,6 +203,7 @@ static enum hearth_status watch_signals(struct hd_server *server, struct hearth_
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
     server->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (server->signal_fd < 0 || !hd_listen_adopt_fd(server, server->signal_fd, "hearth-signal", server))
         return hd_fail(err, HEARTH_IO, "cannot watch for signals");
@@ -349,8 +350,10 @@ static void load_first_model(struct hd_server *server)
     char path[HD_PATH_BYTES];
     struct hearth_error error = {0};
     enum hearth_status status = hd_models_first(server->config, server->store, path, &error);
-    if (status == HEARTH_OK)
+    if (status == HEARTH_OK) {
+        hd_models_show(server, path); // its packed weights go by its hash
         status = hd_worker_load(server->worker, path, 0, &error);
+    }
     if (status != HEARTH_OK) {
         hd_log(HD_LOG_WARN, "no model: %s", error.text);
         snprintf(server->model_problem, sizeof server->model_problem, "%s", error.text);
@@ -419,7 +422,8 @@ void hd_server_free(struct hd_server **out)
         keep_prefixes(server);
     }
     hd_devices_on_revoked(server->store, NULL, NULL);
-    lws_sorted_usec_list_t *const timers[] = {&server->tick, &server->watchdog, &server->save, &server->prefix_work};
+    lws_sorted_usec_list_t *const timers[] = {&server->tick, &server->watchdog, &server->save, &server->prefix_work,
+                                             &server->handshakes};
     for (size_t i = 0; i < sizeof timers / sizeof timers[0]; i++)
         lws_sul_cancel(timers[i]); // none of them does without the worker
     hd_worker_stop(&server->worker);
@@ -430,6 +434,7 @@ void hd_server_free(struct hd_server **out)
         lws_service(server->lws, 0);
     if (server->lws)
         hd_admin_close(server);
+    hd_listen_drop_waiting(server);
     if (server->lws)
         lws_context_destroy(server->lws);
     hd_reserve_free();

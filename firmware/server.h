@@ -30,7 +30,9 @@ struct hd_connection {
     struct hd_server *server;
     struct lws *wsi;
     struct hd_address address;
+    size_t place;   // of its address, in the guard
     int64_t since_ms;
+    int fd;         // while it waits for its handshake, else -1
     bool known;     // a device has shown its token on it
     bool given_way; // to a newcomer: not counted any more, about to be closed
     bool plain;  // without TLS, from this machine: the OpenAI door only
@@ -99,7 +101,7 @@ struct hd_server {
     bool stalled;                 // that the engine hangs was told
     struct hd_load load;
     uint64_t load_counter;
-    lws_sorted_usec_list_t tick, watchdog, save, prefix_work;
+    lws_sorted_usec_list_t tick, watchdog, save, prefix_work, handshakes;
     int signal_fd;
     int64_t started_ms, stop_deadline_ms;
     int64_t turned_ms; // when the loop's own timer last fired
@@ -130,6 +132,7 @@ enum hearth_status hd_listen_all(struct hd_server *server, struct hearth_error *
 // The first invitation opens the port, if the settings allow it.
 void hd_listen_invited(struct hd_server *server);
 int hd_listen_callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t len);
+void hd_listen_drop_waiting(struct hd_server *server); // connections whose handshake has not begun
 // Takes it from the list and from the guard's count.
 void hd_connection_free(struct hd_connection *connection);
 // A new virtual host with the present certificate takes over; the old one's connections are cut (a client sees 1006).

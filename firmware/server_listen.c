@@ -159,13 +159,30 @@ void hd_connection_free(struct hd_connection *connection)
     free(connection);
 }
 
-// The oldest connection on which nobody has shown a token yet, of an address or (NULL) of all. Fresh ones stay.
-static struct hd_connection *oldest_unknown(struct hd_server *server, const struct hd_address *address)
+static void close_waiting(struct hd_connection *connection)
+{
+    close(connection->fd);
+    hd_connection_free(connection);
+}
+
+void hd_listen_drop_waiting(struct hd_server *server)
+{
+    for (struct hd_connection *c = server->connections, *next; c; c = next) {
+        next = c->next;
+        if (c->fd >= 0)
+            close_waiting(c);
+    }
+}
+
+// The oldest connection on which nobody has shown a token yet, of an address or (NULL) of all. Fresh ones stay, unless
+// `for_known`: then it is one of an address that is not known.
+static struct hd_connection *oldest_unknown(struct hd_server *server, const struct hd_address *address, bool for_known)
 {
     struct hd_connection *oldest = NULL;
     int64_t before_ms = hd_now_ms() - HD_UNKNOWN_MS;
     for (struct hd_connection *c = server->connections; c; c = c->next) {
-        if (c->wsi && !c->known && !c->given_way && c->since_ms <= before_ms &&
+        if ((c->wsi || c->fd >= 0) && !c->known && !c->given_way &&
+            (for_known ? !hd_guard_is_known(server->guard, &c->address) : c->since_ms <= before_ms) &&
             (!address || hd_guard_is_neighbour(&c->address, address)) && (!oldest || c->since_ms <= oldest->since_ms))
             oldest = c;
     }
@@ -173,21 +190,94 @@ static struct hd_connection *oldest_unknown(struct hd_server *server, const stru
 }
 
 // Counts a newcomer. Where its address has no room, or nobody, the oldest that has not said who it is gives way: who
-// only holds connections open keeps nobody out.
+// only holds connections open keeps nobody out, least of all who has been here before.
 static bool admit(struct hd_server *server, const struct hd_address *address)
 {
     if (hd_guard_connect(server->guard, address))
         return true;
-    struct hd_connection *gives_way = oldest_unknown(server, address);
-    if (!gives_way && hd_guard_connections(server->guard) >= HD_MAX_CONNECTIONS)
-        gives_way = oldest_unknown(server, NULL);
+    struct hd_connection *gives_way = oldest_unknown(server, address, false);
+    bool full = hd_guard_connections(server->guard) >= HD_MAX_CONNECTIONS;
+    if (!gives_way && full && hd_guard_is_known(server->guard, address))
+        gives_way = oldest_unknown(server, NULL, true);
+    if (!gives_way && full)
+        gives_way = oldest_unknown(server, NULL, false);
     if (!gives_way)
         return false;
-    gives_way->given_way = true;
     hd_metrics_connection_refused(server->metrics);
+    if (gives_way->fd >= 0) {
+        close_waiting(gives_way);
+        return hd_guard_connect(server->guard, address);
+    }
+    gives_way->given_way = true;
     hd_guard_disconnect(server->guard, &gives_way->address);
     lws_set_timeout(gives_way->wsi, PENDING_TIMEOUT_CLOSE_SEND, LWS_TO_KILL_ASYNC);
     return hd_guard_connect(server->guard, address);
+}
+
+// libwebsockets has it from now on.
+static void hand_over(struct hd_connection *connection)
+{
+    struct hd_server *server = connection->server;
+    bool plain = connection->plain;
+    lws_adopt_desc_t adopt = {.vh = plain ? server->plain : server->tls,
+                              .type = LWS_ADOPT_SOCKET | LWS_ADOPT_HTTP | (plain ? 0 : LWS_ADOPT_ALLOW_SSL),
+                              .fd = {.sockfd = connection->fd},
+                              .opaque = connection};
+    connection->fd = -1;
+    connection->since_ms = hd_now_ms();
+    server->adopting = connection; // on failure libwebsockets may or may not have told of the end
+    struct lws *wsi = lws_adopt_descriptor_vhost_via_info(&adopt);
+    if (server->adopting == connection) {
+        connection->wsi = wsi;
+        if (!wsi)
+            hd_connection_free(connection);
+    }
+    server->adopting = NULL;
+}
+
+static bool has_hung_up(int fd)
+{
+    char byte;
+    ssize_t n = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+}
+
+// Those that wait for their handshake, oldest first.
+static size_t waiting(struct hd_server *server, struct hd_connection *list[HD_MAX_CONNECTIONS])
+{
+    size_t n = 0;
+    for (struct hd_connection *c = server->connections; c && n < HD_MAX_CONNECTIONS; c = c->next) {
+        if (c->fd >= 0)
+            list[n++] = c;
+    }
+    for (size_t i = 0; i < n / 2; i++) {
+        struct hd_connection *c = list[i];
+        list[i] = list[n - 1 - i];
+        list[n - 1 - i] = c;
+    }
+    return n;
+}
+
+// Begins as many handshakes as may begin now; the others' turn comes by a timer.
+static void begin_handshakes(lws_sorted_usec_list_t *timer)
+{
+    struct hd_server *server = lws_container_of(timer, struct hd_server, handshakes);
+    struct hd_connection *list[HD_MAX_CONNECTIONS];
+    size_t places[HD_MAX_CONNECTIONS], n = waiting(server, list);
+    while (n) {
+        for (size_t i = 0; i < n; i++)
+            places[i] = list[i]->place;
+        size_t next = hd_guard_handshake(server->guard, places, n, hd_now_ms());
+        if (next == n)
+            break;
+        if (has_hung_up(list[next]->fd))
+            close_waiting(list[next]);
+        else
+            hand_over(list[next]);
+        memmove(list + next, list + next + 1, (--n - next) * sizeof list[0]);
+    }
+    if (n)
+        lws_sul_schedule(server->lws, 0, timer, begin_handshakes, LWS_US_PER_SEC / HD_HANDSHAKES_PER_SECOND);
 }
 
 static void accept_one(struct hd_server *server, int fd, const struct sockaddr *from, bool plain)
@@ -209,23 +299,17 @@ static void accept_one(struct hd_server *server, int fd, const struct sockaddr *
     }
     *connection = (struct hd_connection){.next = server->connections,
                                          .server = server,
+                                         .fd = fd,
                                          .address = address,
+                                         .place = hd_guard_place(server->guard, &address),
                                          .since_ms = hd_now_ms(),
                                          .plain = plain};
     server->connections = connection;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    lws_adopt_desc_t adopt = {.vh = plain ? server->plain : server->tls,
-                              .type = LWS_ADOPT_SOCKET | LWS_ADOPT_HTTP | (plain ? 0 : LWS_ADOPT_ALLOW_SSL),
-                              .fd = {.sockfd = fd},
-                              .opaque = connection};
-    server->adopting = connection; // on failure libwebsockets may or may not have told of the end
-    struct lws *wsi = lws_adopt_descriptor_vhost_via_info(&adopt);
-    if (server->adopting == connection) {
-        connection->wsi = wsi;
-        if (!wsi)
-            hd_connection_free(connection);
-    }
-    server->adopting = NULL;
+    if (plain)
+        hand_over(connection);
+    else
+        begin_handshakes(&server->handshakes);
 }
 
 static void accept_some(struct hd_server *server, struct lws *wsi)

@@ -377,6 +377,14 @@ def body(**more):
     return {"model": MODEL_NAME, "messages": FRANCE, "max_tokens": 2} | more
 
 
+def called(*ids):
+    calls = [{"id": i, "type": "function", "function": {"name": "f", "arguments": "{}"}} for i in ids]
+    return {"role": "assistant", "tool_calls": calls}
+
+
+TOLD = {"role": "tool", "tool_call_id": "a", "content": "x"}
+
+
 @pytest.mark.parametrize(
     "more, param",
     [
@@ -411,6 +419,25 @@ def body(**more):
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "x", "audio": {}}]}, "messages[0].audio"),
         ({"model": 5}, "model"),
+        ({"model": "x" * 129}, "model"),
+        ({"min_p": -0.1}, "min_p"),
+        ({"min_p": 1.1}, "min_p"),
+        ({"repeat_penalty": 0.05}, "repeat_penalty"),
+        ({"repeat_penalty": 10.5}, "repeat_penalty"),
+        ({"presence_penalty": 2.1}, "presence_penalty"),
+        ({"frequency_penalty": -2.1}, "frequency_penalty"),
+        ({"top_k": -1}, "top_k"),
+        ({"max_tokens": 1 << 31}, "max_tokens"),
+        ({"stop": "x" * 257}, "stop"),
+        ({"logit_bias": {str(i): 1 for i in range(301)}}, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": {str(1 << 32): 1}}, "logit_bias"),
+        ({"stream": True, "stream_options": {"other": 1}}, "stream_options"),
+        ({"messages": [*FRANCE, called("a"), *FRANCE]}, "messages"),
+        ({"messages": [*FRANCE, called("a")]}, "messages"),
+        ({"messages": [*FRANCE, called("a", "b"), *[TOLD] * 2]}, "messages[3].tool_call_id"),
+        ({"messages": [*FRANCE, called(*map(str, range(65)))]}, "messages[1].tool_calls"),
+        ({"messages": [called("a") | {"role": "user"}]}, "messages[0].role"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(box, more, param):

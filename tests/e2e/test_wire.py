@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """hearthd over its real protocol, spoken by an independent client: Python's TLS, websockets and protobuf."""
 
+import json
 import os
+import socket
 import threading
 import time
 
@@ -520,6 +522,52 @@ def test_admin_socket(tiny):
     with pytest.raises(AdminError, match="exists"):
         tiny.admin("people.add", name="owner")
     assert oct(os.stat(tiny.home / "run/hearth/admin.sock").st_mode)[-3:] == "600"
+
+
+def test_later_invitations_are_for_chatting(tiny):
+    tiny.secret("owner")  # somebody was invited
+    with tiny.paired(person="guest", name="guest"):
+        (device,) = tiny.admin("devices.list", person="guest")["devices"]
+        assert device["scopes"] == ["chat"]
+
+
+def test_the_admin_socket_is_bounded(tiny):
+    def connect():
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(20 * PATIENCE)
+        s.connect(str(tiny.home / "run/hearth/admin.sock"))
+        return s
+
+    def answer(s, request):
+        try:
+            s.sendall(request)
+            return s.makefile("rb").readline()
+        except ConnectionError:
+            return b""
+
+    ask = b'{"cmd": "models"}\n'
+    for _ in range(2):  # who has gone takes nobody's place
+        deadline = time.monotonic() + 20 * PATIENCE
+        open_ones = []
+        while len(open_ones) < 16:
+            s = connect()
+            if answer(s, ask):
+                open_ones.append(s)
+            else:  # those of before are not gone yet
+                s.close()
+                assert time.monotonic() < deadline
+        one_more = connect()
+        assert answer(one_more, ask) == b""
+        assert all(answer(s, ask) for s in open_ones)
+        for s in [one_more, *open_ones]:
+            s.close()
+    deadline = time.monotonic() + 20 * PATIENCE
+    long_line = b""
+    while not long_line and time.monotonic() < deadline:
+        with connect() as s:
+            long_line = answer(s, b" " * (64 << 10))
+            assert not long_line or s.recv(1) == b"", "it hangs up"
+    assert json.loads(long_line)["code"] == "limit"
 
 
 def test_use_model_at_the_admin_socket_is_remembered(tiny):

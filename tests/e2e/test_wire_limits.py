@@ -2,7 +2,9 @@
 """hearthd against clients that break the rules. No model is needed: a tiny one from tests/golden answers."""
 
 import os
+import selectors
 import socket
+import ssl
 import threading
 import time
 
@@ -331,6 +333,68 @@ def test_idle_connections_of_a_neighbour_give_way(box, witness):
         assert reply(known).pong.payload == b"here"
         for s in [*idle, *silent, *held]:
             s.close()
+
+
+def client_hello():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    out = ssl.MemoryBIO()
+    try:
+        context.wrap_bio(ssl.MemoryBIO(), out, server_hostname="localhost").do_handshake()
+    except ssl.SSLWantReadError:
+        return out.read()
+
+
+class Flood:
+    """Connections that send their first message of TLS, all at once, and wait for the answer."""
+
+    def __init__(self, box, sources):
+        self.started, hello = time.monotonic(), client_hello()
+        self.waiting, self.answered, self.refused = selectors.DefaultSelector(), [], 0
+        for source in sources:
+            s = socket.socket()
+            s.bind((source, 0))
+            s.setblocking(False)
+            s.connect_ex(("127.0.0.1", box.port))
+            self.waiting.register(s, selectors.EVENT_WRITE, hello)
+
+    def turn(self, seconds):
+        for key, _ in self.waiting.select(seconds):
+            try:
+                if key.data:
+                    key.fileobj.send(key.data)
+                    self.waiting.modify(key.fileobj, selectors.EVENT_READ)
+                    continue
+                if key.fileobj.recv(1):
+                    self.answered.append(key.fileobj)
+                else:
+                    self.refused += 1
+            except OSError:
+                self.refused += 1
+            self.waiting.unregister(key.fileobj)
+
+    def most(self):
+        """How many may have been answered by now."""
+        return 100 + 50 * (time.monotonic() - self.started) + 1
+
+
+def test_a_flood_of_handshakes_takes_turns(box, witness):
+    """As many as the box has decided, however fast they come, and somebody it knows in between."""
+    source = "127.0.0.60"
+    with RawSocket(box, source) as raw:
+        assert first_answer(raw, frame("hello", token=witness.token)) == "welcome"
+    flood = Flood(box, [f"127.0.0.{61 + i % 20}" for i in range(220)])
+    late = threading.Thread(target=lambda: heard.append(http(box, "/health", source=source)[0]))
+    heard, deadline = [], time.monotonic() + 60 * PATIENCE
+    late.start()
+    while flood.waiting.get_map():
+        assert time.monotonic() < deadline
+        flood.turn(0.05)
+        assert len(flood.answered) <= flood.most()
+    late.join()
+    assert heard == [200]
+    assert (len(flood.answered), flood.refused) == (220, 0)  # the others' turn came
+    for s in flood.answered:
+        s.close()
 
 
 def tcp_socket(box, source):

@@ -55,6 +55,76 @@ static void connections_are_capped(void **state)
     assert_null(guard);
 }
 
+// Twenty neighbours who begin handshakes as fast as they can, for ten seconds; one who comes after them, and every
+// tenth of a second again, known (a device has shown its token from there) or not. The most that begin from each time
+// that this one comes until it has begun, itself included.
+static size_t longest_wait(bool known)
+{
+    enum { N = 20, SECONDS = 10 };
+    struct hd_guard *guard = hd_guard_new();
+    struct hd_address honest = address("192.168.1.2");
+    size_t places[N + 1], begun[N + 1] = {0}, before = 0, longest = 0, total = 0, n = N;
+    for (int i = 0; i < N; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "10.0.%d.1", i);
+        struct hd_address c = address(text);
+        assert_true(hd_guard_connect(guard, &c));
+        places[i] = hd_guard_place(guard, &c);
+    }
+    assert_true(hd_guard_connect(guard, &honest));
+    places[N] = hd_guard_place(guard, &honest);
+    assert_false(hd_guard_is_known(guard, &honest));
+    if (known)
+        hd_guard_know(guard, &honest);
+    assert_int_equal(hd_guard_is_known(guard, &honest), known);
+    assert_int_equal(hd_guard_handshake(guard, places, 0, 1000000), 0);
+    for (int64_t ms = 0; ms < SECONDS * 1000; ms++) {
+        n = ms % 100 == 50 ? N + 1 : n;
+        for (size_t next; (next = hd_guard_handshake(guard, places, n, 1000000 + ms)) < n; total++) {
+            begun[next]++;
+            before = n > N ? before + 1 : 0;
+            longest = before > longest ? before : longest;
+            before = next == N ? 0 : before;
+            n = next == N ? N : n;
+        }
+    }
+    for (int i = 0; i < N; i++)
+        assert_in_range(begun[i], begun[0] - 1, begun[0] + 1);
+    assert_in_range(begun[N], known ? 10 * SECONDS : 2 * SECONDS, 10 * SECONDS);
+    assert_in_range(total, HD_HANDSHAKES_BURST + (SECONDS - 1) * HD_HANDSHAKES_PER_SECOND,
+                    HD_HANDSHAKES_BURST + SECONDS * HD_HANDSHAKES_PER_SECOND);
+    hd_guard_free(&guard);
+    return longest;
+}
+
+static void handshakes_take_turns(void **state)
+{
+    (void)state;
+    assert_in_range(longest_wait(false), 3, 21); // its turn
+    assert_in_range(longest_wait(true), 1, 2);
+}
+
+// A crowd of addresses that come and go does not make the box forget whom it knows.
+static void who_is_known_stays_known(void **state)
+{
+    (void)state;
+    struct hd_guard *guard = hd_guard_new();
+    struct hd_address owner = address("192.168.1.2");
+    assert_true(hd_guard_connect(guard, &owner));
+    hd_guard_know(guard, &owner);
+    hd_guard_disconnect(guard, &owner);
+    for (int i = 0; i < 2 * HD_MAX_ADDRESSES; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "10.%d.%d.1", i / 250, i % 250);
+        struct hd_address c = address(text);
+        assert_true(hd_guard_connect(guard, &c));
+        (void)hd_guard_wrong_try(guard, &c, hd_now_ms());
+        hd_guard_disconnect(guard, &c);
+    }
+    assert_true(hd_guard_is_known(guard, &owner));
+    hd_guard_free(&guard);
+}
+
 static void wrong_tries_are_told_to_wait(void **state)
 {
     (void)state;
@@ -68,6 +138,9 @@ static void wrong_tries_are_told_to_wait(void **state)
     assert_int_equal(hd_guard_wrong_try(guard, &b, now + 11), HD_TRY_WRONG);
     assert_int_equal(hd_guard_wrong_try(guard, &a, now + 59000), HD_TRY_WAIT);
     assert_int_equal(hd_guard_wrong_try(guard, &a, now + 61000), HD_TRY_WRONG);
+    for (int i = 0; i < HD_WRONG_TRIES_PER_MINUTE; i++)
+        hd_guard_wrong_try(guard, &a, now + 62000);
+    assert_int_equal(hd_guard_wrong_try(guard, &a, now - 3600000), HD_TRY_WRONG); // the clock was put back
     hd_guard_free(&guard);
 }
 
@@ -215,7 +288,9 @@ static void local_addresses(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(connections_are_capped),   cmocka_unit_test(wrong_tries_are_told_to_wait),
+        cmocka_unit_test(connections_are_capped),   cmocka_unit_test(handshakes_take_turns),
+        cmocka_unit_test(who_is_known_stays_known),
+        cmocka_unit_test(wrong_tries_are_told_to_wait),
         cmocka_unit_test(a_crowd_keeps_nobody_out), cmocka_unit_test(hosts_and_origins),
         cmocka_unit_test(rates),                    cmocka_unit_test(a_device_has_one_rate),
         cmocka_unit_test(local_addresses),
