@@ -219,7 +219,8 @@ struct hd_waiting *hd_queue_remove(struct hd_worker *worker, const struct hd_id 
 void hd_queue_put_back(struct hd_worker *worker,
                        struct hd_waiting *waiting); // what was picked and found no room, or is paused
 void hd_queue_take_out(struct hd_worker *worker, struct hd_waiting *waiting); // what is in it
-// Whether a question of this person for this model waits for the end of an answer; release: one has ended.
+// Whether a question of this person for this model waits for the end of an answer (engine thread); release: one has
+// ended.
 bool hd_queue_is_held(const struct hd_worker *worker, const struct hd_waiting *waiting);
 void hd_queue_release(struct hd_worker *worker);
 void hd_queue_started(struct hd_worker *worker, const struct hd_id *person, int change); // of running answers

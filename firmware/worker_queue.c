@@ -122,10 +122,17 @@ struct hd_waiting *hd_queue_remove(struct hd_worker *worker, const struct hd_id 
     return NULL;
 }
 
+// A paused answer names its model, where a question for the one in use may name none.
+static const char *model_of(const struct hd_worker *worker, const struct hd_waiting *waiting)
+{
+    return waiting->path[0] ? waiting->path : worker->chosen_path;
+}
+
 bool hd_queue_is_held(const struct hd_worker *worker, const struct hd_waiting *waiting)
 {
+    const char *model = model_of(worker, waiting);
     for (const struct hd_waiting *w = worker->first; w; w = w->next) {
-        if (w->held && hd_id_equal(&w->job->person, &waiting->job->person) && strcmp(w->path, waiting->path) == 0)
+        if (w->held && hd_id_equal(&w->job->person, &waiting->job->person) && strcmp(model_of(worker, w), model) == 0)
             return true;
     }
     return false;

@@ -4,6 +4,7 @@
 #include "tests/model/model_test.h"
 
 #include "engine/model/fair.h"
+#include "engine/model/session.h"
 
 #define MODEL "tests/golden/tiny-llama-q8_0.gguf"
 enum { N_LONG = 120, N_SHORT = 10, MAX_ANSWERS = 64, ANNA = 1, BEN = 2 };
@@ -121,12 +122,16 @@ static void who_reads_goes_on_beside_a_flood(void **state)
     run_steps(engine, 1);
     for (int i = 0; i < 60; i++)
         ask(engine, ANNA, N_LONG, 1);
-    run_steps(engine, 109);
+    for (int i = 0; i < 109; i++) {
+        unsigned before = rows_of(ANNA);
+        run_steps(engine, 1);
+        assert_true(rows_of(ANNA) <= before + 64); // small chunks while somebody reads
+    }
     assert_int_equal(reader->end_step, 110); // a token in every step
     // The flood had its head start of 1,024 rows, and then as much work as the reader, who was charged what steps of
     // one row cost; a chunk more at most.
     double charged = 110 * (double)(ht_step_cost(1) / HT_PROMPT_ROW_COST);
-    assert_true(rows_of(ANNA) > 1024);
+    assert_true(rows_of(ANNA) >= 1024 + charged - 2 * 64);
     assert_true(rows_of(ANNA) <= 1024 + charged + 64 + N_SHORT);
     run_steps(engine, UINT32_MAX);
     assert_int_equal(rows_of(ANNA), 60 * N_LONG);
@@ -216,6 +221,46 @@ static void without_an_owner_each_session_counts(void **state)
     hearth_engine_close(&engine);
 }
 
+// A session that is closed in the middle of its turn holds nobody back, wherever it stood.
+static void who_is_closed_has_no_share(void **state)
+{
+    (void)state;
+    struct hearth_engine *engine = begin(4);
+    const struct ht_fair *fair = &engine->fair;
+    struct answer *reads = ask(engine, ANNA, N_SHORT, 60), *paused = ask(engine, ANNA, N_SHORT, 60);
+    run_steps(engine, 3);
+    hearth_session_pause(paused->session);
+    struct answer *waits = ask(engine, BEN, N_LONG, 1), *stays = ask(engine, BEN, N_LONG, 1);
+    hearth_session_destroy(&waits->session);
+    hearth_session_destroy(&reads->session);
+    hearth_session_destroy(&paused->session);
+    uint32_t n_running = 0;
+    for (uint32_t i = 0; i < fair->n_shares; i++)
+        n_running += fair->shares[i].n_running;
+    assert_int_equal(n_running, 1);
+    run_steps(engine, UINT32_MAX);
+    assert_int_equal(stays->prompt_done, N_LONG);
+    for (uint32_t i = 0; i < fair->n_shares; i++)
+        assert_int_equal(fair->shares[i].n_running, 0);
+    hearth_engine_close(&engine);
+}
+
+// In the order they came, not in that of their sessions.
+static void an_owners_questions_keep_their_order(void **state)
+{
+    (void)state;
+    struct hearth_engine *engine = begin(8);
+    struct hearth_session *first = new_session(engine);
+    for (int i = 0; i < 6; i++)
+        ask(engine, ANNA, N_LONG, 1);
+    hearth_session_destroy(&first); // the last question is asked in the first place
+    struct answer *last = ask(engine, ANNA, N_LONG, 1);
+    run_steps(engine, 1);
+    assert_int_equal(answers[0].prompt_done, N_LONG);
+    assert_int_equal(last->prompt_done, 0);
+    hearth_engine_close(&engine);
+}
+
 static void shares_are_kept(void **state)
 {
     (void)state;
@@ -250,6 +295,7 @@ int main(void)
         cmocka_unit_test(short_question_overtakes_a_flood), cmocka_unit_test(who_reads_goes_on_beside_a_flood),
         cmocka_unit_test(idling_saves_nothing),             cmocka_unit_test(many_answers_take_turns),
         cmocka_unit_test(without_an_owner_each_session_counts), cmocka_unit_test(shares_are_kept),
+        cmocka_unit_test(who_is_closed_has_no_share), cmocka_unit_test(an_owners_questions_keep_their_order),
     };
     return cmocka_run_group_tests_name("fairness", tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A paused answer goes on as if nothing had been: the same bytes, pieces and ids, drawn, guessed ahead and bound by a
 // grammar, in its prompt and in its text, whether its pages are found again or computed. Every end works in a pause.
+#include "engine/learn/adapter.h"
 #include "tests/model/prefix_test.h"
 
 enum { N_PROMPT = 150, N_ANSWER = 60, POOL = 2048, N_OTHER = 400, OWNER = 7, OTHER = 8, N_KINDS = 6 };
@@ -175,6 +176,89 @@ static void a_paused_answer_is_the_same(void **state)
     compare(CHAT_MODEL, HEARTH_KV_F16, 11, true);
 }
 
+// ---- adapters
+
+static unsigned load_adapter(struct hearth_engine *engine, uint32_t seed)
+{
+    struct hearth_adapter *a;
+    struct hearth_error err;
+    const struct ht_adapter_spec spec = {.linears = (1 << HT_N_MATRICES) - 1, .rank = 4, .alpha = 2};
+    unsigned id;
+    must(ht_adapter_create(&a, &engine->model.hp, &spec, &err), &err);
+    for (size_t i = 0; i < a->n_values; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        a->values[i] = 0.3f * (float)((int32_t)(seed >> 8) - (1 << 23)) * 0x1p-23f;
+    }
+    must(hearth_engine_adapter_load(engine, &(struct hearth_adapter_use){a, 1}, 1, NULL, &id, &err), &err);
+    hearth_adapter_close(&a);
+    return id;
+}
+
+// Pauses it after every `every` tokens; the first time its adapter is dropped and others come and answer meanwhile, in
+// every place but its own.
+static void run_and_drop(struct hearth_session *s, struct told *told, unsigned adapter, unsigned every)
+{
+    static struct answer other;
+    struct hearth_error err;
+    unsigned n_others = 0, others[HEARTH_MAX_ADAPTERS];
+    for (unsigned at = 0, i = 0; !told->n_ends; i++) {
+        step(s->engine);
+        assert_true(i < 5000);
+        if (told->n_ends || s->n_tokens < s->n_prompt + at + every)
+            continue;
+        at = s->n_tokens - s->n_prompt;
+        hearth_session_pause(s);
+        if (!n_others) {
+            must(hearth_engine_adapter_drop(s->engine, adapter, &err), &err);
+            for (; n_others < HEARTH_MAX_ADAPTERS - 1; n_others++)
+                others[n_others] = load_adapter(s->engine, 1000 + n_others);
+        }
+        struct hearth_session *thief = new_session(s->engine);
+        struct hearth_request r = request_for(&other, some_ids(2), N_OTHER, OTHER);
+        r.adapter = others[at % n_others];
+        r.max_tokens = 1;
+        submit(thief, &r);
+        while (!other.ended)
+            step(s->engine);
+        hearth_session_destroy(&thief);
+        hearth_session_resume(s);
+    }
+    assert_false(told->answer.failed);
+    told->n_ids = hearth_session_last_ids(s, told->ids, N_ANSWER);
+    for (unsigned i = 0; i < n_others; i++)
+        must(hearth_engine_adapter_drop(s->engine, others[i], &err), &err);
+}
+
+static void a_paused_answer_keeps_its_adapter(void **state)
+{
+    (void)state;
+    static struct told want, got, plain;
+    for (unsigned kind = 0; kind < N_KINDS; kind++) {
+        struct hearth_engine *engine = engine_for(3, 768, HEARTH_KV_F16, NULL);
+        unsigned id = load_adapter(engine, 1);
+        struct hearth_session *s = new_session(engine);
+        struct hearth_request r = request_of(&plain, kind, OWNER);
+        submit(s, &r);
+        run(s, NULL, &plain, 0, false);
+        r = request_of(&want, kind, OWNER);
+        r.adapter = id;
+        submit(s, &r);
+        run(s, NULL, &want, 0, false);
+        hearth_session_destroy(&s);
+        hearth_engine_forget(engine, 0);
+        r = request_of(&got, kind, OWNER);
+        r.adapter = id;
+        s = new_session(engine);
+        submit(s, &r);
+        run_and_drop(s, &got, id, 3);
+        same(&want, &got);
+        assert_true(plain.n_ids != want.n_ids || memcmp(plain.ids, want.ids, want.n_ids * sizeof *want.ids));
+        for (unsigned i = 0; i < HEARTH_MAX_ADAPTERS; i++) // its place is free again
+            (void)load_adapter(engine, i);
+        hearth_engine_close(&engine);
+    }
+}
+
 // What was computed before a pause is not computed again where the pages are still there.
 static void pages_are_found_again(void **state)
 {
@@ -297,6 +381,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_paused_answer_is_the_same),
+        cmocka_unit_test(a_paused_answer_keeps_its_adapter),
         cmocka_unit_test(pages_are_found_again),
         cmocka_unit_test(every_end_works_in_a_pause),
         cmocka_unit_test(a_full_pool_ends_it_with_its_text),

@@ -171,6 +171,36 @@ static void a_choice_that_fails_leaves_the_present_model(void **state)
     WAIT_FOR(seen.n_done == 1);
 }
 
+static void one_choice_at_a_time(void **state)
+{
+    (void)state;
+    struct hd_worker_state now;
+    start(0);
+    atomic_store(&fake_slow_open, true);
+    assert_int_equal(hd_worker_load(worker, path_of("one"), 1, &err), HEARTH_OK);
+    assert_int_equal(hd_worker_load(worker, path_of("two"), 2, &err), HEARTH_BUSY);
+    WAIT_FOR(fake_find('w', NULL, 0) >= 0);
+    assert_int_equal(hd_worker_load(worker, path_of("two"), 3, &err), HEARTH_BUSY);
+    atomic_store(&fake_slow_open, false);
+    WAIT_FOR(seen.n_loads == 1);
+    assert_int_equal(seen.load_tag, 1);
+    hd_worker_state(worker, &now);
+    assert_string_equal(now.path, path_of("one"));
+}
+
+static void a_model_in_use_outside_of_the_folder_has_a_name(void **state)
+{
+    (void)state;
+    struct hd_id id;
+    write_model("outside", "ok llama Q4_1 4096 41943040 1024 1048576");
+    snprintf(config.models_dir + strlen(config.models_dir), 8, "/inside");
+    start(0);
+    use("outside");
+    assert_int_equal(ask(1, "outside", 5, &id), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 1);
+    assert_int_equal(ask(1, "one", 5, &id), HEARTH_NOT_FOUND);
+}
+
 static void a_changed_file_is_checked_again(void **state)
 {
     (void)state;
@@ -253,6 +283,35 @@ static void stopping_does_not_wait_for_a_hanging_check(void **state)
     int64_t from_ms = now_ms();
     hd_worker_stop(&worker);
     assert_true(now_ms() - from_ms < 5000);
+}
+
+static atomic_bool left_alone;
+
+static void look_for_left_alone(void *user, enum hd_log_level level, const char *line)
+{
+    (void)user, (void)level;
+    if (strstr(line, "left alone"))
+        atomic_store(&left_alone, true);
+}
+
+static void stopping_does_not_wait_for_who_takes_no_notes(void **state)
+{
+    (void)state;
+    struct hd_id id;
+    start(0);
+    use("one");
+    hd_log_set(look_for_left_alone, NULL);
+    atomic_store(&fake_step_us, 0);
+    assert_int_equal(ask(1, "", 4000, &id), HEARTH_OK);
+    unsigned n = 0, before = 1;
+    while (n < HD_RING_NOTES / 2 || n != before) { // until there is no room for another note
+        before = n;
+        usleep(50000);
+        n = fake_count();
+    }
+    assert_true(n < 4000);
+    hd_worker_stop(&worker);
+    assert_false(atomic_load(&left_alone));
 }
 
 // ---- the watchdog
@@ -350,6 +409,69 @@ static void what_waits_when_something_is_deleted_is_not_kept(void **state)
     WAIT_FOR(seen.n_prefixes == 1);
 }
 
+static bool was_forgotten(uint64_t owner)
+{
+    int at = -1;
+    while ((at = fake_find('f', NULL, (unsigned)at + 1)) >= 0 && fake_log[at].owner != owner)
+        ;
+    return at >= 0;
+}
+
+// An answer's step does not come back until `fake_hang` is cleared.
+static void hold_the_engine(unsigned char person)
+{
+    struct hd_id id;
+    config.max_sessions = 1;
+    start(0);
+    use("one");
+    atomic_store(&fake_hang, true);
+    assert_int_equal(ask(person, "", 5, &id), HEARTH_OK);
+    WAIT_FOR(fake_find('s', NULL, 0) >= 0);
+}
+
+static void more_deletions_than_are_remembered_are_everybodys(void **state)
+{
+    (void)state;
+    struct hd_id person = id_of(1), other = id_of(2);
+    hold_the_engine(1);
+    for (int i = 0; i < 1000; i++)
+        hd_worker_forget(worker, NULL, &other);
+    hd_worker_forget(worker, NULL, &person);
+    atomic_store(&fake_hang, false);
+    WAIT_FOR(seen.n_done == 1);
+    hd_worker_export_all(worker);
+    WAIT_FOR(seen.n_exported == 1);
+    assert_int_equal(seen.n_prefixes, 0);
+    assert_true(was_forgotten(0));
+}
+
+static void everybody_can_be_forgotten(void **state)
+{
+    (void)state;
+    struct hd_id person = id_of(2);
+    hold_the_engine(1);
+    hd_worker_import(worker, &person, path_of("one"), calloc(1, 8), 8);
+    hd_worker_forget(worker, NULL, NULL);
+    atomic_store(&fake_hang, false);
+    WAIT_FOR(seen.n_done == 1 && was_forgotten(0));
+    assert_int_equal(fake_find('i', NULL, 0), -1);
+}
+
+static void caches_beyond_what_may_wait_are_let_go(void **state)
+{
+    (void)state;
+    struct hd_id person = id_of(2);
+    hold_the_engine(1);
+    for (int i = 0; i < 200; i++)
+        hd_worker_import(worker, &person, path_of("one"), calloc(1, 8), 8);
+    atomic_store(&fake_hang, false);
+    WAIT_FOR(seen.n_done == 1);
+    int n = 0;
+    for (int at = -1; (at = fake_find('i', NULL, (unsigned)at + 1)) >= 0;)
+        n++;
+    assert_in_range(n, 1, 100);
+}
+
 static void a_cache_from_disk_goes_to_its_model_only(void **state)
 {
     (void)state;
@@ -383,6 +505,14 @@ static void a_question_that_stands_alone_leaves_no_export(void **state)
     hd_worker_export_all(worker);
     WAIT_FOR(seen.n_exported == 1);
     assert_int_equal(seen.n_prefixes, 0);
+    struct hd_id id;
+    assert_int_equal(ask(1, "", 5, &id), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 2);
+    int first = fake_find('a', NULL, 0), second = fake_find('a', NULL, (unsigned)first + 1);
+    uint64_t alone = fake_log[first].owner, kept = fake_log[second].owner;
+    assert_true(alone && kept && alone != kept); // no export finds what stood alone
+    hd_worker_forget(worker, NULL, &person);
+    WAIT_FOR(was_forgotten(alone) && was_forgotten(kept));
 }
 
 static bool loads(const char *name)
@@ -450,14 +580,20 @@ int main(int argc, char **argv)
         T(running_answers_end_before_their_model_goes),
         T(who_waits_for_another_model_does_not_starve),
         T(a_choice_that_fails_leaves_the_present_model),
+        T(one_choice_at_a_time),
+        T(a_model_in_use_outside_of_the_folder_has_a_name),
         T(a_changed_file_is_checked_again),
         T(a_lost_engine_ends_its_answers),
         T(crashes_of_the_check_are_error_lines),
         T(stopping_does_not_wait_for_a_hanging_check),
+        T(stopping_does_not_wait_for_who_takes_no_notes),
         T(a_hanging_step_is_seen),
         T(caches_are_exported_when_idle_and_on_demand),
         T(forgetting_reaches_the_engine_and_voids_exports),
         T(what_waits_when_something_is_deleted_is_not_kept),
+        T(more_deletions_than_are_remembered_are_everybodys),
+        T(everybody_can_be_forgotten),
+        T(caches_beyond_what_may_wait_are_let_go),
         T(a_cache_from_disk_goes_to_its_model_only),
         T(a_question_that_stands_alone_leaves_no_export),
         T(a_load_that_nobody_waits_for_is_given_up),

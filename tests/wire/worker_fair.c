@@ -13,6 +13,15 @@ static unsigned events(char kind)
     return n;
 }
 
+// Where the n-th one stands, from 1 on.
+static int fake_at(char kind, unsigned n)
+{
+    int at = -1;
+    for (unsigned i = 0; i < n; i++)
+        at = fake_find(kind, NULL, (unsigned)at + 1);
+    return at;
+}
+
 static struct hd_worker_state state_now(void)
 {
     struct hd_worker_state now;
@@ -198,6 +207,33 @@ static void a_paused_answer_gets_somewhere(void **state)
     assert_int_equal(seen.n_text[many[1].b[0]], 1500);
 }
 
+// Who has an answer that was paused and finds no room yet gets no room for later questions before it.
+static void a_paused_answer_comes_before_later_questions(void **state)
+{
+    (void)state;
+    struct hd_id first, large, other, late[3];
+    config.n_ctx = 4096;
+    start(0);
+    use("one");
+    atomic_store(&fake_step_us, 2000);
+    ask_messages = 200; // 2,000 positions and its answer's
+    assert_int_equal(ask(1, "", 400, &large), HEARTH_OK);
+    ask_messages = 100;
+    assert_int_equal(ask(1, "", 400, &first), HEARTH_OK);
+    WAIT_FOR(seen.n_started == 2);
+    ask_messages = 150;
+    assert_int_equal(ask(2, "", 400, &other), HEARTH_OK);
+    WAIT_FOR(seen.n_started == 3);
+    assert_int_equal(events('p'), 1); // the smaller one
+    ask_messages = 1;
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(ask(1, "", 20, &late[i]), HEARTH_OK);
+    WAIT_FOR(seen.n_started == 6);
+    assert_int_equal(events('r'), 1);
+    assert_true(fake_find('r', "one", 0) < fake_at('a', 4));
+    WAIT_FOR(seen.n_done == 6);
+}
+
 // ---- ends of paused answers
 
 // Four of one person's; the last is paused for another's.
@@ -232,6 +268,25 @@ static void a_paused_answer_can_be_cancelled(void **state)
     assert_int_equal(seen.n_done, 5);
     now = state_now();
     assert_true(now.active == 0 && now.queued == 0);
+}
+
+// Its file is another one now, and is chosen again: what has begun on the old one ends there.
+static void a_model_that_is_replaced_ends_its_paused_answer(void **state)
+{
+    (void)state;
+    struct hd_id many[4], other, late;
+    start(1);
+    pause_one(many, &other, 200);
+    write_model("one", "ok llama Q8_0 4096 20971520 1024 1048576");
+    assert_int_equal(hd_worker_load(worker, path_of("one"), 6, &err), HEARTH_OK);
+    assert_int_equal(ask(1, "", 5, &late), HEARTH_OK);
+    WAIT_FOR(seen.n_done == 6);
+    assert_int_equal(seen.n_failed, 0);
+    assert_int_equal(seen.load_tag, 6);
+    assert_int_equal(place_in(seen.done, 6, &late), 5);
+    assert_int_equal(seen.n_text[many[3].b[0]], 200);
+    assert_true(fake_find('c', "one", 0) > fake_find('r', "one", 0));
+    assert_true(fake_at('a', 6) > fake_at('o', 2)); // by the new one
 }
 
 static void cancelling_all_ends_paused_ones_too(void **state)
@@ -296,7 +351,7 @@ static void what_is_deleted_while_paused_is_not_kept(void **state)
     struct hd_id many[4], other, person = id_of(1);
     start(0);
     pause_one(many, &other, 100);
-    unsigned from = fake_n;
+    unsigned from = fake_count();
     uint64_t owner = fake_log[fake_find('a', "one", 0)].owner;
     struct hd_id conversation = id_of((unsigned char)(100 + many[3].b[0]));
     hd_worker_forget(worker, &conversation, &person);
@@ -396,24 +451,84 @@ static void long_answers_count_more(void **state)
     assert_true(n_short >= 8); // 110 tokens against 20: five of the one for one of the other
 }
 
-static void who_comes_new_does_not_make_up_for_the_past(void **state)
+// Of the first six answers after one that nobody else was there for: those of who was not.
+static unsigned newcomers_share(unsigned char first, unsigned char second)
 {
-    (void)state;
-    struct hd_id a, b;
-    unsigned n_b = 0;
+    struct hd_id id;
+    unsigned n = 0;
     config.max_sessions = 1;
     start(0);
     use("one");
-    assert_int_equal(ask(1, "", 500, &a), HEARTH_OK);
+    assert_int_equal(ask(1, "", 500, &id), HEARTH_OK);
     WAIT_FOR(seen.n_done == 1);
     atomic_store(&fake_hang, true);
-    for (int i = 0; i < 6; i++) // ids 2, 4, ... of the one, 3, 5, ... of the other
-        assert_true(ask(1, "", 20, &a) == HEARTH_OK && ask(2, "", 20, &b) == HEARTH_OK);
+    for (int i = 0; i < 6; i++) // ids 2, 4, ... of the first, 3, 5, ... of the second
+        assert_true(ask(first, "", 20, &id) == HEARTH_OK && ask(second, "", 20, &id) == HEARTH_OK);
     atomic_store(&fake_hang, false);
     WAIT_FOR(seen.n_done == 13);
     for (unsigned i = 1; i < 7; i++)
-        n_b += seen.started[i].b[0] % 2;
-    assert_in_range(n_b, 2, 4); // not all six of who had nothing before
+        n += seen.started[i].b[0] % 2 == (second == 2);
+    return n;
+}
+
+static void who_comes_new_does_not_make_up_for_the_past(void **state)
+{
+    (void)state;
+    assert_in_range(newcomers_share(1, 2), 2, 4); // not all six of who had nothing before
+}
+
+static void who_comes_when_nobody_is_there_does_not_either(void **state)
+{
+    (void)state;
+    assert_in_range(newcomers_share(2, 1), 2, 4);
+}
+
+// A question of nobody else's that runs until it is cancelled, and others that come meanwhile.
+static void hold_the_only_place(struct hd_id *id)
+{
+    config.max_sessions = 1;
+    start(0);
+    use("one");
+    atomic_store(&fake_step_us, 3000);
+    assert_int_equal(ask(9, "", 4000, id), HEARTH_OK);
+    WAIT_FOR(seen.n_started == 1);
+}
+
+static void who_comes_new_starts_where_the_least_of_those_present_is(void **state)
+{
+    (void)state;
+    struct hd_id holder, much, less[2], new;
+    hold_the_only_place(&holder);
+    ask_messages = 300; // 3,000 tokens
+    assert_int_equal(ask(1, "", 4000, &much), HEARTH_OK);
+    ask_messages = 1;
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(ask(2, "", 5, &less[i]), HEARTH_OK);
+    hd_worker_cancel(worker, &holder);
+    WAIT_FOR(seen.n_started == 2);
+    assert_int_equal(ask(3, "", 5, &new), HEARTH_OK);
+    hd_worker_cancel(worker, &much);
+    WAIT_FOR(seen.n_done == 5);
+    assert_int_equal(place_in(seen.started, 5, &much), 1);
+    assert_int_equal(place_in(seen.started, 5, &new), 3); // between the two of the other one
+}
+
+static void who_comes_back_is_not_new(void **state)
+{
+    (void)state;
+    struct hd_id holder, much, others[3], again;
+    hold_the_only_place(&holder);
+    ask_messages = 300;
+    assert_int_equal(ask(1, "", 1, &much), HEARTH_OK);
+    ask_messages = 1;
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(ask(2, "", i ? 5 : 4000, &others[i]), HEARTH_OK);
+    hd_worker_cancel(worker, &holder);
+    WAIT_FOR(seen.n_started == 3); // the other one's first; who had much has left
+    assert_int_equal(ask(1, "", 5, &again), HEARTH_OK);
+    hd_worker_cancel(worker, &others[0]);
+    WAIT_FOR(seen.n_done == 6);
+    assert_int_equal(place_in(seen.started, 6, &again), 5);
 }
 
 static void nobody_runs_more_than_their_share_while_others_wait(void **state)
@@ -458,6 +573,27 @@ static void one_person_cannot_fill_the_queue(void **state)
     WAIT_FOR(seen.n_done == HD_MAX_QUEUE_PERSON + 5);
 }
 
+static void all_together_fill_the_queue(void **state)
+{
+    (void)state;
+    struct hd_id id;
+    start(0);
+    use("one");
+    atomic_store(&fake_hang, true);
+    for (int i = 0; i < 4; i++) // the places
+        assert_int_equal(ask(1, "", 5, &id), HEARTH_OK);
+    WAIT_FOR(seen.n_started >= 1);
+    unsigned n = 0;
+    enum hearth_status status;
+    while ((status = ask((unsigned char)(2 + n % 8), "", 5, &id)) == HEARTH_OK && n < 200)
+        n++;
+    assert_int_equal(status, HEARTH_BUSY);
+    assert_int_equal(state_now().queued, HD_MAX_QUEUE);
+    assert_int_equal(ask(10, "", 5, &id), HEARTH_BUSY); // who has none waiting neither
+    atomic_store(&fake_hang, false);
+    WAIT_FOR(seen.n_done == n + 4);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 2 && strcmp(argv[1], "--check-model") == 0) // as the worker calls its own program
@@ -472,6 +608,8 @@ int main(int argc, char **argv)
         T(answers_that_outgrow_the_pool_take_turns),
         T(two_floods_do_not_pause_each_other),
         T(a_paused_answer_gets_somewhere),
+        T(a_paused_answer_comes_before_later_questions),
+        T(a_model_that_is_replaced_ends_its_paused_answer),
         T(a_paused_answer_can_be_cancelled),
         T(cancelling_all_ends_paused_ones_too),
         T(stopping_ends_a_paused_answer),
@@ -482,8 +620,12 @@ int main(int argc, char **argv)
         T(two_who_wait_take_turns),
         T(long_answers_count_more),
         T(who_comes_new_does_not_make_up_for_the_past),
+        T(who_comes_when_nobody_is_there_does_not_either),
+        T(who_comes_new_starts_where_the_least_of_those_present_is),
+        T(who_comes_back_is_not_new),
         T(nobody_runs_more_than_their_share_while_others_wait),
         T(one_person_cannot_fill_the_queue),
+        T(all_together_fill_the_queue),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
