@@ -66,11 +66,11 @@ static json_t *request_of(const struct cli *cli, const struct adapter_box_words 
         return json_pack("{s:s, s:s}", "cmd", "adapters.remove", "name", cli->args[1]);
     json_t *request = json_pack("{s:s, s:f}", "cmd", "adapters.use", "scale", words->scale);
     if (words->person)
-        json_object_set_new(request, "person", json_string(words->person));
+        request = admin_with(request, "person", json_string(words->person));
     if (!strcmp(verb, "use"))
-        json_object_set_new(request, "name", json_string(cli->args[1]));
+        request = admin_with(request, "name", json_string(cli->args[1]));
     else if (words->person) // a person's "none" is a choice; the box's is none
-        json_object_set_new(request, "name", json_string(""));
+        request = admin_with(request, "name", json_string(""));
     return request;
 }
 

@@ -178,7 +178,7 @@ json_t *admin_call_fds(struct admin *admin, json_t *request, const int *fds, siz
     int fd = fileno(admin->stream);
     if (!text || strlen(text) >= MAX_REQUEST_BYTES) {
         *code = cli_fail(text ? CLI_USAGE : CLI_OSERR,
-                         text ? "the request is too long" : "the request is no valid UTF-8");
+                         text ? "the request is too long" : "the request is no valid UTF-8, or memory is out");
         free(text);
         return NULL;
     }
@@ -233,14 +233,29 @@ int admin_show(const struct cli *cli, json_t *request, void (*print)(const json_
     return show(cli, request, NULL, print, done);
 }
 
+json_t *admin_with(json_t *request, const char *key, json_t *value)
+{
+    if (request && json_object_set_new(request, key, value) == 0)
+        return request;
+    if (!request)
+        json_decref(value);
+    json_decref(request);
+    return NULL;
+}
+
 int admin_invite(const struct cli *cli, json_t *request, const struct cli_list *scopes,
                  void (*print)(const json_t *answer))
 {
-    if (scopes->n && request) {
+    if (scopes->n) {
         json_t *array = json_array();
+        bool whole = true;
         for (size_t i = 0; i < scopes->n; i++)
-            json_array_append_new(array, json_string(scopes->items[i]));
-        json_object_set_new(request, "scopes", array);
+            whole = json_array_append_new(array, json_string(scopes->items[i])) == 0 && whole;
+        if (!whole) {
+            json_decref(array);
+            array = NULL;
+        }
+        request = admin_with(request, "scopes", array);
     }
     return show(cli, request, "; --create adds one", print, NULL);
 }

@@ -23,6 +23,10 @@ json_t *admin_call_fds(struct admin *admin, json_t *request, const int *fds, siz
 // The next line of an answer that said "more":true; as admin_call.
 json_t *admin_next(struct admin *admin, int *code);
 
+// The request with one field more, whose reference is taken. NULL: out of memory, or no UTF-8; the request is gone
+// then, since without the field it would ask for something else.
+json_t *admin_with(json_t *request, const char *key, json_t *value);
+
 // Connects, calls, closes.
 json_t *admin_ask(json_t *request, int *code);
 

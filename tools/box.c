@@ -27,7 +27,11 @@ static int find_local(struct box *box)
     json_t *status = admin_ask(json_pack("{s:s}", "cmd", "status"), &code);
     if (!status)
         return code;
-    box_store_find(box, admin_text(status, "fp"), NULL);
+    bool paired;
+    if ((code = box_store_find(box, admin_text(status, "fp"), NULL, &paired))) {
+        json_decref(status);
+        return code;
+    }
     snprintf(box->fp, sizeof box->fp, "%s", admin_text(status, "fp"));
     snprintf(box->host, sizeof box->host, "127.0.0.1");
     box->port = (uint16_t)admin_number(status, "port");
@@ -101,7 +105,11 @@ int box_find(struct box *box, const char *host)
     const char *colon = strrchr(host, ':');
     bool with_port = colon && strchr(host, ':') == colon;
     snprintf(name, sizeof name, "%.*s", (int)(with_port ? colon - host : (long)strlen(host)), host);
-    if (!box_store_find(box, NULL, name))
+    bool paired;
+    int code = box_store_find(box, NULL, name, &paired);
+    if (code)
+        return code;
+    if (!paired)
         return cli_fail(
             CLI_NOPERM,
             "this terminal is not paired with %s: hearth chat --host LINK (from 'hearth pair' there)", name);
@@ -256,7 +264,8 @@ int box_connect(struct box *box, struct wsclient **client, bool quiet)
         if (entry == ENTRY_FAILED)
             return code;
         box->has_token = false;
-        box_store_forget_token(box);
+        if ((code = box_store_forget_token(box)))
+            return code;
     }
     return cli_fail(CLI_NOPERM, "%s: the box does not know this terminal", box->host);
 }

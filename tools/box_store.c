@@ -44,16 +44,33 @@ static json_t *to_hex(const unsigned char *bytes, size_t n)
     return value;
 }
 
-// The file's object with its "boxes" array; an empty one where there is none that can be read.
-static json_t *load(void)
+// The file's object with its "boxes" array; an empty one where there is no file. NULL: it is there, and cannot be read
+// or understood; it stays as it is, whoever wanted to change it. *code then.
+static json_t *load(int *code)
 {
     char path[PATHS_MAX];
-    char *text = paths_get(path, PATHS_STATE, "client.json") ? paths_read(path, MAX_FILE_BYTES) : NULL;
-    json_t *root = text ? json_loads(text, JSON_REJECT_DUPLICATES, NULL) : NULL;
-    free(text);
-    if (!json_is_array(json_object_get(root, "boxes"))) {
-        json_decref(root);
+    json_error_t error;
+    *code = CLI_OK;
+    if (!paths_get(path, PATHS_STATE, "client.json")) {
+        *code = cli_fail(CLI_OSERR, "client.json: its path is too long");
+        return NULL;
+    }
+    char *text = paths_read(path, MAX_FILE_BYTES);
+    json_t *root = text ? json_loads(text, JSON_REJECT_DUPLICATES, &error) : NULL;
+    if (!text && errno == ENOENT)
         root = json_pack("{s:[]}", "boxes");
+    else if (!text)
+        *code = cli_fail(CLI_IOERR, "%s: cannot read: %s", path, strerror(errno));
+    else if (!json_is_array(json_object_get(root, "boxes")))
+        *code = cli_fail(CLI_DATAERR, "%s: damaged; move it away, and pair anew", path);
+    if (text)
+        memset(text, 0, strlen(text));
+    free(text);
+    if (*code) {
+        json_decref(root);
+        root = NULL;
+    } else if (!root) {
+        *code = cli_fail(CLI_OSERR, "out of memory");
     }
     return root;
 }
@@ -103,34 +120,43 @@ static size_t find(const json_t *boxes, const char *fp, const char *host)
     return json_array_size(boxes);
 }
 
-bool box_store_find(struct box *box, const char *fp, const char *host)
+int box_store_find(struct box *box, const char *fp, const char *host, bool *found)
 {
-    json_t *root = load();
+    int code;
+    json_t *root = load(&code);
     const json_t *boxes = json_object_get(root, "boxes");
     size_t i = find(boxes, fp, host);
-    bool found = i < json_array_size(boxes) && take(box, json_array_get(boxes, i));
+    *found = i < json_array_size(boxes) && take(box, json_array_get(boxes, i));
     json_decref(root);
-    return found;
+    return code;
+}
+
+// NULL: out of memory, none of it is lost in silence.
+static json_t *entry_of(const struct box *box, bool with_token)
+{
+    json_t *entry = json_pack("{s:s, s:s, s:i, s:o}", "fp", box->fp, "host", box->host, "port", (int)box->port, "ca",
+                              to_hex(box->ca, box->ca_len_bytes));
+    if (entry && with_token && json_object_set_new(entry, "token", to_hex(box->token, sizeof box->token))) {
+        json_decref(entry);
+        return NULL;
+    }
+    return entry;
 }
 
 static int replace(const struct box *box, bool with_token)
 {
-    json_t *root = load(), *boxes = json_object_get(root, "boxes");
-    json_t *entry = json_pack("{s:s, s:s, s:i, s:o}", "fp", box->fp, "host", box->host, "port",
-                              (int)box->port, "ca", to_hex(box->ca, box->ca_len_bytes));
-    if (entry && with_token)
-        json_object_set_new(entry, "token", to_hex(box->token, sizeof box->token));
-    size_t i = find(boxes, box->fp, NULL);
-    if (!entry || (i == json_array_size(boxes) && i >= MAX_BOXES)) {
-        json_decref(entry);
-        json_decref(root);
-        return cli_fail(CLI_OSERR, "client.json: no room for another box");
-    }
-    if (i < json_array_size(boxes))
-        json_array_set_new(boxes, i, entry);
+    int code;
+    json_t *root = load(&code), *boxes = json_object_get(root, "boxes");
+    if (!root)
+        return code;
+    size_t i = find(boxes, box->fp, NULL), n = json_array_size(boxes);
+    json_t *entry = i == n && n >= MAX_BOXES ? NULL : entry_of(box, with_token);
+    if (i == n && n >= MAX_BOXES)
+        code = cli_fail(CLI_OSERR, "client.json: no room for another box");
+    else if (i < n ? json_array_set_new(boxes, i, entry) : json_array_append_new(boxes, entry))
+        code = cli_fail(CLI_OSERR, "out of memory");
     else
-        json_array_append_new(boxes, entry);
-    int code = save(root);
+        code = save(root);
     json_decref(root);
     return code;
 }
@@ -140,7 +166,7 @@ int box_store_save(const struct box *box)
     return replace(box, box->has_token);
 }
 
-void box_store_forget_token(const struct box *box)
+int box_store_forget_token(const struct box *box)
 {
-    replace(box, false);
+    return replace(box, false);
 }

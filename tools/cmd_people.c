@@ -62,7 +62,7 @@ static int list_devices(const struct cli *cli, const char *person)
     json_t *request = json_pack("{s:s}", "cmd", "devices.list"), *device;
     size_t i;
     if (person)
-        json_object_set_new(request, "person", json_string(person));
+        request = admin_with(request, "person", json_string(person));
     json_t *answer = admin_ask(request, &code);
     if (!answer)
         return code;

@@ -83,19 +83,20 @@ static int print_list(const struct pull *pull)
     for (size_t i = 0; i < catalogue_size; i++) {
         const struct catalogue_model *model = &catalogue[i];
         char path[PATHS_MAX], size[24], memory[24];
-        bool here = models_catalogue_path(path, model) && paths_is_file(path),
-             fits = model->memory_bytes <= available;
+        bool here = models_catalogue_path(path, model) && paths_is_file(path);
+        uint64_t told = here ? models_memory(pull->cli, path) : 0, needed = told ? told : model->memory_bytes;
+        bool fits = needed <= available;
         if (pull->fits && !fits)
             continue;
         if (pull->cli->json)
             json_array_append_new(array, json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:b, s:b}", "name",
                                                    model->name, "title", model->title, "file", model->file,
                                                    "size_bytes", (json_int_t)model->size_bytes,
-                                                   "memory_bytes", (json_int_t)model->memory_bytes, "license",
+                                                   "memory_bytes", (json_int_t)needed, "license",
                                                    model->license, "here", here, "fits", fits));
         else
             printf("%-14s %-28s %10s  memory %10s  %s%s\n", model->name, model->title,
-                   cli_size(model->size_bytes, size), cli_size(model->memory_bytes, memory),
+                   cli_size(model->size_bytes, size), cli_size(needed, memory),
                    here ? "here" : "not here", fits ? "" : ", does not fit now");
     }
     if (pull->cli->json) {
@@ -214,54 +215,93 @@ static struct fetch fetch_of(const struct pull *pull, const char *text, const ch
     };
 }
 
-// One part, unless an earlier try has brought it.
-static int fetch_part(const struct pull *pull, const char *text, const char *name, unsigned i, const char *token,
-                      struct fetch *fetch, char path[PATHS_MAX])
+// ---- a model in several files. Its parts gather as ".part" files with their notes, as every download does, until all
+// are here; then they get their names, the first one last. Their notes go when the whole has been found good: a part
+// that has its name and still has its note is one of a pull that was killed meanwhile.
+
+static bool part_path(char path[PATHS_MAX], char file[256], const char *name, unsigned i)
 {
-    char from[URL_TEXT_MAX], file[256];
-    if (!split_part(from, sizeof from, text, i) || !split_part(file, sizeof file, name, i))
-        return cli_fail(CLI_USAGE, "%s: is too long", text);
-    if (!target_path(path, file))
-        return CLI_CANTCREAT;
-    if (paths_is_file(path))
+    return split_part(file, 256, name, i) && target_path(path, file);
+}
+
+// ".part" and the note of the part at `path`.
+static bool part_files(const char *path, char part[PATHS_MAX], char note[PATHS_MAX])
+{
+    return snprintf(part, PATHS_MAX, "%s.part", path) < PATHS_MAX &&
+           snprintf(note, PATHS_MAX, "%s.part.json", path) < PATHS_MAX;
+}
+
+// A part of a pull that was killed goes back among the downloads, which know what its bytes belong to. Anything else
+// of its name is somebody's.
+static int take_back(const char *path, const char *file)
+{
+    char part[PATHS_MAX], note[PATHS_MAX];
+    if (!paths_is_file(path))
         return CLI_OK;
+    if (!part_files(path, part, note) || !paths_is_file(note) || paths_is_file(part))
+        return here_already(path, file);
+    return rename(path, part) ? cli_fail(CLI_CANTCREAT, "%s: %s", part, strerror(errno)) : CLI_OK;
+}
+
+static int fetch_part(const struct pull *pull, const char *text, const char *name, unsigned i, const char *token,
+                      struct fetch *fetch)
+{
+    char from[URL_TEXT_MAX], file[256], path[PATHS_MAX];
+    if (!split_part(from, sizeof from, text, i))
+        return cli_fail(CLI_USAGE, "%s: is too long", text);
+    if (!part_path(path, file, name, i))
+        return CLI_CANTCREAT;
     *fetch = fetch_of(pull, from, path, token);
+    fetch->keep_part = true;
     return fetch_file(fetch);
 }
 
-// The first part comes last: without it there is no model that anybody would open.
+// All parts are here: names them, and looks whether they fit together.
+static int name_parts(const char *name, unsigned n)
+{
+    char path[PATHS_MAX] = "", file[256], part[PATHS_MAX], note[PATHS_MAX];
+    for (unsigned i = n; i; i--) // without its first part nobody takes it for a model
+        if (!part_path(path, file, name, i) || !part_files(path, part, note) || rename(part, path))
+            return cli_fail(CLI_CANTCREAT, "%s: %s", path, strerror(errno));
+    int code = check_model(path);
+    for (unsigned i = 1; i <= n; i++) {
+        if (!part_path(path, file, name, i) || !part_files(path, part, note))
+            continue;
+        if (code)
+            unlink(path);
+        unlink(note);
+    }
+    return code;
+}
+
 static int pull_parts(const struct pull *pull, const char *text, const char *name, const char *token)
 {
     unsigned n = split_count(name);
     char path[PATHS_MAX], file[256];
-    struct fetch fetch;
+    struct fetch fetch = {0};
     bool verified = true;
+    int code = CLI_OK;
     if (n != split_count(text))
         return cli_fail(CLI_USAGE, "%s is one of %u parts, and so must the name be: model-00001-of-%05u.gguf", text,
                         split_count(text), split_count(text));
     if (pull->sha256[0])
         return cli_fail(CLI_USAGE, "--sha256 is of one file, and this model comes in %u", n);
-    if (!split_part(file, sizeof file, name, 1) || !target_path(path, file))
-        return CLI_CANTCREAT;
-    if (paths_is_file(path))
-        return here_already(path, file);
+    for (unsigned i = 1; i <= n && !code; i++)
+        code = part_path(path, file, name, i) ? take_back(path, file) : CLI_CANTCREAT;
     ask_watch_interrupt();
-    for (unsigned i = n; i; i--) {
-        fetch = (struct fetch){.verified = true};
-        int code = fetch_part(pull, text, name, i, token, &fetch, path);
-        if (code)
-            return code; // what is whole stays for the next try
+    for (unsigned i = n; i && !code; i--) { // what has come stays for the next try
+        code = fetch_part(pull, text, name, i, token, &fetch);
         verified = verified && fetch.verified;
     }
-    int code = check_model(path);
-    for (unsigned i = 1; code && i <= n; i++)
-        if (split_part(file, sizeof file, name, i) && target_path(path, file))
-            unlink(path);
+    if (!code)
+        code = name_parts(name, n);
     if (code)
         return code;
     if (!verified)
         cli_note("nobody states the SHA-256 of all %u files: compare them yourself", n);
-    return tell(pull, strrchr(path, '/') + 1, path, fetch.hex, verified, true);
+    if (!part_path(path, file, name, 1))
+        return CLI_CANTCREAT;
+    return tell(pull, file, path, fetch.hex, verified, true);
 }
 
 static int pull_url(const struct pull *pull, const char *text, const char *token)
@@ -355,7 +395,8 @@ int cmd_pull(int argc, char **argv)
                  "machine, from an\n"
                  "https URL or from the hub. A download that was cut goes on where it ended; the SHA-256 is "
                  "checked.\n"
-                 "Of a split model (…-00001-of-00003.gguf) all parts come.",
+                 "Of a split model (…-00001-of-00003.gguf) all parts come; they lie there as .part files until the "
+                 "last is whole.",
         .example = "hearth pull default",
         .options = table,
         .n_options = sizeof table / sizeof *table,

@@ -194,7 +194,7 @@ static int hand_over(struct import *x, struct admin *admin)
     json_t *request = json_pack("{s:s, s:s, s:b, s:b, s:o}", "cmd", "data.import", "name", name, "messages",
                                 x->n_written[MESSAGES] > 0, "text", x->n_written[TEXTS] > 0, "counts", counts_json(x));
     if (request && x->person[0])
-        json_object_set_new(request, "person", json_string(x->person));
+        request = admin_with(request, "person", json_string(x->person));
     json_t *answer = admin_call_fds(admin, request, fds, n_fds, &code);
     if (answer && x->cli->json)
         code = admin_print_json(answer);

@@ -81,22 +81,29 @@ static bool start_anew(struct job *job)
     return false;
 }
 
+// Of the part file's first `size_bytes`; the next byte is written behind them.
 static bool hash_part(struct job *job, uint64_t size_bytes)
 {
-    char *block = malloc(1 << 20);
+    enum { BLOCK = 1 << 20 };
+    char *block = malloc(BLOCK);
     struct progress bar;
-    ssize_t n = 0;
+    ssize_t n = 1;
     progress_start(&bar, "checking what is here", 0, size_bytes);
-    while (block && (n = read(job->fd, block, 1 << 20)) > 0 && hash_add(job->hash, block, (size_t)n)) {
-        job->have += (uint64_t)n;
+    while (block && n > 0 && job->have < size_bytes) {
+        uint64_t left = size_bytes - job->have;
+        n = read(job->fd, block, left < BLOCK ? (size_t)left : BLOCK);
+        if (n > 0 && !hash_add(job->hash, block, (size_t)n))
+            break;
+        job->have += n > 0 ? (uint64_t)n : 0;
         progress_set(&bar, job->have);
     }
     progress_end(&bar);
     free(block);
-    return block && n == 0 && job->have == size_bytes;
+    return block && job->have == size_bytes;
 }
 
-// Takes up an earlier download of the same URL, if its note is there.
+// Takes up an earlier download of the same URL, if its note is there. Of one that is whole the last byte comes again,
+// unless its SHA-256 is given: only the server knows whether the file is still the same, and its SHA-256.
 static bool take_up(struct job *job)
 {
     char *text = paths_read(job->note, 65536);
@@ -111,7 +118,8 @@ static bool take_up(struct job *job)
     if (usable) {
         snprintf(job->etag, sizeof job->etag, "%s", etag);
         job->total = (uint64_t)total;
-        usable = hash_part(job, (uint64_t)st.st_size);
+        bool ask = st.st_size == total && !(job->fetch->sha256 && job->fetch->sha256[0]);
+        usable = hash_part(job, (uint64_t)st.st_size - (ask ? 1 : 0)) && job->have;
     }
     json_decref(note);
     free(text);

@@ -136,7 +136,7 @@ static json_t *request_of(const struct cli *cli, const struct cli_option *option
                                         cli->n_args > 1 ? cli->args[1] : "");
     for (size_t i = 0; i < n_options; i++)
         if (*options[i].given)
-            json_object_set_new(request, field_of(options[i].name), value_of(&options[i]));
+            request = admin_with(request, field_of(options[i].name), value_of(&options[i]));
     return request;
 }
 

@@ -238,6 +238,22 @@ def test_the_token_is_used_again(box, home):
     assert (sampling.temperature.value, sampling.seed.value, sampling.max_tokens.value) == (1.5, 7, 9)
 
 
+@pytest.mark.parametrize("spoiled", ['{"boxes":[{"fp":"00', '{"boxes":{}}', "", "a folder"])
+def test_paired_boxes_that_cannot_be_read_are_not_written_over(box, home, spoiled):
+    store = home / "state/hearth/client.json"
+    store.parent.mkdir(parents=True)
+    if spoiled == "a folder":
+        store.mkdir()
+    else:
+        store.write_text(spoiled)
+    box.answer = plain
+    done = hearth(home, "chat", stdin="one\n")
+    assert done.returncode == (74 if store.is_dir() else 65) and done.stdout == ""
+    assert "client.json: " in done.stderr and done.stderr.count("\n") == 1
+    assert store.is_dir() or store.read_text() == spoiled
+    assert box.kinds() == []
+
+
 def test_a_revoked_terminal_of_the_box_pairs_again(box, home):
     box.answer = plain
     assert hearth(home, "chat", stdin="one\n").returncode == 0

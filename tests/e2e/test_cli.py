@@ -357,6 +357,14 @@ def test_pull_list(home):
     assert "default" in run(home, "pull", "--list", "--fits").stdout
 
 
+def test_one_memory_for_one_model(home, tiny):
+    """However it is asked for: the fit's, also where the catalogue has a figure for who has not got the file yet."""
+    assert run(home, "pull", tiny, "--name", "SmolLM2-135M-Instruct-Q4_1.gguf").returncode == 0
+    (listed,) = json.loads(run(home, "models", "list", "--json").stdout)
+    known = json.loads(run(home, "pull", "--list", "--json").stdout)[0]
+    assert known["here"] is True and known["memory_bytes"] == listed["memory_bytes"] > 0
+
+
 def test_fit(home, tiny):
     fit = json.loads(run(home, "doctor", "--fit", tiny, "--json").stdout)
     assert fit["fits"] is True and 0 < fit["n_ctx_fit"] <= fit["n_ctx_train"] == 128
