@@ -90,6 +90,74 @@ static void how_much_is_found(void **state)
     longer[70] = (longer[70] + 1) % 256;
     ask_once(engine, &a, longer, 120, 1);
     assert_int_equal(a.usage.cached_tokens, 70);
+    // What a session is cut by is found, also where it is cut between two pages.
+    struct hearth_error err;
+    const int32_t *other = some_ids(9);
+    s = new_session(engine);
+    ask(s, &a, other, 80, 1);
+    must(hearth_session_truncate(s, 64, &err), &err);
+    ask_once(engine, &a, other, 80, 1);
+    assert_int_equal(a.usage.cached_tokens, 79);
+    hearth_engine_close(&engine);
+}
+
+static void ask_for_one(struct hearth_engine *engine, const int32_t *ids, size_t n)
+{
+    static struct answer a;
+    struct hearth_error err;
+    struct hearth_session *s = new_session(engine);
+    struct hearth_request r = request_for(&a, ids, n, 1);
+    r.max_tokens = 1; // never computed: the cache holds the prompt
+    must(hearth_session_submit(s, &r, &err), &err);
+    run_all(engine);
+    hearth_session_destroy(&s);
+    check_cache(engine);
+}
+
+// The end of a chain that a longer one holds too makes room; one that is not a part of it stays.
+static void an_end_that_is_covered_goes(void **state)
+{
+    (void)state;
+    static struct answer a;
+    struct hearth_engine *engine = engine_for(1, 1024, HEARTH_KV_F16, NULL);
+    const struct ht_pages *pages = &engine->ctx.pages;
+    const int32_t *ids = some_ids(1);
+    int32_t branch[60];
+    memcpy(branch, ids, 45 * sizeof *branch);
+    memcpy(branch + 45, some_ids(2), 15 * sizeof *branch);
+    ask_for_one(engine, ids, 40);
+    assert_int_equal(pages->n_idle, 2);
+    ask_for_one(engine, ids, 50);
+    assert_int_equal(pages->n_idle, 2);
+    ask_for_one(engine, branch, 60);
+    assert_int_equal(pages->n_idle, 3);
+    ask_for_one(engine, ids, 70);
+    assert_int_equal(pages->n_idle, 4);
+    ask_once(engine, &a, branch, 60, 1);
+    assert_int_equal(a.usage.cached_tokens, 59);
+    hearth_engine_close(&engine);
+}
+
+// In a pause another session may compute all that the paused one knows: its last id still runs, for its logits.
+static void a_pause_finds_all_but_the_last(void **state)
+{
+    (void)state;
+    static struct answer a, b, fresh;
+    struct hearth_engine *engine = engine_for(3, 1024, HEARTH_KV_F16, NULL);
+    const int32_t *ids = some_ids(3);
+    struct hearth_error err;
+    ask_once(engine, &fresh, ids, 60, 2);
+    struct hearth_session *s = new_session(engine), *t = new_session(engine);
+    struct hearth_request r = request_for(&a, ids, 60, 1);
+    must(hearth_session_submit(s, &r, &err), &err);
+    hearth_session_pause(s);
+    ask(t, &b, ids, 100, 1);
+    hearth_session_resume(s);
+    assert_int_equal(hearth_session_length(s), 59);
+    run_all(engine);
+    assert_true(a.ended && !a.failed);
+    same_answer(&a, &fresh);
+    check_cache(engine);
     hearth_engine_close(&engine);
 }
 
@@ -153,15 +221,19 @@ static void owners_do_not_meet(void **state)
     assert_int_equal(a.usage.cached_tokens, 0);
     ask(s, &a, ids, 90, 0); // its own cache it keeps
     assert_int_equal(a.usage.cached_tokens, 89);
+    for (int i = 0; i < 2; i++) { // less than a page
+        ask_once(engine, &a, some_ids(5), 20, 0);
+        assert_int_equal(a.usage.cached_tokens, 0);
+    }
     hearth_engine_close(&engine);
 }
 
 static char system_text[400];
 
-static void chat(struct hearth_engine *engine, struct answer *a, const char *system, const char *question,
-                 uint64_t owner, size_t n_shared)
+static void chat_in(struct hearth_session *s, struct answer *a, const char *system, const char *question,
+                    uint64_t owner, size_t n_shared)
 {
-    struct hearth_session *s = new_session(engine);
+    struct hearth_engine *engine = s->engine;
     struct hearth_error err;
     const struct hearth_message messages[] = {
         {.role = HEARTH_ROLE_USER, .text = system, .len_bytes = strlen(system)},
@@ -176,6 +248,13 @@ static void chat(struct hearth_engine *engine, struct answer *a, const char *sys
     run_all(engine);
     assert_true(a->ended && !a->failed);
     check_cache(engine);
+}
+
+static void chat(struct hearth_engine *engine, struct answer *a, const char *system, const char *question,
+                 uint64_t owner, size_t n_shared)
+{
+    struct hearth_session *s = new_session(engine);
+    chat_in(s, a, system, question, owner, n_shared);
     hearth_session_destroy(&s);
     check_cache(engine);
 }
@@ -209,6 +288,40 @@ static void shared_messages_are_found_by_all(void **state)
     assert_in_range(template, 1, 6);
     chat(engine, &a, system_text, question, 2, 2);
     assert_int_equal(a.usage.cached_tokens, template);
+    hearth_engine_close(&engine);
+}
+
+// What was a person's own is not followed by what everybody finds; nor is what is computed after a cut.
+static void what_is_shared_is_said_each_time(void **state)
+{
+    (void)state;
+    static struct answer a;
+    struct hearth_error err;
+    struct hearth_engine *engine = open_engine((struct hearth_engine_params){
+        .model_path = CHAT_MODEL, .device = "cpu", .max_sessions = 2, .n_ctx = 4096});
+    const struct ht_prefix *prefix = &engine->ctx.prefix;
+    struct hearth_session *s = new_session(engine);
+    for (size_t i = 0; i + 1 < sizeof system_text; i++)
+        system_text[i] = "the thing is blue. "[i % 19];
+    chat_in(s, &a, system_text, "why", 1, 0);
+    char longer[2 * sizeof system_text];
+    snprintf(longer, sizeof longer, "%s%s", system_text, system_text);
+    chat_in(s, &a, longer, "why", 1, 2);
+    assert_true(s->n_listed > 4);
+    hearth_engine_forget(engine, 1);
+    check_cache(engine);
+    hearth_session_destroy(&s);
+    s = new_session(engine);
+    chat_in(s, &a, system_text, "why", 2, 2);
+    ht_engine_publish(engine, 2, NULL);
+    assert_int_equal(prefix->nodes[s->pages[1]].key.owner, 0);
+    must(hearth_session_truncate(s, PAGE, &err), &err);
+    float *logits = eval_ids(s, engine, some_ids(3), 2 * PAGE, 0);
+    free(logits);
+    ht_engine_publish(engine, 2, NULL);
+    check_cache(engine);
+    assert_int_equal(prefix->nodes[s->pages[0]].key.owner, 0);
+    assert_int_equal(prefix->nodes[s->pages[1]].key.owner, 2);
     hearth_engine_close(&engine);
 }
 
@@ -250,6 +363,12 @@ static void forgetting(void **state)
     hearth_session_destroy(&t);
     check_cache(engine);
     ask_once(engine, &a, ids, 100, 1);
+    assert_int_equal(a.usage.cached_tokens, 0);
+    s = new_session(engine); // less than a page, too
+    ask(s, &a, some_ids(5), 20, 1);
+    hearth_engine_forget(engine, 1);
+    hearth_session_destroy(&s);
+    ask_once(engine, &a, some_ids(5), 20, 1);
     assert_int_equal(a.usage.cached_tokens, 0);
     // A session that was emptied begins anew.
     s = new_session(engine);
@@ -336,6 +455,9 @@ static void no_page_for_a_copy(void **state)
     assert_int_equal(engine->ctx.pages.n_free + engine->ctx.pages.n_idle, 0);
     ask(s, &a, branch, 120, 1); // only it holds the page: written in place, and no longer in the cache
     assert_int_equal(a.usage.cached_tokens, 100);
+    ask(s, &fresh, ids, 122, 1);
+    assert_int_equal(fresh.usage.cached_tokens, 100);
+    ask(s, &a, branch, 120, 1);
     hearth_session_destroy(&s);
     ask_once(engine, &fresh, branch, 120, 2);
     same_answer(&a, &fresh);
@@ -447,6 +569,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_found_gives_the_same_bits), cmocka_unit_test(how_much_is_found),
         cmocka_unit_test(a_session_takes_the_longer_chain),  cmocka_unit_test(owners_do_not_meet),
+        cmocka_unit_test(a_pause_finds_all_but_the_last),
+        cmocka_unit_test(an_end_that_is_covered_goes),       cmocka_unit_test(what_is_shared_is_said_each_time),
         cmocka_unit_test(shared_messages_are_found_by_all),  cmocka_unit_test(forgetting),
         cmocka_unit_test(a_shared_page_is_never_written),    cmocka_unit_test(a_listed_page_is_never_written),
         cmocka_unit_test(no_page_for_a_copy),

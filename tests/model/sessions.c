@@ -9,7 +9,7 @@
 struct answer {
     char text[8192];
     size_t n;
-    unsigned n_texts, n_ends;
+    unsigned n_texts, n_ends, prompt_done;
     bool failed;
     struct hearth_usage usage;
     struct hearth_session *cancel_at_text; // cancel this session at the first text
@@ -19,6 +19,8 @@ static void on_event(void *user, const struct hearth_event *event)
 {
     struct answer *a = user;
     assert_int_equal(a->n_ends, 0); // nothing follows the end
+    if (event->type == HEARTH_EVENT_PROMPT)
+        a->prompt_done = event->prompt_done;
     if (event->type == HEARTH_EVENT_TEXT) {
         assert_true(a->n + event->len_bytes < sizeof a->text);
         memcpy(a->text + a->n, event->text, event->len_bytes);
@@ -119,6 +121,30 @@ static void together_as_alone(void **state)
     run_all(engine);
     for (int i = 0; i < 4; i++) {
         assert_int_equal(together[i].n_ends, 1);
+        assert_int_equal(together[i].n, alone[i].n);
+        assert_memory_equal(together[i].text, alone[i].text, alone[i].n);
+    }
+    hearth_engine_close(&engine);
+}
+
+// Rows of two sessions that stand side by side in a step, at positions that follow each other, are not one session's.
+static void neighbours_are_kept_apart(void **state)
+{
+    (void)state;
+    static const int32_t other[] = {3, 250, 31, 76, 200, 18, 9, 124, 40, 25, 70, 8};
+    struct hearth_engine *engine = engine_with(2, 512);
+    struct hearth_session *s[2] = {new_session(engine), new_session(engine)};
+    static struct answer alone[2], together[2];
+    struct hearth_error err;
+    ask(engine, s[0], &alone[0], prompt_a, 11, 1);
+    ask(engine, s[1], &alone[1], other, 12, 2);
+    for (int i = 0; i < 2; i++)
+        must(hearth_session_truncate(s[i], 0, &err), &err);
+    struct hearth_request r = request_for(&together[0], prompt_a, 11, 1), q = request_for(&together[1], other, 12, 2);
+    must(hearth_session_submit(s[0], &r, &err), &err);
+    must(hearth_session_submit(s[1], &q, &err), &err);
+    run_all(engine);
+    for (int i = 0; i < 2; i++) {
         assert_int_equal(together[i].n, alone[i].n);
         assert_memory_equal(together[i].text, alone[i].text, alone[i].n);
     }
@@ -246,6 +272,9 @@ static void cancel_ends_at_the_next_step(void **state)
     assert_int_equal(a.usage.stop, HEARTH_STOP_CANCELLED);
     assert_in_range(a.usage.completion_tokens, 1, 5);
     ask(engine, s, &a, prompt_b, 4, 1); // the session goes on
+    assert_int_equal(a.usage.stop, HEARTH_STOP_MAX_TOKENS);
+    assert_true(a.usage.first_token_ms > 0 && a.usage.prompt_ms > 0); // and is measured anew
+    assert_int_equal(a.prompt_done, 4);
     hearth_engine_close(&engine);
 }
 
@@ -260,6 +289,13 @@ static void context_is_never_shifted(void **state)
     struct hearth_request r = request_for(&a, ids, 32, 7);
     assert_int_equal(hearth_session_submit(s, &r, &err), HEARTH_CONTEXT);
     assert_non_null(strstr(err.text, "32 tokens"));
+    char words[300];
+    memset(words, 'a', sizeof words);
+    const struct hearth_message message = {.role = HEARTH_ROLE_USER, .text = words, .len_bytes = sizeof words};
+    r = request_for(&a, NULL, 0, 7);
+    r.messages = &message;
+    r.n_messages = 1;
+    assert_int_equal(hearth_session_submit(s, &r, &err), HEARTH_CONTEXT);
     r = request_for(&a, prompt_a, 11, 7);
     r.max_tokens = 0;
     must(hearth_session_submit(s, &r, &err), &err);
@@ -323,6 +359,21 @@ static void bad_requests(void **state)
     r.sampling.n_logit_bias = 1;
     many[0].token = 264;
     assert_int_equal(hearth_session_submit(s, &r, &err), HEARTH_INVALID);
+    many[0].token = 0; // as many as are allowed
+    r.sampling.n_logit_bias = HT_MAX_LOGIT_BIAS;
+    r.sampling.penalty_last_n = HT_MAX_PENALTY_WINDOW;
+    const char *stops[HT_MAX_STOP_STRINGS + 1];
+    for (int i = 0; i <= HT_MAX_STOP_STRINGS; i++)
+        stops[i] = "never said";
+    r.stop = stops;
+    r.n_stop = HT_MAX_STOP_STRINGS;
+    must(hearth_session_submit(s, &r, &err), &err);
+    run_all(engine);
+    r.n_stop++;
+    assert_int_equal(hearth_session_submit(s, &r, &err), HEARTH_LIMIT);
+    r.n_stop = 0;
+    r.sampling.penalty_last_n++;
+    assert_int_equal(hearth_session_submit(s, &r, &err), HEARTH_LIMIT);
     const char *empty[] = {""};
     r = request_for(&a, prompt_a, 11, 7);
     r.stop = empty;
@@ -401,7 +452,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_seed_same_answer),
-        cmocka_unit_test(together_as_alone),
+        cmocka_unit_test(together_as_alone), cmocka_unit_test(neighbours_are_kept_apart),
         cmocka_unit_test(another_prompt_reuses_what_is_equal),
         cmocka_unit_test(every_position_draws_anew),
         cmocka_unit_test(cache_reuse_changes_nothing),

@@ -186,6 +186,67 @@ static void arrays(void **state)
     ht_gguf_close(&g);
 }
 
+// Which kinds of values a caller takes, and what does not fit the C type.
+static void kinds_of_arrays(void **state)
+{
+    (void)state;
+    struct image image = {0};
+    struct hearth_error err;
+    struct ht_gguf_array a;
+    uint32_t u32 = 5;
+    image_head(&image, 3, 0, 4);
+    image_key(&image, "big", 10), image_u64(&image, (uint64_t)UINT32_MAX + 1);
+    image_key(&image, "a.f64", 9), image_u32(&image, 12), image_u64(&image, 2);
+    image_u64(&image, 0x4004000000000000), image_u64(&image, 0xBFF0000000000000); // 2.5, -1
+    image_key(&image, "a.u64", 9), image_u32(&image, 10), image_u64(&image, 3);
+    image_u64(&image, UINT64_MAX), image_u64(&image, (uint64_t)INT64_MAX), image_u64(&image, 7);
+    image_key(&image, "a.i64", 9), image_u32(&image, 11), image_u64(&image, 1);
+    image_u64(&image, (uint64_t)INT64_MIN);
+    struct ht_gguf *g = open_image(&image, "kinds.gguf");
+    assert_int_equal(ht_gguf_get_u32(g, "big", &u32, &err), HEARTH_FORMAT);
+    assert_int_equal(u32, 5);
+    assert_int_equal(ht_gguf_get_array(g, "a.f64", HT_GGUF_F32, &a, &err), HEARTH_OK);
+    assert_true(ht_gguf_array_f32(&a, 0) == 2.5f && ht_gguf_array_f32(&a, 1) == -1);
+    assert_int_equal(ht_gguf_get_array(g, "a.u64", HT_GGUF_I64, &a, &err), HEARTH_OK);
+    assert_true(ht_gguf_array_i64(&a, 0) == INT64_MAX); // the most that fits
+    assert_true(ht_gguf_array_i64(&a, 1) == INT64_MAX && ht_gguf_array_i64(&a, 2) == 7);
+    assert_int_equal(ht_gguf_get_array(g, "a.u64", HT_GGUF_F32, &a, &err), HEARTH_FORMAT);
+    assert_int_equal(ht_gguf_get_array(g, "a.i64", HT_GGUF_I64, &a, &err), HEARTH_OK);
+    assert_true(ht_gguf_array_i64(&a, 0) == INT64_MIN);
+    ht_gguf_close(&g);
+    image_free(&image);
+}
+
+// A part that says of a key what the first one does not: another kind of the same bytes, or a longer text.
+static void parts_that_disagree(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t kind;
+        const char *text;
+        enum hearth_status status;
+    } cases[] = {{4, "name", HEARTH_OK}, {5, "name", HEARTH_FORMAT}, {4, "names", HEARTH_FORMAT}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct hearth_error err = {0};
+        struct ht_gguf *g;
+        for (unsigned part = 0; part < 2; part++) {
+            struct image image = {0};
+            image_head(&image, 3, 0, 4);
+            image_key_u32(&image, "split.no", part);
+            image_key_u32(&image, "split.count", 2);
+            image_key(&image, "n", part ? cases[i].kind : 4), image_u32(&image, 9);
+            image_key_str(&image, "t", part ? cases[i].text : "name");
+            const char *name = part ? "d-00002-of-00002.gguf" : "d-00001-of-00002.gguf";
+            check_file_write(check_path(folder, name), image.data, image.len);
+            image_free(&image);
+        }
+        assert_int_equal(ht_gguf_open(&g, check_path(folder, "d-00001-of-00002.gguf"), &err), cases[i].status);
+        if (cases[i].status)
+            assert_non_null(strstr(err.text, "is not what the first part says"));
+        ht_gguf_close(&g);
+    }
+}
+
 static void tensors(void **state)
 {
     (void)state;
@@ -514,6 +575,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(integers),       cmocka_unit_test(other_scalars),
         cmocka_unit_test(odd_scalars),    cmocka_unit_test(arrays),
+        cmocka_unit_test(kinds_of_arrays), cmocka_unit_test(parts_that_disagree),
         cmocka_unit_test(tensors),        cmocka_unit_test(understood),
         cmocka_unit_test(changed_file),   cmocka_unit_test(many),
         cmocka_unit_test(split_model),    cmocka_unit_test(writes_what_it_reads),

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "engine/base/limits.h"
+#include "engine/text/grammar_match.h"
 
 // ---- texts
 
@@ -67,6 +68,14 @@ static void texts_of_rules(void **state)
         {"root ::= a\na ::= \"1\" a | \"2\"", {"2", "1112"}, {"1", "21"}},
         {"root ::= s s\ns ::= \"a\" s \"b\" | \"\"", {"", "ab", "aabb", "abaabb"}, {"a", "aab", "ba"}},
         {"root ::= e\ne ::= t ([-+] t)*\nt ::= [0-9]+ | \"(\" e \")\"", {"1+2", "(1-(22))"}, {"1+", "((1)"}},
+        {"root ::= [a-zb-c]", {"b", "x", "z"}, {"{", "`"}},
+        {"root ::= [^a-zb-c]", {"{", "`"}, {"b", "x", "z"}},
+        {"root ::= [a-]+", {"a-", "-"}, {"b", "]"}},
+        {"root ::= \"a\"{65536} | \"b\"", {"b"}, {"a"}},
+        {"root ::= a1234567890123456789012345678901234567890123456\n"
+         "a1234567890123456789012345678901234567890123456 ::= \"x\"",
+         {"x"},
+         {"y"}},
         {"root ::= x{3}\nx ::= \"a\" | \"b\" x", {"aaa", "babbaa", "abbbaa"}, {"aa", "aaaa"}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
@@ -86,11 +95,14 @@ static void rules_that_are_refused(void **state)
         {"root ::= a", HEARTH_INVALID, "line 1: rule a is not defined"},
         {"root ::= \"a\"\n\nroot ::= \"b\"", HEARTH_INVALID,
          "line 3, column 6: this rule is defined a second time"},
+        {"root ::= a12345678901234567890123456789012345678901234567", HEARTH_INVALID, "more than 47"},
         {"root ::= root \"a\" | \"b\"", HEARTH_INVALID, "rule root is left-recursive"},
+        {"root ::= (\"a\"?){2} root \"b\" | \"c\"", HEARTH_INVALID, "rule root is left-recursive"},
         {"root ::= a\na ::= \"x\"? b\nb ::= (\"\" | \"y\"{0,3}) a \"z\" | \"w\"", HEARTH_INVALID,
          "left-recursive"},
         {"root ::= (root)*", HEARTH_INVALID, "left-recursive"},
         {"root ::= \"a\" root", HEARTH_INVALID, "line 1: rule root never comes to an end"},
+        {"root ::= \"a\" root{2}", HEARTH_INVALID, "line 1: rule root never comes to an end"},
         {"root ::= \"a\" | b\nb ::= \"b\" b", HEARTH_INVALID, "rule b never comes to an end"},
         {"root = \"a\"", HEARTH_INVALID, "line 1, column 6: `::=` is missing"},
         {"root ::= \"a", HEARTH_INVALID, "line 1, column 12: the text ends"},
@@ -103,12 +115,15 @@ static void rules_that_are_refused(void **state)
         {"root ::= \"\\q\"", HEARTH_INVALID, "unknown escape"},
         {"root ::= \"\\u12\"", HEARTH_INVALID, "hexadecimal"},
         {"root ::= \"\\ud800\"", HEARTH_INVALID, "no Unicode"},
+        {"root ::= \"\\U00110000\"", HEARTH_INVALID, "no Unicode"},
         {"root ::= \"\xFF\"", HEARTH_INVALID, "not UTF-8"},
         {"root ::= \"a\"{3,2}", HEARTH_INVALID, "below its minimum"},
         {"root ::= \"a\"{}", HEARTH_INVALID, "without a number"},
+        {"root ::= \"a\"{,}", HEARTH_INVALID, "without a number"},
         {"root ::= \"a\"**", HEARTH_INVALID, "two repetitions"},
         {"root ::= *", HEARTH_INVALID, "cannot stand here"},
         {"root ::= \"a\"{0,1000000}", HEARTH_LIMIT, "65536"},
+        {"root ::= \"a\"{65537}", HEARTH_LIMIT, "65536"},
         {"root ::= <think>", HEARTH_UNSUPPORTED, "token references"},
         {"root ::= !<[12]>", HEARTH_UNSUPPORTED, "token references"},
     };
@@ -118,6 +133,10 @@ static void rules_that_are_refused(void **state)
         if (m || err.code != cases[i].status || !strstr(err.text, cases[i].words))
             fail_msg("%s: %d %s", cases[i].grammar, err.code, err.text);
     }
+    struct hearth_error err;
+    static const char nul[] = "root ::= \"\\\0\"";
+    assert_null(grammar_open(nul, sizeof nul - 1, false, &err));
+    assert_non_null(strstr(err.text, "unknown escape"));
 }
 
 // ---- grammars made to hurt: an error or an answer, soon
@@ -204,6 +223,55 @@ static void hostile_rules_are_bounded(void **state)
             fprintf(stderr, "hostile %zu: %d, %.3f s %s\n", i, status, took, err.text);
         free(cases[i].grammar);
     }
+}
+
+// What is allowed up to a limit is refused beyond it.
+static void limits_are_where_they_are_said(void **state)
+{
+    (void)state;
+    char *const nested[] = {repeat_text("", ")", HT_MAX_GRAMMAR_NESTING, ""),
+                            repeat_text("", ")", HT_MAX_GRAMMAR_NESTING + 1, "")};
+    const struct {
+        char *grammar;
+        const char *words; // NULL: allowed
+    } cases[] = {
+        {repeat_text("root ::= ", "(", HT_MAX_GRAMMAR_NESTING, "\"a\""), NULL},
+        {repeat_text("root ::= ", "(", HT_MAX_GRAMMAR_NESTING + 1, "\"a\""), "more than 64 deep"},
+        {repeat_text("root ::= [", "b", 512, "]"), NULL},
+        {repeat_text("root ::= [", "b", 513, "]"), "more than 512 parts"},
+        {repeat_text("root ::= (", "(\"a\") ", 100, ")"), NULL}, // groups beside each other are not nested
+        {repeat_text("#", "x", HT_MAX_GRAMMAR_BYTES - 14, "\nroot ::= \"a\""), NULL},
+        {repeat_text("#", "x", HT_MAX_GRAMMAR_BYTES - 13, "\nroot ::= \"a\""), "at most"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct hearth_error err = {.text = ""};
+        char *text = repeat_text(cases[i].grammar, "", 0, i < 2 ? nested[i] : "");
+        struct ht_matcher *m = grammar_open(text, strlen(text), false, &err);
+        if (cases[i].words ? m || err.code != HEARTH_LIMIT || !strstr(err.text, cases[i].words) : !m)
+            fail_msg("case %zu: %d %s", i, err.code, err.text);
+        ht_matcher_destroy(&m);
+        free(text);
+        free(cases[i].grammar);
+    }
+    free(nested[0]);
+    free(nested[1]);
+}
+
+// Many ways from rule to rule are walked once.
+static void many_ways_between_rules_are_no_trouble(void **state)
+{
+    (void)state;
+    char text[4096];
+    struct hearth_error err;
+    size_t n = (size_t)snprintf(text, sizeof text, "root ::= r0\n");
+    for (int i = 0; i < 60; i++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "r%d ::= r%d | r%d\n", i, i + 1, i + 1);
+    n += (size_t)snprintf(text + n, sizeof text - n, "r60 ::= \"a\"");
+    struct ht_matcher *m = grammar_open(text, n, false, &err);
+    bool complete;
+    assert_int_equal(grammar_read(m, "a", 1, &complete), 1);
+    assert_true(complete);
+    ht_matcher_destroy(&m);
 }
 
 // ---- masks
@@ -400,6 +468,81 @@ static void forgetting_keeps_what_is_left_much_later(void **state)
     ht_matcher_destroy(&m);
 }
 
+// An id that ends the answer is no text, however it is spelt; ids that the model gives no logits for are refused.
+static void ends_are_no_text(void **state)
+{
+    (void)state;
+    struct hearth_error err;
+    struct ht_grammar *g;
+    struct ht_matcher *m;
+    const int32_t end = BYTE_0 + 'a';
+    const char *grammar = "root ::= [ab]{2}";
+    uint32_t mask[TINY_WORDS];
+    enum ht_allowed allowed;
+    assert_int_equal(ht_grammar_from_gbnf(&g, grammar, strlen(grammar), &err), HEARTH_OK);
+    assert_int_equal(ht_matcher_create(&m, &g, tiny_trie, tiny_tokenizer, TINY_N_VOCAB, &end, 1, &err), HEARTH_OK);
+    assert_false(ht_matcher_take(m, end));
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(ht_matcher_mask(m, NULL, 0, mask, &allowed, &err), HEARTH_OK);
+        assert_int_equal(has(mask, end), i == 2); // it may end there
+        assert_int_equal(has(mask, BYTE_0 + 'b'), i < 2);
+        assert_int_equal(ht_matcher_take(m, BYTE_0 + 'b'), i < 2);
+    }
+    ht_matcher_destroy(&m);
+    assert_int_equal(ht_grammar_from_gbnf(&g, grammar, strlen(grammar), &err), HEARTH_OK);
+    assert_int_equal(ht_matcher_create(&m, &g, tiny_trie, tiny_tokenizer, TINY_N_VOCAB - 1, NULL, 0, &err),
+                     HEARTH_FORMAT);
+    assert_null(m);
+}
+
+// More states than masks are kept of, and each comes again.
+static void masks_that_are_given_up_are_made_again(void **state)
+{
+    (void)state;
+    struct hearth_error err;
+    char text[3 * HT_MATCH_MASKS + 32], *literal = text + 11;
+    enum { LENGTH = 3 * HT_MATCH_MASKS };
+    memcpy(text, "root ::= (\"", 11);
+    for (int i = 0; i < LENGTH; i++)
+        literal[i] = (char)('a' + (i * 7 + i / 26) % 26);
+    memcpy(literal + LENGTH, "\")*", 4);
+    struct ht_matcher *m = grammar_open(text, strlen(text), false, &err);
+    for (int i = 0; i < 3 * LENGTH; i++) {
+        uint32_t mask[TINY_WORDS];
+        enum ht_allowed allowed;
+        assert_int_equal(ht_matcher_mask(m, NULL, 0, mask, &allowed, &err), HEARTH_OK);
+        for (int c = 'a'; c <= 'z'; c++)
+            assert_int_equal(has(mask, BYTE_0 + c), c == literal[i % LENGTH]);
+        assert_true(ht_matcher_take(m, BYTE_0 + literal[i % LENGTH]));
+    }
+    ht_matcher_destroy(&m);
+}
+
+// What is forgotten may begin at a state that is older than where the answer stands, or younger.
+static void forgetting_tells_two_states_apart(void **state)
+{
+    (void)state;
+    struct hearth_error err;
+    const char *grammar = "root ::= (\"ab\")*";
+    for (int taken = 0; taken < 2; taken++) {
+        struct ht_matcher *m = grammar_open(grammar, strlen(grammar), false, &err);
+        uint32_t begun = m->current, other;
+        assert_true(ht_matcher_take(m, BYTE_0 + 'a'));
+        other = begun;
+        if (!taken) { // the answer stands at the older one
+            other = m->current;
+            m->current = begun;
+        }
+        ht_match_flush(m, &other);
+        assert_int_not_equal(other, m->current);
+        assert_int_equal(ht_match_byte(m, &other, taken ? 'b' : 'a'), HT_STATE_DEAD);
+        assert_true(ht_match_byte(m, &other, taken ? 'a' : 'b') > HT_STATE_DEAD);
+        assert_false(ht_matcher_take(m, BYTE_0 + (taken ? 'a' : 'b')));
+        assert_true(ht_matcher_take(m, BYTE_0 + (taken ? 'b' : 'a')));
+        ht_matcher_destroy(&m);
+    }
+}
+
 static void what_cannot_end_is_not_begun(void **state)
 {
     (void)state;
@@ -422,6 +565,19 @@ static void deep_nesting_comes_to_a_bound(void **state)
     assert_int_equal(status, HEARTH_LIMIT);
     assert_non_null(strstr(err.text, "nested more than 512 deep"));
     ht_matcher_destroy(&m);
+    m = grammar_open(grammar, strlen(grammar), false, &err);
+    unsigned depth = 0;
+    while (ht_matcher_take(m, BYTE_0 + '(') && ht_matcher_take(m, BYTE_0 + ' '))
+        depth++;
+    assert_int_equal(depth, HT_MAX_GRAMMAR_DEPTH);
+    ht_matcher_destroy(&m);
+    grammar = "root ::= \"a\" root | \"b\""; // what a rule ends with is not inside of it
+    m = grammar_open(grammar, strlen(grammar), false, &err);
+    for (int i = 0; i < 3 * HT_MAX_GRAMMAR_DEPTH; i++)
+        assert_true(ht_matcher_take(m, BYTE_0 + 'a'));
+    assert_true(ht_matcher_take(m, BYTE_0 + 'b'));
+    assert_true(ht_matcher_is_finished(m));
+    ht_matcher_destroy(&m);
 }
 
 static int setup(void **state)
@@ -443,11 +599,16 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(texts_of_rules),
                                        cmocka_unit_test(rules_that_are_refused),
                                        cmocka_unit_test(hostile_rules_are_bounded),
+                                       cmocka_unit_test(limits_are_where_they_are_said),
+                                       cmocka_unit_test(many_ways_between_rules_are_no_trouble),
                                        cmocka_unit_test(masks_say_what_tokens_do),
                                        cmocka_unit_test(control_tokens_are_never_allowed),
                                        cmocka_unit_test(long_answers_outlive_the_tables),
                                        cmocka_unit_test(forgetting_keeps_stacks_and_drafts),
                                        cmocka_unit_test(forgetting_keeps_what_is_left_much_later),
+                                       cmocka_unit_test(ends_are_no_text),
+                                       cmocka_unit_test(masks_that_are_given_up_are_made_again),
+                                       cmocka_unit_test(forgetting_tells_two_states_apart),
                                        cmocka_unit_test(what_cannot_end_is_not_begun),
                                        cmocka_unit_test(deep_nesting_comes_to_a_bound)};
     return cmocka_run_group_tests_name("grammar_gbnf", tests, setup, teardown);

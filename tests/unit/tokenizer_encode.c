@@ -25,6 +25,34 @@ static void byte_level_merges(void **state)
     assert_null(t);
 }
 
+// A merge takes place only while both of its sides still stand; of a pair that is listed twice the first rank counts.
+static void merges_that_overlap(void **state)
+{
+    (void)state;
+    struct tiny *source = tiny_bytes("gpt-2");
+    tiny_add(source, "xy", HT_TOKEN_NORMAL, 0); // 269
+    tiny_add(source, "yz", HT_TOKEN_NORMAL, 0);
+    tiny_add(source, "zw", HT_TOKEN_NORMAL, 0);
+    tiny_add(source, "wv", HT_TOKEN_NORMAL, 0);
+    tiny_add(source, "zwv", HT_TOKEN_NORMAL, 0);
+    static const char *const merges[] = {"x y", "y z", "w v", "z w", "z wv", "x y"};
+    for (size_t i = 0; i < N(merges); i++)
+        tiny_merge(source, merges[i]);
+    struct ht_tokenizer *t = tiny_build(source);
+    tiny_expect(t, "xyz", HT_ORIGIN_USER, "269 126");
+    tiny_expect(t, "xyzw", HT_ORIGIN_USER, "269 271");
+    tiny_expect(t, "yzw", HT_ORIGIN_USER, "270 123");
+    tiny_expect(t, "xyzwv", HT_ORIGIN_USER, "269 273");
+    ht_tokenizer_destroy(&t);
+    source = tiny_bytes("gpt-2");
+    tiny_add(source, "azz", HT_TOKEN_NORMAL, 0);
+    tiny_merge(source, "a zz"); // there is no token zz
+    struct hearth_error err;
+    assert_int_equal(ht_tokenizer_create(&t, &source->source, &err), HEARTH_FORMAT);
+    assert_null(t);
+    free(source);
+}
+
 static void ignored_merges(void **state)
 {
     (void)state;
@@ -32,6 +60,11 @@ static void ignored_merges(void **state)
     tiny_expect(t, "abcd", HT_ORIGIN_USER, "268"); // a piece that is a token is taken whole
     ht_tokenizer_destroy(&t);
     t = tiny_build(tiny_bytes("qwen2"));
+    tiny_expect(t, "abcd", HT_ORIGIN_USER, "261 104");
+    ht_tokenizer_destroy(&t);
+    struct tiny *source = tiny_bytes("llama-bpe");
+    source->types[268] = HT_TOKEN_UNUSED; // which no text becomes
+    t = tiny_build(source);
     tiny_expect(t, "abcd", HT_ORIGIN_USER, "261 104");
     ht_tokenizer_destroy(&t);
 }
@@ -103,6 +136,11 @@ static void segments_and_ranges(void **state)
         assert_int_equal(tokens.items[i].turn, expected[i].turn);
     }
     ht_tokens_free(&tokens);
+    const struct ht_segment half[] = {tiny_segment("a", HT_ORIGIN_ASSISTANT), tiny_segment("b", HT_ORIGIN_USER)};
+    tokens = tiny_encode(t, half, 2, 0);
+    tiny_expect_ids(&tokens, "260");
+    assert_true(tokens.items[0].target); // a part of it is
+    ht_tokens_free(&tokens);
     ht_tokenizer_destroy(&t);
 }
 
@@ -154,6 +192,10 @@ static void pieces(void **state)
                 "\xE2\x96\x81"
                 "ab",
                 HT_ORIGIN_USER, "264"); // "▁" is a space
+    const struct ht_segment cut = {"a\xE2\x96\x81", 3, HT_ORIGIN_USER, false, 0}; // not beyond the segment's end
+    struct ht_tokens tokens = tiny_encode(t, &cut, 1, 0);
+    tiny_expect_ids(&tokens, "260 229 153");
+    ht_tokens_free(&tokens);
     tiny_expect(t, "<s>", HT_ORIGIN_TEMPLATE, "1");
     tiny_expect(t, "<s>", HT_ORIGIN_USER, "63 118 65");
     ht_tokenizer_destroy(&t);
@@ -175,6 +217,10 @@ static void space_prefix(void **state)
     tokens = tiny_encode(t, s, 2, HT_ENCODE_CONTINUES);
     tiny_expect_ids(&tokens, "262");
     ht_tokens_free(&tokens);
+    s[0] = tiny_segment("ab<s>ab", HT_ORIGIN_TEMPLATE); // behind a control token there is one again
+    tokens = tiny_encode(t, s, 1, HT_ENCODE_CONTINUES);
+    tiny_expect_ids(&tokens, "262 1 264");
+    ht_tokens_free(&tokens);
     ht_tokenizer_destroy(&t);
 }
 
@@ -188,6 +234,15 @@ static void unknown_text(void **state)
     source->source.add_space_prefix = HT_FLAG_NO;
     struct ht_tokenizer *t = tiny_build(source);
     tiny_expect(t, "axya\xC3\xA9z", HT_ORIGIN_USER, "1 0 1 0"); // one for each run
+    struct ht_segment s = tiny_segment("xya", HT_ORIGIN_USER);
+    struct ht_tokens tokens = tiny_encode(t, &s, 1, 0);
+    assert_int_equal(tokens.items[0].end, 2);
+    ht_tokens_free(&tokens);
+    s = tiny_segment("x", HT_ORIGIN_USER);
+    tokens = tiny_encode(t, &s, 1, 0);
+    assert_int_equal(ht_tokenizer_encode(t, &s, 1, 0, &tokens, NULL), HEARTH_OK); // no run across two calls
+    tiny_expect_ids(&tokens, "0 0");
+    ht_tokens_free(&tokens);
     ht_tokenizer_destroy(&t);
 }
 
@@ -210,6 +265,9 @@ static void bos_and_eos(void **state)
     assert_int_equal(tokens.n, 2 * before);
     assert_int_equal(tokens.items[before].id, 1);
     assert_int_equal(tokens.items[before].start, 0);
+    s = tiny_segment("ab", HT_ORIGIN_USER);
+    assert_int_equal(ht_tokenizer_encode(t, &s, 1, HT_ENCODE_BOS, &tokens, NULL), HEARTH_OK);
+    tiny_expect_ids(&tokens, "1 264 2 1 264 2 1 264");
     ht_tokens_free(&tokens);
     tokens = tiny_encode(t, NULL, 0, HT_ENCODE_BOS | HT_ENCODE_EOS);
     tiny_expect_ids(&tokens, "1 2");
@@ -258,6 +316,11 @@ static void dropped_bytes(void **state)
     tokens = tiny_encode(t, behind, 2, 0); // a whole piece of them at the end
     tiny_expect_ids(&tokens, "101 14");
     assert_int_equal(tokens.items[1].origins, HT_ORIGIN_USER | HT_ORIGIN_SYSTEM);
+    const struct ht_segment before[] = {tiny_segment("z", HT_ORIGIN_SYSTEM), tiny_segment("b", HT_ORIGIN_USER)};
+    assert_int_equal(ht_tokenizer_encode(t, before, 2, 0, &tokens, NULL), HEARTH_OK); // appended
+    tiny_expect_ids(&tokens, "101 14 102");
+    assert_int_equal(tokens.items[2].origins, HT_ORIGIN_USER | HT_ORIGIN_SYSTEM);
+    assert_int_equal(tokens.n_dropped_bytes, 3);
     ht_tokens_free(&tokens);
     ht_tokenizer_destroy(&t);
 }
@@ -407,6 +470,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(byte_level_merges),
+        cmocka_unit_test(merges_that_overlap),
         cmocka_unit_test(ignored_merges),
         cmocka_unit_test(control_tokens),
         cmocka_unit_test(segments_and_ranges),

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page in a real Chromium against a real hearthd with the real default model."""
+import contextlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import subprocess
 import time
 
 import web_box
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import expect
 from web_box import PHONE, ROOM_PX
 
@@ -21,14 +23,20 @@ def say(page, text):
     page.get_by_role("button", name="Send", exact=True).click()
 
 
+def stop_if_writing(page):
+    """An answer may end between the look and the click."""
+    stop = page.get_by_role("button", name="Stop the answer")
+    if stop.is_visible():
+        with contextlib.suppress(PlaywrightTimeout):
+            stop.click(timeout=5000)
+
+
 def wait_done(page, n=1):
     """Until the n-th answer has ended and shows its usage. A model may never end: then it is stopped."""
     ended = "([n, ms]) => document.querySelectorAll('.answer .usage').length >= n || performance.now() > ms"
     until_ms = page.evaluate("performance.now()") + ENOUGH_MS
     page.wait_for_function(ended, arg=[n, until_ms], timeout=2 * ENOUGH_MS)
-    stop = page.get_by_role("button", name="Stop the answer")
-    if stop.is_visible():
-        stop.click()
+    stop_if_writing(page)
     page.wait_for_function("n => document.querySelectorAll('.answer .usage').length >= n", arg=n)
 
 
@@ -233,8 +241,7 @@ def test_hostile_words_stay_words(paired, box):
     say(page, text)
     wait_writing(page, 1)
     assert page.locator(".bubble").inner_text() == text
-    if page.get_by_role("button", name="Stop the answer").is_visible():
-        page.get_by_role("button", name="Stop the answer").click()
+    stop_if_writing(page)
     page.get_by_role("button", name="Rename or delete this conversation").click()
     page.get_by_label("Name", exact=True).fill(text)
     page.get_by_role("button", name="Save name").click()

@@ -99,8 +99,7 @@ static size_t n_keys(void)
 static int setup(void **state)
 {
     setup_sim(state);
-    snprintf(dir, sizeof dir, "/tmp/hpfx-XXXXXX");
-    assert_non_null(mkdtemp(dir));
+    check_folder_make(dir);
     memset(&config, 0, sizeof config);
     snprintf(config.state_dir, sizeof config.state_dir, "%s", dir);
     config.prefix_cache_mib = 16;
@@ -113,10 +112,7 @@ static int teardown(void **state)
 {
     hd_prefixes_close(&prefixes);
     teardown_sim(state);
-    char folder[HD_PATH_BYTES];
-    snprintf(folder, sizeof folder, "%s/prefixes", dir);
-    rmdir(folder); // the disk in memory has the files; these are only the folders
-    rmdir(dir);
+    check_folder_remove(dir); // the disk in memory has the files; these are only the folders
     return 0;
 }
 
@@ -132,6 +128,7 @@ static void a_cache_comes_back(void **state)
     assert_int_equal(given[0].version, 1);
     assert_true(hd_id_equal(&given[0].person, &owner));
     keep(&owner, 2, "m"); // in place of the first
+    assert_int_equal(hd_prefixes_bytes(prefixes), CACHE_BYTES);
     assert_true(open_all());
     assert_int_equal(read_all(), 1);
     assert_int_equal(given[0].version, 2);
@@ -204,6 +201,89 @@ static void what_was_exported_before_a_deletion_is_dropped(void **state)
     assert_int_equal(hd_prefixes_bytes(prefixes), 0);
 }
 
+// Handed over, but nothing of it is written yet. False: it was not taken.
+static bool hand_over(uint8_t version)
+{
+    struct hd_note note = {.type = HD_NOTE_PREFIXES, .person = owner, .tag = seq, .len_bytes = CACHE_BYTES};
+    note.text = (char *)make_cache(version);
+    snprintf(note.model, sizeof note.model, "m");
+    hd_model_tag(&config, model_path, note.model_tag);
+    hd_prefixes_keep(prefixes, &note);
+    bool taken = !note.text;
+    hd_note_free(&note);
+    return taken;
+}
+
+static void count_one(void *arg, const char *name)
+{
+    (void)name;
+    ++*(unsigned *)arg;
+}
+
+static unsigned n_files(void)
+{
+    char path[160];
+    unsigned n = 0;
+    snprintf(path, sizeof path, "%s/prefixes", dir);
+    assert_int_equal(io.list(io.user, path, count_one, &n), 0);
+    return n;
+}
+
+static void a_deletion_ends_what_is_under_way(void **state)
+{
+    (void)state;
+    assert_true(open_all());
+    for (int steps = 0; steps < 3; steps++) { // waits; begun; partly written
+        assert_true(hand_over(1));
+        for (int i = 0; i < steps; i++)
+            assert_true(hd_prefixes_work(prefixes));
+        assert_int_equal(n_files(), steps > 0);
+        hd_prefixes_forget(prefixes, &owner);
+        work();
+        assert_true(hd_prefixes_bytes(prefixes) == 0 && n_files() == 0);
+    }
+    keep(&owner, 1, "m");
+    n_given = 0;
+    hd_prefixes_loaded(prefixes, model_path);
+    assert_true(hd_prefixes_work(prefixes)); // it is being read
+    hd_prefixes_forget(prefixes, NULL);
+    work();
+    assert_true(n_given == 0 && n_files() == 0);
+}
+
+static void what_is_too_much_to_wait_is_not_taken(void **state)
+{
+    (void)state;
+    unsigned n = 0;
+    assert_true(open_all());
+    while (n < 100 && hand_over(1))
+        n++;
+    assert_in_range(n, 1, 99);
+    work();
+    assert_int_equal(n_files(), 1);
+    assert_true(hand_over(1));
+}
+
+static void a_cache_is_its_models_and_its_persons(void **state)
+{
+    (void)state;
+    struct hd_person other;
+    assert_true(open_all());
+    assert_int_equal(hd_person_add(store, "other", &other, &err), HEARTH_OK);
+    keep(&owner, 1, "m");
+    keep(&other.id, 2, "m");
+    n_given = 0;
+    hd_prefixes_loaded(prefixes, "/etc/passwd");
+    hd_prefixes_loaded(prefixes, "/no/such/file");
+    work();
+    assert_int_equal(n_given, 0);
+    hd_prefixes_loaded(prefixes, model_path);
+    hd_prefixes_want(prefixes, &other.id, model_path); // not the one that comes first
+    assert_true(n_given == 1 && hd_id_equal(&given[0].person, &other.id));
+    hd_prefixes_want(prefixes, &owner, model_path);
+    assert_true(n_given == 2 && hd_id_equal(&given[1].person, &owner));
+}
+
 static void the_budget_drops_the_oldest(void **state)
 {
     (void)state;
@@ -218,6 +298,11 @@ static void the_budget_drops_the_oldest(void **state)
     assert_int_equal(read_all(), 2);
     assert_int_equal(given[0].version, 3); // newest first
     assert_int_equal(given[1].version, 2);
+    config.prefix_cache_mib = 2; // it is less from now on
+    assert_true(open_all());
+    assert_true(n_files() == 1 && hd_prefixes_bytes(prefixes) <= 2u << 20);
+    assert_int_equal(read_all(), 1);
+    assert_int_equal(given[0].version, 3);
 }
 
 static char file_name[64];
@@ -258,6 +343,40 @@ static void flipped_bytes_open_nothing(void **state)
     assert_true(open_all());
     assert_int_equal(read_all(), 1); // so it was the flips
     free(good);
+}
+
+// A power cut came between the new file and the old one's end; and whatever else lies there.
+static void the_start_keeps_the_newer_one_only(void **state)
+{
+    (void)state;
+    char path[160], other[160];
+    size_t len;
+    assert_true(open_all());
+    keep(&owner, 1, "m");
+    snprintf(path, sizeof path, "%s/prefixes", dir);
+    assert_int_equal(io.list(io.user, path, note_name, NULL), 0);
+    snprintf(path, sizeof path, "%s/prefixes/%.32s", dir, file_name);
+    const uint8_t *bytes = simdisk_file(disk, path, &len);
+    uint8_t *old = malloc(len);
+    assert_non_null(old);
+    memcpy(old, bytes, len);
+    usleep(3000);
+    for (int round = 0; round < 2; round++) { // the older one is met last, then first
+        if (round == 0)
+            keep(&owner, 2, "m");
+        simdisk_put(disk, path, old, len);
+        if (round == 1)
+            keep(&owner, 2, "m");
+        snprintf(other, sizeof other, "%s/prefixes/%.32s.new", dir, file_name);
+        simdisk_put(disk, other, old, len);
+        snprintf(other, sizeof other, "%s/prefixes/notes", dir);
+        simdisk_put(disk, other, "x", 1);
+        assert_true(open_all());
+        assert_int_equal(n_files(), 1);
+        assert_int_equal(read_all(), 1);
+        assert_int_equal(given[0].version, 2);
+    }
+    free(old);
 }
 
 static bool scenario(struct hd_accepted *ids, bool *is_deleted)
@@ -315,7 +434,11 @@ int main(void)
         T(nothing_lies_in_plain),
         T(any_deletion_takes_key_and_file),
         T(what_was_exported_before_a_deletion_is_dropped),
+        T(a_deletion_ends_what_is_under_way),
+        T(what_is_too_much_to_wait_is_not_taken),
+        T(a_cache_is_its_models_and_its_persons),
         T(the_budget_drops_the_oldest),
+        T(the_start_keeps_the_newer_one_only),
         T(flipped_bytes_open_nothing),
         T(a_power_cut_leaves_the_old_the_new_or_none),
     };
