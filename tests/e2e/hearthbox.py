@@ -32,6 +32,11 @@ class Client(python_client.Client):
 python_client.Client = Client
 
 
+# The end tokens of the default model and of the tiny ones, forbidden: such an answer goes on until its context is full,
+# however fast the machine is.
+NO_END = [{"token": token, "bias": -100} for token in range(3)]
+
+
 def model_path():
     """The default model, or None."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")

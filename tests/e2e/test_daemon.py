@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hearthbox import BUILD, HEARTHD, ROOT, Box, free_port, model_path, python_client
+from hearthbox import BUILD, HEARTHD, NO_END, ROOT, Box, free_port, model_path, python_client
 from rawws import http, tls_socket
 from websockets.exceptions import ConnectionClosed
 
@@ -481,7 +481,7 @@ def test_an_answer_cut_by_the_end_is_kept_as_far_as_it_came(how):
         pytest.skip("the default model (SmolLM2) is absent")
     with Box(model_path()) as box:
         with box.paired() as client:
-            accepted = client.call("chat", text="Tell me a very long story about the sea.")
+            accepted = client.call("chat", text="Tell me a story about the sea.", sampling={"logit_bias": NO_END})
             seen, deadline = "", time.monotonic() + 60
             for event in client.events():
                 seen += event.output_text_delta.delta
@@ -634,8 +634,7 @@ def test_a_hanging_engine_starves_the_service_manager(tmp_path):
 
         env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
         with Box(model_path(), args=["--stall-s", "1"], env=env) as box, box.paired() as client:
-            sampling = {"max_tokens": {"value": 2000}, "temperature": {"value": 0}}
-            client.call("chat", text="Tell me a long story about a lighthouse keeper.", sampling=sampling)
+            client.call("chat", text="Tell me a story.", sampling={"logit_bias": NO_END})
             wait_for(lambda: box.admin("status")["engine_active"] == 1)
             with Traced(box.process.pid, "engine"):
                 wait_for(lambda: (fed(), "the engine hangs" in box.log_text())[1])

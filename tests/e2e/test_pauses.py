@@ -9,11 +9,10 @@ from collections import namedtuple
 
 import pytest
 from gguf_tiny import tiny_model
-from hearthbox import MODEL_NAME, PATIENCE, Box
+from hearthbox import MODEL_NAME, NO_END, PATIENCE, Box
 from python_client import RequestFailed
 from test_openai import http_client, new_token
 
-NO_END = [{"token": token, "bias": -100} for token in range(3)]
 ENDLESS = {"temperature": {"value": 1}, "seed": {"value": 5}, "max_tokens": {"value": 20000}, "logit_bias": NO_END}
 Paused = namedtuple("Paused", "alice bob first other accepted events client")
 

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from hearthbox import PATIENCE, ROOT, AdminError, Box, model_path, python_client
+from hearthbox import NO_END, PATIENCE, ROOT, AdminError, Box, model_path, python_client
 from websockets.exceptions import ConnectionClosed
 
 TINY = ROOT / "tests/golden/tiny-llama.gguf"
@@ -254,8 +254,8 @@ def test_chat_fields_are_checked(client, fields, name):
 
 
 def start(client, text=LONG, **fields):
-    """Asks and waits for the first piece: (Accepted, the seq seen so far)."""
-    accepted = client.call("chat", text=text, **fields)
+    """Asks and waits for the first piece: (Accepted, the seq seen so far). Without sampling the answer does not end."""
+    accepted = client.call("chat", text=text, **{"sampling": {"logit_bias": NO_END}, **fields})
     for event in client.events():
         if event.WhichOneof("event") == "output_text_delta":
             return accepted, event.seq
@@ -341,7 +341,7 @@ def test_an_answer_that_is_being_written_is_told_to_nobody_else(box):
 
 def test_two_people_are_answered_together(box):
     with box.paired(person="ann") as ann, box.paired(person="bob") as bob:
-        a, _ = start(ann, sampling=sampling(max_tokens=400, temperature=0))
+        a, _ = start(ann)
         started = time.monotonic()
         b, _ = start(bob, sampling=sampling(max_tokens=10, temperature=0))
         list(bob.events())
@@ -352,7 +352,7 @@ def test_two_people_are_answered_together(box):
 
 def test_deleting_a_conversation_ends_its_answer(box):
     with box.paired() as client:
-        accepted, _ = start(client, sampling=sampling(temperature=0))
+        accepted, _ = start(client)
         assert box.admin("status")["engine_active"] == 1
         client.send("delete_conversation", conversation_id=accepted.conversation_id)
         assert names(client.events())[-1] == "response_incomplete"
@@ -586,7 +586,7 @@ def test_the_queue_is_bounded():
         pytest.skip("the default model (SmolLM2) is absent")
     with Box(model_path(), args=["--sessions", "1"]) as box, box.paired() as client:
         # A long answer holds the only session while the others come: it lasts far longer than they take to arrive.
-        ids = [client.send("chat", text=LONG, sampling=sampling(max_tokens=1000, temperature=0))]
+        ids = [client.send("chat", text=LONG, sampling=sampling(max_tokens=1000, logit_bias=NO_END))]
         ids += [client.send("chat", text=f"question {i}", sampling=sampling(max_tokens=1)) for i in range(59)]
         accepted, busy, ended = 0, 0, 0
         while accepted + busy < len(ids) or ended < accepted:
