@@ -335,6 +335,12 @@ enum hearth_status ht_file_write(struct ht_file *file, const void *data, size_t 
     return HEARTH_OK;
 }
 
+enum hearth_status ht_file_sync(struct ht_file *file, struct hearth_error *err)
+{
+    int code = io_fsync(file->fd);
+    return code ? fail_errno(err, file->temporary ? file->temporary : file->path, "sync", -code) : HEARTH_OK;
+}
+
 // "a/b" -> "a", "/b" -> "/", "b" -> "."; cuts `path` in place.
 static const char *folder_of(char *path)
 {

@@ -53,6 +53,8 @@ HT_MUST_USE enum hearth_status ht_file_create(struct ht_file **file, const char 
 HT_MUST_USE enum hearth_status ht_file_create_alone(struct ht_file **file, const char *path, struct hearth_error *err);
 HT_MUST_USE enum hearth_status ht_file_write(struct ht_file *file, const void *data, size_t len_bytes,
                                              struct hearth_error *err);
+// What was written so far is on the disk when it returns: ht_file_commit then waits for the rest only.
+HT_MUST_USE enum hearth_status ht_file_sync(struct ht_file *file, struct hearth_error *err);
 // *file is NULL afterwards, whatever the outcome.
 HT_MUST_USE enum hearth_status ht_file_commit(struct ht_file **file, struct hearth_error *err);
 // Writes all or nothing: temporary file beside it, fsync, rename, fsync of the folder.

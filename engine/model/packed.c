@@ -23,6 +23,7 @@
 #define SUFFIX ".packed"
 enum {
     PIECE_BYTES = 128 << 10, // read, checked and forgotten while it is in a core's cache
+    SYNC_BYTES = 16 << 20,   // written at most before it is waited for: giving up waits for no more
     FRONT_ALIGN = 64,
     MAX_FRONT_BYTES = 256 << 20,
     NAME_BYTES = HT_SHA256_HEX + 1 + HT_PACKED_FORM_HEX + sizeof SUFFIX,
@@ -287,10 +288,21 @@ struct out {
     const struct ht_model *model;
     struct front front;
     struct ht_file *file; // NULL: pieces are only summed
+    uint64_t unsynced;
     unsigned char *piece;
     bool (*go_on)(void *user);
     void *user;
 };
+
+static enum hearth_status put(struct out *o, size_t len, struct hearth_error *err)
+{
+    HT_TRY(ht_file_write(o->file, o->piece, len, err));
+    o->unsynced += len;
+    if (o->unsynced < SYNC_BYTES)
+        return HEARTH_OK;
+    o->unsynced = 0;
+    return ht_file_sync(o->file, err);
+}
 
 // Every piece once: into its checksum, or into the file.
 static enum hearth_status each_piece(struct out *o, struct hearth_error *err)
@@ -304,7 +316,7 @@ static enum hearth_status each_piece(struct out *o, struct hearth_error *err)
                 return ht_fail(err, HEARTH_CANCELED, "writing packed weights was given up");
             HT_TRY(o->model->dev->packed_read(o->model->device, f->weights[i], at, len, o->piece, err));
             if (o->file)
-                HT_TRY(ht_file_write(o->file, o->piece, len, err));
+                HT_TRY(put(o, len, err));
             else
                 sum_up(o->piece, len, sum_of(f, piece));
         }

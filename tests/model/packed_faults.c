@@ -12,6 +12,7 @@
 
 #include "engine/base/io.h"
 #include "tests/check/power.h"
+#include "tests/check/tiny.h"
 
 // ---- the n-th read of the file fails, or ends early
 
@@ -372,6 +373,50 @@ static void beside_steps(void **state)
     assert_int_equal(open_and_compare(packed_params(TINY, dir)), HEARTH_PACKED_READ);
 }
 
+// ---- a slow disk
+
+static struct {
+    uint64_t unsynced, most;
+} disk;
+
+static int64_t count_written(void *user, int fd, const void *data, size_t n, uint64_t offset)
+{
+    (void)user;
+    ssize_t written = pwrite(fd, data, n, (off_t)offset);
+    disk.unsynced += written > 0 ? (uint64_t)written : 0;
+    disk.most = disk.unsynced > disk.most ? disk.unsynced : disk.most;
+    return written < 0 ? -errno : written;
+}
+
+static int count_synced(void *user, int fd)
+{
+    (void)user;
+    disk.unsynced = 0;
+    return fsync(fd) ? -errno : 0;
+}
+
+// No call waits for the whole file to reach the disk: between any two of them it can be given up, so that closing the
+// engine never waits for long.
+static void the_disk_gets_it_in_pieces(void **state)
+{
+    (void)state;
+    static const struct ht_io_hook hook = {.write_at = count_written, .fsync = count_synced};
+    static const struct check_tiny shape = {.family = "llama", .layers = 2, .n_embd = 512, .n_ff = 4096, .heads = 4,
+                                            .kv_heads = 2, .k_dim = 64, .v_dim = 64, .type = HT_TYPE_F32};
+    struct hearth_error err;
+    const struct hearth_engine_params p = packed_params(check_tiny_make(dir, "large.gguf", &shape), dir);
+    memset(&disk, 0, sizeof disk);
+    ht_io_set_hook(&hook);
+    must(write_packed(p, &err), &err);
+    ht_io_set_hook(NULL);
+    struct hearth_packed_size size;
+    must(hearth_packed_measure(dir, BASE, &size, &err), &err);
+    assert_true(size.bytes > 40 << 20);
+    assert_in_range(disk.most, 1, 17 << 20);
+    assert_int_equal(disk.unsynced, 0);
+    assert_int_equal(open_and_compare(p), HEARTH_PACKED_READ);
+}
+
 // ---- what a folder holds
 
 static void one_file_of_a_base(void **state)
@@ -496,6 +541,7 @@ int main(void)
         TEST(another_is_ready_first),
         TEST(many_at_once),
         TEST(beside_steps),
+        TEST(the_disk_gets_it_in_pieces),
         TEST(one_file_of_a_base),
         TEST(given_up),
         TEST(a_model_that_changes),
