@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/base/json_read.h"
 #include "engine/base/mem.h"
 #include "engine/model/prompt.h"
 #include "engine/model/session.h"
@@ -17,6 +18,11 @@
 const char *hearth_version(void)
 {
     return HEARTH_VERSION;
+}
+
+void hearth_json_watch(void)
+{
+    ht_json_watch();
 }
 
 // ---- what is told about a file

@@ -5,9 +5,10 @@
 // Threads: an engine and its sessions belong to one thread at a time (the "engine thread"), which calls
 // hearth_engine_step; only hearth_session_cancel may be called from any thread. Different engines are
 // independent. The library never prints, exits, aborts or installs signal handlers, reads no environment
-// variable and keeps no global state, but for one thing: from the first data set on it watches jansson's memory
-// (json_set_alloc_funcs, in front of what is set then), so that missing memory is not taken for damage. A program
-// that uses jansson in other threads sets its own functions, if any, and reads a data set, before these begin.
+// variable and keeps no global state, but for one thing: from the first JSON on that it reads (a schema, a data set, an
+// adapter of PEFT) it watches jansson's memory (json_set_alloc_funcs, in front of what is set then), so that missing
+// memory is not taken for damage. A program that uses jansson in other threads sets its own functions, if any, and
+// calls hearth_json_watch, before these begin.
 //
 // Every function that can fail returns a status and fills *err (which may be NULL). Out-pointers are set on
 // every path: NULL or 0 on failure. `_close` and `_destroy` take a pointer to the pointer, set it to NULL
@@ -31,6 +32,7 @@ struct hearth_session;
 
 // "0.1.0"; never NULL.
 const char *hearth_version(void);
+void hearth_json_watch(void); // see Threads above; once is enough
 
 // Bytes that this process may still take: what the system can give without swapping, and no more than its control
 // groups allow. 0 = not known. Any thread.

@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
+#include "engine/engine.h"
+
 static _Thread_local bool failed;
 
 static void *take(size_t size_bytes)
@@ -18,6 +20,7 @@ static void *take(size_t size_bytes)
 void hd_json_begin(void)
 {
     json_set_alloc_funcs(take, free);
+    hearth_json_watch(); // now, while there are no other threads
 }
 
 char *hd_json_text(const json_t *value, size_t flags)

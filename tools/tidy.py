@@ -48,7 +48,7 @@ LAW = {
 # library header -> folders that may include it; any other header outside libc is for tests only
 LIBRARIES = {
     r"utf8proc\.h": ("engine/text",),
-    r"jansson\.h": ("engine/gguf", "engine/learn", "engine/text", "firmware", "tools"),
+    r"jansson\.h": ("engine/base", "engine/gguf", "engine/learn", "engine/text", "firmware", "tools"),
     r"libwebsockets\.h|mbedtls/.*|psa/.*": ("firmware", "tools"),
     r"protobuf-c/.*": ("firmware", "tools"),
     r"qrencode\.h": ("firmware", "tools"),

@@ -9,6 +9,7 @@
 
 #include "engine/base/half.h"
 #include "engine/base/io.h"
+#include "engine/base/json_read.h"
 #include "engine/base/limits.h"
 #include "engine/base/mem.h"
 #include "engine/gguf/gguf_impl.h"
@@ -230,12 +231,8 @@ static enum hearth_status parse(struct ht_safetensors *s, const char *header, st
     if (!measured(header, s->header_bytes))
         return ht_fail(err, HEARTH_FORMAT, "%s: the header is nested too deeply or holds too many parts", shown(s));
     json_error_t wrong = {0};
-    errno = 0; // ENOMEM: a name may lack a byte
-    json_t *root = json_loadb(header, s->header_bytes, JSON_REJECT_DUPLICATES, &wrong);
-    if (errno == ENOMEM) {
-        json_decref(root);
-        root = NULL;
-    }
+    errno = 0;
+    json_t *root = ht_json_read(header, s->header_bytes, JSON_REJECT_DUPLICATES, &wrong);
     if (!root && (!wrong.text[0] || errno == ENOMEM))
         return ht_fail(err, HEARTH_NOMEM, "%s: out of memory for the header", shown(s));
     if (!root)

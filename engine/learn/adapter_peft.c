@@ -10,11 +10,11 @@
 #include <sys/stat.h>
 
 #include "engine/base/io.h"
+#include "engine/base/json_read.h"
 #include "engine/base/mem.h"
 #include "engine/gguf/safetensors.h"
 #include "engine/learn/adapter.h"
 #include "engine/learn/adapter_peft.h"
-#include "engine/learn/json_read.h"
 
 // ---------------------------------------------------------------- the configuration
 

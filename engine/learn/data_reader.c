@@ -6,11 +6,11 @@
 #include <strings.h>
 
 #include "engine/base/io.h"
+#include "engine/base/json_read.h"
 #include "engine/base/limits.h"
 #include "engine/base/mem.h"
 #include "engine/base/utf8.h"
 #include "engine/learn/data.h"
-#include "engine/learn/json_read.h"
 
 enum { LOOKED_AT = 16 }; // items that detection may pass over
 

@@ -3,8 +3,8 @@
 // (engine/text/chat_tools.h). Pure parsers over one item.
 #include <stdio.h>
 
+#include "engine/base/json_read.h"
 #include "engine/learn/data.h"
-#include "engine/learn/json_read.h"
 
 // The value itself, or what a string spells; NULL: a string that spells nothing, or no memory (errno). The caller drops
 // it.

@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "engine/base/io.h"
+#include "engine/base/json_read.h"
 #include "engine/learn/eval.h"
-#include "engine/learn/json_read.h"
 
 const char *const hearth_task_skip_names[HEARTH_TASK_SKIPS] = {
     [HT_TASK_NOT_JSON] = "not valid JSON",

@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/base/json_read.h"
 #include "engine/base/mem.h"
-#include "engine/learn/json_read.h"
 #include "engine/learn/trainer.h"
 #include "engine/model/session.h"
 

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/base/json_read.h"
 #include "engine/base/mem.h"
 
 enum { MAX_TUPLE = 64, MAX_MEMBERS = 2048, MAX_ONE_OF = 256 };
@@ -618,13 +619,10 @@ static enum hearth_status parse(const char *text, size_t len_bytes, json_t **roo
     while (blank < len_bytes && strchr(" \t\r\n", text[blank]) && text[blank])
         blank++;
     *root = blank == len_bytes ? json_object()
-                                  : json_loadb(text, len_bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
-    // Even of a whole value: a string may lack a byte.
+                               : ht_json_read(text, len_bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
     bool no_memory = errno == ENOMEM || (!*root && blank == len_bytes);
-    if (*root && !no_memory)
+    if (*root)
         return HEARTH_OK;
-    json_decref(*root);
-    *root = NULL;
     if (no_memory)
         return ht_fail(err, HEARTH_NOMEM, "out of memory for a JSON schema");
     return ht_fail(err, HEARTH_INVALID, "JSON schema: line %d, column %d: this is no valid JSON", error.line,

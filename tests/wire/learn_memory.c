@@ -8,10 +8,32 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "engine/learn.h"
 #include "firmware/json_text.h"
 #include "firmware/learn.h"
 #include "firmware/reserve.h"
+#include "tests/check/fault.h"
 #include "tests/check/own_malloc.h"
+
+// The engine's own watch is there before threads are: what it reads later sets nothing that they use.
+static void the_watch_stands(void **state)
+{
+    (void)state;
+    char folder[64];
+    json_malloc_t take, later;
+    json_free_t give, ignored;
+    struct hearth_data_reader *reader;
+    struct hearth_error err = {0};
+    check_folder_make(folder);
+    const struct hearth_data_reader_params params = {.path = check_file_make(folder, "a.jsonl", "{\"text\":\"a\"}\n")};
+    hd_json_begin();
+    json_get_alloc_funcs(&take, &give);
+    assert_int_equal(hearth_data_open(&reader, &params, &err), HEARTH_OK);
+    json_get_alloc_funcs(&later, &ignored);
+    hearth_data_close(&reader);
+    check_folder_remove(folder);
+    assert_true(take == later);
+}
 
 static void every_allocation_fails_once(void **state)
 {
@@ -63,6 +85,7 @@ static void escapes(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_allocation_fails_once), cmocka_unit_test(escapes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(the_watch_stands), // first: once in a program
+                                       cmocka_unit_test(every_allocation_fails_once), cmocka_unit_test(escapes)};
     return cmocka_run_group_tests_name("learn_memory", tests, NULL, NULL);
 }

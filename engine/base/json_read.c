@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // JSON texts as values. See json_read.h. Pure; any thread.
-#include "engine/learn/json_read.h"
+#include "engine/base/json_read.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -24,15 +24,22 @@ static void watch(void)
     json_set_alloc_funcs(take, give);
 }
 
-json_t *ht_json_read(const char *text, size_t len_bytes, size_t flags, json_error_t *error)
+void ht_json_watch(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    int before = errno;
     pthread_once(&once, watch);
+}
+
+json_t *ht_json_read(const char *text, size_t len_bytes, size_t flags, json_error_t *error)
+{
+    int before = errno;
+    ht_json_watch();
     failed = false;
+    errno = 0;
     json_t *value = json_loadb(text, len_bytes, flags, error);
-    errno = failed ? ENOMEM : before; // numbers set it to 0 on the way
-    if (failed) {
+    bool no_memory = failed || errno == ENOMEM; // a number behind the place sets errno to 0
+    errno = no_memory ? ENOMEM : before;
+    if (no_memory) {
         json_decref(value);
         value = NULL;
     }

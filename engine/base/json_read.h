@@ -8,6 +8,8 @@
 #define HT_JSON_READ_H
 #include <jansson.h>
 
+// Watches the library's memory from now on; the first ht_json_read does it by itself. See hearth_json_watch.
+void ht_json_watch(void);
 // NULL: the text is wrong and *error (may be NULL) tells where, or memory ran out and errno is ENOMEM; else errno stays
 // as it was.
 json_t *ht_json_read(const char *text, size_t len_bytes, size_t flags, json_error_t *error);
