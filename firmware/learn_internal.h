@@ -103,6 +103,9 @@ void hd_learn_abort(struct hd_learn *learn); // its row is gone: nothing more is
 // else's; BUSY: a training needs it.
 enum hearth_status hd_learn_find_old(const struct hd_learn *learn, const char *name, const struct hd_id *person,
                                      const struct hd_learnt **old, struct hearth_error *err);
+// One more line of `lines`, whole or not at all.
+enum hearth_status hd_learn_own_put(struct hd_learn_own *own, const struct hd_conversation *conversation,
+                                    struct hearth_error *err);
 void hd_learn_own_stop(struct hd_learn *learn, const char *why); // while it reads; who asked is told
 
 // learn_tell.c

@@ -63,24 +63,28 @@ static json_t *message_of(const struct hd_turn *turn)
 {
     static const char *const roles[] = {"", "system", "user", "assistant"};
     json_t *message = json_pack("{s:s, s:s%}", "role", roles[turn->role], "content", turn->text, turn->text_len);
-    if (message && turn->role == HD_ROLE_ASSISTANT && !turn->finished)
-        json_object_set_new(message, "weight", json_integer(0)); // it teaches no end
+    if (message && turn->role == HD_ROLE_ASSISTANT && !turn->finished &&
+        json_object_set_new(message, "weight", json_integer(0))) { // it teaches no end
+        json_decref(message);
+        return NULL;
+    }
     return message;
 }
 
-static enum hearth_status put(struct hd_learn_own *own, const struct hd_conversation *conversation,
-                              struct hearth_error *err)
+enum hearth_status hd_learn_own_put(struct hd_learn_own *own, const struct hd_conversation *conversation,
+                                    struct hearth_error *err)
 {
     char id[2 * HD_ID_BYTES + 1];
     size_t n = last_answer(conversation);
     if (!n)
         return HEARTH_OK;
     json_t *messages = json_array();
-    for (size_t i = 0; i < n; i++)
-        json_array_append_new(messages, message_of(&conversation->turns[i]));
+    bool good = messages != NULL;
+    for (size_t i = 0; good && i < n; i++)
+        good = !json_array_append_new(messages, message_of(&conversation->turns[i]));
     hd_hex(id, conversation->head.id.b, HD_ID_BYTES);
     json_t *line = json_pack("{s:s, s:o}", "id", id, "messages", messages);
-    bool good = line && json_dumpf(line, own->lines, JSON_COMPACT) == 0 && fputc('\n', own->lines) != EOF;
+    good = good && line && json_dumpf(line, own->lines, JSON_COMPACT) == 0 && fputc('\n', own->lines) != EOF;
     json_decref(line);
     if (!good)
         return hd_fail(err, HEARTH_NOMEM, "no memory for the conversations");
@@ -106,7 +110,7 @@ static enum hearth_status next(struct hd_learn *learn, bool *more, struct hearth
     }
     hd_conversation_list_free(&list);
     if (*more && status == HEARTH_OK) {
-        status = put(own, &conversation, err);
+        status = hd_learn_own_put(own, &conversation, err);
         hd_conversation_free(&conversation);
     }
     return status;

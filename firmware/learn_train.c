@@ -145,7 +145,10 @@ static json_t *complete(const json_t *ask)
                                                            : !strcmp(f->name, "precision") ? "auto"
                                                            : !strcmp(f->name, "moments")   ? "f32"
                                                                                            : "");
-        json_object_set_new(meta, f->name, value);
+        if (json_object_set_new(meta, f->name, value)) {
+            json_decref(meta);
+            return NULL;
+        }
     }
     return meta;
 }
@@ -563,17 +566,17 @@ static enum hearth_status add_run(struct hd_learn *learn, const json_t *ask, con
     hd_hex(who, person ? person->b : item.person.b, HD_ID_BYTES); // whose answers are made with it, if `use`
     hd_model_file_name(model_path, model);
     json_t *meta = complete(ask);
-    json_object_set_new(meta, "model", json_string(model));
-    json_object_set_new(meta, "base", json_string(sha256));
-    json_object_set_new(meta, "who", json_string(who));
+    bool good = !json_object_set_new(meta, "model", json_string(model)) &&
+                !json_object_set_new(meta, "base", json_string(sha256)) &&
+                !json_object_set_new(meta, "who", json_string(who));
     hd_hex(id_text, set->id.b, HD_ID_BYTES); // names may come again, ids do not
-    json_object_set_new(meta, "data_set_id", json_string(id_text));
+    good = good && !json_object_set_new(meta, "data_set_id", json_string(id_text));
     hd_hex(id_text, init ? init->id.b : NULL, init ? HD_ID_BYTES : 0);
-    json_object_set_new(meta, "init_id", json_string(id_text));
-    item.meta = hd_json_text(meta, JSON_COMPACT);
+    good = good && !json_object_set_new(meta, "init_id", json_string(id_text));
+    item.meta = good ? hd_json_text(meta, JSON_COMPACT) : NULL;
     json_decref(meta);
-    enum hearth_status status =
-        item.meta ? hd_store_learnt_key(learn->server->store, &item.person, &item.id, err) : HEARTH_NOMEM;
+    enum hearth_status status = item.meta ? hd_store_learnt_key(learn->server->store, &item.person, &item.id, err)
+                                          : hd_fail(err, HEARTH_NOMEM, "out of memory");
     if (status == HEARTH_OK)
         status = hd_store_learnt_add(learn->server->store, &item, err);
     free(item.meta);

@@ -10,7 +10,7 @@
 
 #include "engine/learn.h"
 #include "firmware/json_text.h"
-#include "firmware/learn.h"
+#include "firmware/learn_internal.h"
 #include "firmware/reserve.h"
 #include "tests/check/fault.h"
 #include "tests/check/own_malloc.h"
@@ -62,6 +62,46 @@ static void every_allocation_fails_once(void **state)
     json_decref(whole);
 }
 
+// A conversation becomes a line of a data set with all of its turns, or is told to have none.
+static void conversations(void **state)
+{
+    (void)state;
+    struct hd_turn turns[] = {
+        {.role = HD_ROLE_USER, .text = "a question", .text_len = 10, .finished = true},
+        {.role = HD_ROLE_ASSISTANT, .text = "an answer that was cut", .text_len = 22},
+        {.role = HD_ROLE_USER, .text = "another question", .text_len = 16, .finished = true},
+        {.role = HD_ROLE_ASSISTANT, .text = "an answer", .text_len = 9, .finished = true},
+    };
+    const struct hd_conversation conversation = {.turns = turns, .n_turns = 4};
+    static char whole[4096], again[sizeof whole];
+    hd_json_begin();
+    for (long n = 0, n_total = 0; n <= n_total; n++) {
+        struct hd_learn_own own = {.lines = tmpfile()};
+        struct hearth_error err = {0};
+        char *text = n ? again : whole;
+        assert_non_null(own.lines);
+        assert_int_equal(setvbuf(own.lines, NULL, _IONBF, 0), 0);
+        long before = live;
+        n_allocations = 0;
+        fail_at = n;
+        enum hearth_status status = hd_learn_own_put(&own, &conversation, &err);
+        fail_at = 0;
+        n_total = n ? n_total : n_allocations;
+        assert_int_equal(live, before);
+        assert_true(!OWN_MALLOC || n_total > 10);
+        assert_true(n || status == HEARTH_OK);
+        rewind(own.lines);
+        memset(text, 0, sizeof whole);
+        (void)!fread(text, 1, sizeof whole - 1, own.lines);
+        fclose(own.lines);
+        if (status == HEARTH_OK)
+            assert_string_equal(text, whole);
+        else
+            assert_int_equal(status, HEARTH_NOMEM);
+    }
+    assert_non_null(strstr(whole, "cut\",\"weight\":0}"));
+}
+
 // Where memory is short in the midst of an escape the daemon goes on: with its reserve, and tells.
 static void escapes(void **state)
 {
@@ -86,6 +126,7 @@ static void escapes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(the_watch_stands), // first: once in a program
-                                       cmocka_unit_test(every_allocation_fails_once), cmocka_unit_test(escapes)};
+                                       cmocka_unit_test(every_allocation_fails_once),
+                                       cmocka_unit_test(conversations), cmocka_unit_test(escapes)};
     return cmocka_run_group_tests_name("learn_memory", tests, NULL, NULL);
 }
