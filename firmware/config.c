@@ -55,7 +55,7 @@ static const struct setting settings[] = {
     {"packed_cache", SWITCH, AT(packed_cache), 0, 0, NULL,
      "keep packed weights as files and read them at the next start"},
     {"learn_quota_mib", NUMBER, AT(learn_quota_mib), 0, 1 << 24, NULL,
-     "N  disk for each person's data sets and adapters (2048); 0 = no limit"},
+     "N  disk for each person's data sets, adapters and trainings (2048); 0 = no limit"},
     {"stall_s", NUMBER, AT(stall_s), 1, 3600, NULL,
      "N  seconds that one step of the engine may take before the box counts as hung (180)"},
     {"device", TEXT, AT(device), 0, 0, NULL, "auto|cpu|cuda[:i]|vulkan[:i]"},

@@ -33,7 +33,7 @@ struct hd_config {
     enum hearth_kv_type kv;
     unsigned memory_budget_mib; // for all loaded models together; 0 = what is free, less an eighth
     unsigned prefix_cache_mib;  // of conversations' caches kept on disk, sealed; 0 = none
-    unsigned learn_quota_mib;   // of one person's data sets and adapters; 0 = no limit
+    unsigned learn_quota_mib;   // of one person's data sets, adapters and trainings; 0 = no limit
     unsigned stall_s;           // one step of the engine may take this long before the box counts as hung
     unsigned ping_s; // idle time after which a client is pinged; it has as long again to answer
     bool packed_cache; // loaded models' packed weights are kept in packed_dir, and read from there

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How much of the disk one person's data sets and adapters may take (learn_quota_mib), so that nobody fills it for the
-// others. What is nobody's is the owner's own, who works on the box, and has no limit. Loop thread.
+// How much of the disk one person's data sets, adapters and trainings may take (learn_quota_mib), so that nobody fills
+// it for the others. What is nobody's is the owner's own, who works on the box, and has no limit. Loop thread.
 #include <string.h>
 
 #include "firmware/learn_internal.h"
@@ -24,6 +24,12 @@ static enum hearth_status owner_of(const struct hd_learnt *item, struct hd_id *o
     return HEARTH_OK;
 }
 
+// A training has no size of its own, but what it goes on from, which grows with its rank and not with what comes out.
+static uint64_t size_of(const struct hd_learn *learn, const struct hd_learnt *item)
+{
+    return item->kind == HD_LEARNT_RUN ? hd_sealed_size(learn->dir, &item->id) : item->size_bytes;
+}
+
 enum hearth_status hd_learn_check_quota(const struct hd_learn *learn, const struct hd_id *person,
                                         const struct hd_learnt *old, uint64_t more_bytes, struct hearth_error *err)
 {
@@ -38,7 +44,7 @@ enum hearth_status hd_learn_check_quota(const struct hd_learn *learn, const stru
             return status;
         if (&learn->items[i] == old || !hd_id_equal(&owner, person))
             continue;
-        used += learn->items[i].size_bytes;
+        used += size_of(learn, &learn->items[i]);
         n++;
     }
     if (n >= HD_MAX_LEARNT_PERSON)
@@ -47,7 +53,7 @@ enum hearth_status hd_learn_check_quota(const struct hd_learn *learn, const stru
     if (!limit || (used < limit && more_bytes <= limit - used))
         return HEARTH_OK;
     return hd_fail(err, HEARTH_LIMIT,
-                   "one person's data sets and adapters may take %llu MiB on this box; %.1f are used, and this needs "
-                   "%.1f: delete some",
+                   "one person's data sets, adapters and trainings may take %llu MiB on this box; %.1f are used, and "
+                   "this needs %.1f: delete some",
                    (unsigned long long)(limit / MIB), (double)used / MIB, (double)more_bytes / MIB);
 }

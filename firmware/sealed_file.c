@@ -260,14 +260,22 @@ struct sweep {
     void *user;
 };
 
+// Whose file it is by its name; *whole: none that a crash left half-written.
+static bool item_of(const char *name, struct hd_id *id, bool *whole)
+{
+    char hex[ITEM_HEX + 1];
+    snprintf(hex, sizeof hex, "%s", name);
+    bool ours = hd_unhex(id->b, HD_ID_BYTES, hex) && name[ITEM_HEX] == '.';
+    *whole = ours && hd_sealed_name_ok(name + ITEM_HEX + 1);
+    return ours;
+}
+
 static void look_at(void *arg, const char *name)
 {
     const struct sweep *sweep = arg;
-    char hex[ITEM_HEX + 1], path[FILE_PATH_BYTES];
+    char path[FILE_PATH_BYTES];
     struct hd_id id = {{0}};
-    snprintf(hex, sizeof hex, "%s", name);
-    bool ours = hd_unhex(id.b, HD_ID_BYTES, hex) && name[ITEM_HEX] == '.';
-    bool whole = ours && hd_sealed_name_ok(name + ITEM_HEX + 1);
+    bool whole, ours = item_of(name, &id, &whole);
     bool goes = sweep->item ? ours && hd_id_equal(&id, sweep->item) : !whole || !sweep->kept(sweep->user, &id);
     if (goes && snprintf(path, sizeof path, "%s/%s", sweep->dir, name) < (int)sizeof path)
         (void)hd_io()->unlink(hd_io()->user, path);
@@ -282,6 +290,36 @@ void hd_sealed_remove(const char *dir, const struct hd_id *item, const char *nam
         (void)hd_io()->list(hd_io()->user, dir, look_at, &sweep);
     else if (path_of(dir, item, name, "", path, &ignored) == HEARTH_OK)
         (void)hd_io()->unlink(hd_io()->user, path);
+}
+
+struct measure {
+    const char *dir;
+    const struct hd_id *item;
+    uint64_t bytes;
+};
+
+static void add_size(void *arg, const char *name)
+{
+    struct measure *m = arg;
+    const struct hd_io *io = hd_io();
+    char path[FILE_PATH_BYTES];
+    struct hd_id id = {{0}};
+    bool whole;
+    if (!item_of(name, &id, &whole) || !whole || !hd_id_equal(&id, m->item) ||
+        snprintf(path, sizeof path, "%s/%s", m->dir, name) >= (int)sizeof path)
+        return;
+    int fd = io->open(io->user, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
+    int64_t size = fd < 0 ? 0 : io->size(io->user, fd);
+    m->bytes += size > 0 ? (uint64_t)size : 0;
+    if (fd >= 0)
+        (void)io->close(io->user, fd);
+}
+
+uint64_t hd_sealed_size(const char *dir, const struct hd_id *item)
+{
+    struct measure m = {.dir = dir, .item = item};
+    (void)hd_io()->list(hd_io()->user, dir, add_size, &m);
+    return m.bytes;
 }
 
 void hd_sealed_sweep(const char *dir, bool (*kept)(void *user, const struct hd_id *item), void *user)

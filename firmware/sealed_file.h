@@ -30,6 +30,8 @@ enum hearth_status hd_sealed_copy(const struct hd_sealed_place *place, const cha
                                   uint64_t *len_bytes, struct hearth_error *err);
 // Removes the file `name` of an item, or with NULL all of its files.
 void hd_sealed_remove(const char *dir, const struct hd_id *item, const char *name);
+// What all whole files of an item take.
+uint64_t hd_sealed_size(const char *dir, const struct hd_id *item);
 // Removes every file of the folder whose item is not `kept`, and what a crash left half-written.
 void hd_sealed_sweep(const char *dir, bool (*kept)(void *user, const struct hd_id *item), void *user);
 

@@ -10,7 +10,7 @@ from gguf_tiny import tiny_model
 from hearthbox import BUILD, MODEL_NAME, PATIENCE, Box  # noqa: F401  (finds python_client)
 from python_client import RequestFailed
 from test_training_box import (  # noqa: F401
-    DONE, STOPPED, WILD, box, client, fill, finish, hearth, start,
+    DONE, STOPPED, WILD, box, client, fill, finish, hearth, start, statuses,
 )
 
 CANARY = "badger lanterns"
@@ -225,4 +225,29 @@ def test_a_training_wants_room():
             assert import_set(box, "mine", 5000, "Ann")["code"] == "limit"
             assert [a["name"] for a in box.admin("adapters.list")["trainings"]] == []
             box.admin("adapters.remove", name="large")
+            assert import_set(box, "mine", 5000, "Ann")["ok"]
+
+
+def test_a_training_that_was_stopped_takes_room():
+    """What it goes on from lies on the disk: who stops one after the other fills it as well."""
+    with Box(args=["--template", "chatml", "--learn-quota-mib", "1"]) as box:
+        (box.models / f"{MODEL_NAME}.gguf").write_bytes(tiny_model())
+        box.stop()
+        box.start()
+        fill(box, "common")
+        large = {"rank": {"value": 96}, "epochs": {"value": 1000}, "held_out": {"value": 0}}
+        with box.paired("Ann", name="ann", scopes=["chat", "train"]) as ann:
+            start(ann, data_set="common", adapter="large", **large)
+            next(s for s in statuses(ann) if s.step)
+            ann.call("train_stop", adapter="large")
+            assert finish(ann).state == STOPPED
+            assert sum(len(data) for name, data in sealed(box).items() if "checkpoint" in name) > 1 << 20
+            with pytest.raises(RequestFailed, match="1 MiB on this box"):
+                start(ann, data_set="common", adapter="next", **large)
+            assert import_set(box, "mine", 5000, "Ann")["code"] == "limit"
+            assert import_set(box, "bobs", 5000)["ok"]
+            ann.call("train_start", adapter="large")  # it goes on all the same
+            ann.call("train_stop", adapter="large")
+            assert finish(ann).state == STOPPED
+            ann.call("train_stop", adapter="large", discard=True)
             assert import_set(box, "mine", 5000, "Ann")["ok"]
