@@ -80,11 +80,10 @@ static bool was_wrong(const struct peer *peer, int64_t now_ms)
 }
 
 // Whether less is lost with `a` than with `b`: who is known stays longest, then who was wrong, else the latest.
+// Who was never here has nothing to lose.
 static bool goes_before(const struct peer *a, const struct peer *b, int64_t now_ms)
 {
     bool a_wrong = was_wrong(a, now_ms), b_wrong = was_wrong(b, now_ms);
-    if (a->used != b->used)
-        return b->used;
     if (a->known != b->known)
         return b->known;
     if (a_wrong != b_wrong)

@@ -131,13 +131,11 @@ static enum hearth_status write_block(struct out *o, uint64_t max_bytes, struct 
     struct record_head record;
     unsigned char sum[HT_HASH_BYTES];
     size_t size = page_bytes(e);
-    uint64_t fit = max_bytes < sizeof head + sizeof sum
-                       ? 0
-                       : (max_bytes - sizeof head - sizeof sum) / (sizeof record + size);
-    uint32_t n = fit < o->n ? (uint32_t)fit : o->n;
     if (max_bytes < sizeof head + sizeof sum)
         return ht_fail(err, HEARTH_LIMIT, "%llu bytes are too few for a prefix cache",
                        (unsigned long long)max_bytes);
+    uint64_t fit = (max_bytes - sizeof head - sizeof sum) / (sizeof record + size);
+    uint32_t n = fit < o->n ? (uint32_t)fit : o->n;
     ht_hash_init(&o->hash);
     fill_head(e, &head, n);
     HT_TRY(put(o, &head, sizeof head, err));
@@ -216,7 +214,7 @@ static enum hearth_status check_block(struct in *in, const unsigned char *data, 
     ht_hash_init(&hash);
     ht_hash_add(&hash, data, len_bytes - sizeof sum);
     ht_hash_end(&hash, sum);
-    if (head.magic != MAGIC || memcmp(sum, data + len_bytes - sizeof sum, sizeof sum) != 0)
+    if (memcmp(sum, data + len_bytes - sizeof sum, sizeof sum) != 0)
         return damaged(err);
     fill_head(in->engine, &want, head.n_pages);
     if (memcmp(&head, &want, sizeof head) != 0)
@@ -247,7 +245,7 @@ static enum hearth_status check_records(const struct in *in, uint64_t owner, str
             (n < HT_KV_PAGE && r.shared) || (r.parent != NO_PARENT && n_ids(&before) < HT_KV_PAGE))
             return damaged(err);
         for (uint32_t k = 0; k < HT_KV_PAGE; k++)
-            if (k < n ? r.ids[k] < 0 || (uint32_t)r.ids[k] >= in->engine->model.hp.n_vocab : r.ids[k] != -1)
+            if (k < n ? (uint32_t)r.ids[k] >= in->engine->model.hp.n_vocab : r.ids[k] != -1)
                 return damaged(err);
     }
     return HEARTH_OK;

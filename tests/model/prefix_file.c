@@ -119,7 +119,10 @@ static void order_and_room(void **state)
     }
     struct hearth_error err;
     struct block none = {.fail_after = SIZE_MAX};
-    assert_int_equal(hearth_engine_export_prefixes(engine, 1, HEAD, append, &none, &err), HEARTH_LIMIT);
+    assert_int_equal(hearth_engine_export_prefixes(engine, 1, HEAD + TAIL - 1, append, &none, &err), HEARTH_LIMIT);
+    part = export_of(engine, 1, HEAD + TAIL);
+    assert_int_equal(pages_in(engine, &part), 0);
+    free(part.data);
     // Room for ten pages: the end of the oldest chain stays out, and more of it goes when a page is wanted.
     small = engine_for(1, 10 * PAGE, HEARTH_KV_F16, NULL);
     assert_int_equal(import_into(small, 1, &all), 75 + 105 + 96);
@@ -143,6 +146,12 @@ static void order_and_room(void **state)
     ask_once(small, &a, some_ids(5), 100, 9);
     assert_int_equal(a.usage.cached_tokens, 99);
     hearth_engine_close(&small);
+    hearth_engine_forget(engine, 1); // the session still holds its pages; they are in nobody's cache
+    for (uint64_t owner = 0; owner < 2; owner++) {
+        part = export_of(engine, owner, UINT64_MAX);
+        assert_int_equal(pages_in(engine, &part), 0);
+        free(part.data);
+    }
     hearth_engine_close(&engine);
     free(all.data);
 }
@@ -176,6 +185,10 @@ static void shared_pages_come_along(void **state)
     assert_int_equal(a.usage.cached_tokens, 64);
     ask_once(engine, &a, ids, 100, 1);
     assert_int_equal(a.usage.cached_tokens, 99);
+    hearth_engine_forget(engine, 0);
+    assert_int_equal(import_into(engine, 1, &own), 64 + 32 + 9); // those of everybody come with them
+    ask_once(engine, &a, ids, 100, 3);
+    assert_int_equal(a.usage.cached_tokens, 64);
     hearth_engine_close(&engine);
     free(own.data);
     free(common.data);
@@ -289,6 +302,38 @@ static void lies_are_refused(void **state)
     free(b.data);
 }
 
+static void lies_about_the_end_are_refused(void **state)
+{
+    (void)state;
+    struct hearth_engine *engine;
+    struct block b = small_block(&engine);
+    unsigned char *good = malloc(b.n);
+    memcpy(good, b.data, b.n);
+    const size_t record = record_bytes(engine);
+    for (size_t i = 0; i < 9; i++) // the leaf, of nine ids, has none
+        put_u32(&b, HEAD + 3 * record + IDS_AT + i * 4, UINT32_MAX);
+    sign(&b);
+    refused(engine, b.data, b.n);
+    memcpy(b.data, good, b.n);
+    put_u32(&b, COUNT_AT, 1); // a leaf that everybody should find, and nothing before it
+    memmove(b.data + HEAD, b.data + HEAD + 3 * record, record);
+    put_u32(&b, HEAD, UINT32_MAX);
+    struct block leaf = {.data = b.data, .n = HEAD + record + TAIL};
+    sign(&leaf);
+    assert_int_equal(import_into(engine, 1, &leaf), 9);
+    hearth_engine_forget(engine, 0);
+    put_u32(&leaf, HEAD + 4, 1);
+    sign(&leaf);
+    refused(engine, leaf.data, leaf.n);
+    memcpy(b.data, good, b.n);
+    assert_true(append(&b, "12345678", 8)); // more than the records
+    sign(&b);
+    refused(engine, b.data, b.n);
+    hearth_engine_close(&engine);
+    free(good);
+    free(b.data);
+}
+
 // Anything at all: refused, or taken, and then everything is in order.
 static void noise_is_refused_or_in_order(void **state)
 {
@@ -362,6 +407,10 @@ static void not_now(void **state)
     assert_int_equal(hearth_engine_export_prefixes(engine, 1, UINT64_MAX, append, &none, &err), HEARTH_IO);
     check_cache(engine);
     hearth_engine_close(&engine);
+    engine = open_engine((struct hearth_engine_params){.model_path = MODEL, .device = "cpu", .vocab_only = true});
+    assert_int_equal(hearth_engine_export_prefixes(engine, 1, UINT64_MAX, append, &none, &err), HEARTH_INVALID);
+    assert_int_equal(hearth_engine_import_prefixes(engine, 1, b.data, b.n, &n, &err), HEARTH_INVALID);
+    hearth_engine_close(&engine);
     free(b.data);
     free(none.data);
 }
@@ -411,6 +460,7 @@ int main(void)
         cmocka_unit_test(shared_pages_come_along),
         cmocka_unit_test(damage_is_found),
         cmocka_unit_test(lies_are_refused),
+        cmocka_unit_test(lies_about_the_end_are_refused),
         cmocka_unit_test(noise_is_refused_or_in_order),
         cmocka_unit_test(another_model_or_arithmetic_is_refused),
         cmocka_unit_test(not_now),

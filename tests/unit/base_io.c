@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files: exact reads, refusals, atomic replacement under failing and torn operations.
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -165,8 +167,220 @@ static void short_and_interrupted(void **state)
     fault = (struct fault){.fail_at = 1, .code = -EIO};
     assert_int_equal(ht_file_read(file, data, 11, 0, &err), HEARTH_IO);
     assert_non_null(strstr(err.text, "s: cannot read"));
+    fault = (struct fault){.fail_at = 1, .code = -ENOMEM};
+    assert_int_equal(ht_file_read(file, data, 11, 0, &err), HEARTH_NOMEM);
+    fault = (struct fault){.fail_at = 1, .code = 12}; // more than was asked for
+    assert_int_equal(ht_file_read(file, data, 11, 0, &err), HEARTH_FORMAT);
     ht_file_close(&file);
+    for (int n = 1; n <= 2; n++) { // the write, the fsync
+        fault = (struct fault){.fail_at = n, .code = -EINTR};
+        assert_int_equal(ht_file_replace(path, "whole", 5, &err), HEARTH_OK);
+        assert_content(path, "whole");
+        fault = (struct fault){.fail_at = n, .code = -EINTR};
+        assert_int_equal(ht_file_append(path, "whole", 5, 0, true, &err), HEARTH_OK);
+    }
+    fault = (struct fault){.fail_at = 1, .code = 6}; // more than was given
+    assert_int_equal(ht_file_append(path, "whole", 5, 0, true, &err), HEARTH_IO);
+    fault = (struct fault){.fail_at = 1, .code = 6};
+    assert_int_equal(ht_file_replace(path, "whole", 5, &err), HEARTH_IO);
+    fault = (struct fault){.fail_at = 1, .code = 0}; // nothing
+    assert_int_equal(ht_file_append(path, "whole", 5, 0, true, &err), HEARTH_IO);
     ht_io_set_hook(NULL);
+    assert_content(path, "whole");
+}
+
+static int failing_close(void *user, int fd)
+{
+    (void)user;
+    close(fd);
+    return -EIO;
+}
+
+// What is told at the close only is told on.
+static void closing_fails(void **state)
+{
+    (void)state;
+    struct hearth_error err;
+    const char *path = check_path(folder, "c");
+    check_file_write(path, "old", 3);
+    ht_io_set_hook(&(struct ht_io_hook){.close = failing_close});
+    assert_int_equal(ht_file_replace(path, "new", 3, &err), HEARTH_IO);
+    assert_int_equal(ht_file_append(path, "more", 4, 3, false, &err), HEARTH_IO);
+    ht_io_set_hook(NULL);
+    assert_content(path, "oldmore");
+    assert_int_equal(access(check_path(folder, "c.tmp"), F_OK), -1);
+}
+
+// A file at the root of the system or in the working folder: its folder is synced all the same.
+static int elsewhere_open(void *user, const char *path, int flags, int mode)
+{
+    (void)user, (void)path, (void)flags, (void)mode;
+    return open("/dev/null", O_WRONLY | O_CLOEXEC);
+}
+static int no_fsync(void *user, int fd)
+{
+    (void)user, (void)fd;
+    return 0;
+}
+static int no_rename(void *user, const char *from, const char *to)
+{
+    (void)user, (void)from, (void)to;
+    return 0;
+}
+static int no_unlink(void *user, const char *path)
+{
+    (void)user, (void)path;
+    return 0;
+}
+static int folder_synced(void *user, const char *dir)
+{
+    snprintf(user, 64, "%s", dir);
+    return 0;
+}
+
+static void folders_of_files(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {{"/x", "/"}, {"x", "."}, {"a/x", "a"}, {"/a/b/x", "/a/b"}};
+    for (size_t i = 0; i < 4; i++) {
+        char dir[64] = "";
+        ht_io_set_hook(&(struct ht_io_hook){.open = elsewhere_open,
+                                            .fsync = no_fsync,
+                                            .rename = no_rename,
+                                            .unlink = no_unlink,
+                                            .fsync_dir = folder_synced,
+                                            .user = dir});
+        assert_int_equal(ht_file_replace(cases[i][0], "text", 4, NULL), HEARTH_OK);
+        ht_io_set_hook(NULL);
+        assert_string_equal(dir, cases[i][1]);
+    }
+}
+
+static int opened; // times
+
+static int interrupted_open(void *user, const char *path, int flags, int mode)
+{
+    (void)user;
+    if (!opened++)
+        return -EINTR;
+    int fd = open(path, flags, mode);
+    return fd < 0 ? -errno : fd;
+}
+
+static void opening_is_tried_again(void **state)
+{
+    (void)state;
+    struct hearth_error err;
+    struct ht_file *file;
+    const char *path = check_path(folder, "o");
+    check_file_write(path, "text", 4);
+    ht_io_set_hook(&(struct ht_io_hook){.open = interrupted_open});
+    assert_int_equal(ht_file_open_read(&file, path, &err), HEARTH_OK);
+    ht_io_set_hook(NULL);
+    assert_int_equal(opened, 2);
+    ht_file_close(&file);
+}
+
+static int lowest_free(void)
+{
+    int fd = dup(0);
+    assert_int_equal(close(fd), 0);
+    return fd;
+}
+
+static void descriptors_are_given_back(void **state)
+{
+    (void)state;
+    struct ht_file *file;
+    const char *path = check_path(folder, "d"), *fifo = check_path(folder, "d-fifo");
+    int before = lowest_free();
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    assert_int_equal(ht_file_replace(path, "text", 4, NULL), HEARTH_OK);
+    assert_int_equal(ht_file_append(path, "text", 4, 4, true, NULL), HEARTH_OK);
+    assert_int_equal(ht_file_open_read(&file, fifo, NULL), HEARTH_INVALID);
+    assert_int_equal(ht_file_create_alone(&file, path, NULL), HEARTH_OK);
+    assert_int_equal(ht_file_commit(&file, NULL), HEARTH_OK);
+    assert_int_equal(ht_file_remove(path, true, NULL), HEARTH_OK);
+    assert_int_equal(ht_file_remove(path, true, NULL), HEARTH_OK); // it is not there: as asked
+    assert_int_equal(ht_file_remove(path, false, NULL), HEARTH_OK);
+    assert_int_equal(ht_file_remove(fifo, true, NULL), HEARTH_IO); // not a file that was written here
+    assert_int_equal(ht_file_remove(fifo, false, NULL), HEARTH_OK);
+    assert_int_equal(lowest_free(), before);
+}
+
+// Whose a file is matters to who asks for one's own, and only then.
+static void own_files(void **state)
+{
+    (void)state;
+    struct hearth_error err;
+    struct ht_file *file;
+    const char *path = check_path(folder, "mine"), *link = check_path(folder, "mine-link");
+    check_file_write(path, "text", 4);
+    assert_int_equal(chmod(path, 0600), 0);
+    assert_int_equal(symlink(path, link), 0);
+    assert_int_equal(ht_file_open_own(&file, path, &err), HEARTH_OK);
+    ht_file_close(&file);
+    assert_int_equal(ht_file_open_own(&file, link, &err), HEARTH_IO);
+    assert_int_equal(ht_file_open_read(&file, link, &err), HEARTH_OK);
+    ht_file_close(&file);
+    static const mode_t modes[] = {0620, 0602};
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(chmod(path, modes[i]), 0);
+        assert_int_equal(ht_file_open_own(&file, path, &err), HEARTH_INVALID);
+        assert_int_equal(ht_file_open_read(&file, path, &err), HEARTH_OK);
+        ht_file_close(&file);
+    }
+    assert_int_equal(ht_file_open_read(&file, check_path(folder, "mine/below"), &err), HEARTH_NOT_FOUND);
+}
+
+// What lies where an own temporary should is neither followed nor waited for nor taken from others.
+static void alone_takes_its_own_only(void **state)
+{
+    (void)state;
+    struct ht_file *file;
+    const char *path = check_path(folder, "alone"), *temporary = check_path(folder, "alone.tmp"),
+               *target = check_path(folder, "target");
+    assert_int_equal(symlink(target, temporary), 0);
+    assert_int_equal(ht_file_create_alone(&file, path, NULL), HEARTH_IO);
+    assert_null(file);
+    assert_int_equal(access(target, F_OK), -1);
+    assert_int_equal(unlink(temporary), 0);
+    assert_int_equal(mkfifo(temporary, 0600), 0); // without a reader
+    assert_int_equal(ht_file_create_alone(&file, path, NULL), HEARTH_IO);
+    assert_int_equal(unlink(temporary), 0);
+    check_file_write(temporary, "left", 4);
+    assert_int_equal(chmod(temporary, 0602), 0);
+    assert_int_equal(ht_file_create_alone(&file, path, NULL), HEARTH_IO);
+    assert_content(temporary, "left");
+    assert_int_equal(chmod(temporary, 0600), 0);
+    assert_int_equal(link(temporary, target), 0); // it has another name too
+    assert_int_equal(ht_file_create_alone(&file, path, NULL), HEARTH_IO);
+    assert_int_equal(unlink(target), 0);
+    assert_int_equal(ht_file_create_alone(&file, path, NULL), HEARTH_OK); // what a killed process left
+    assert_int_equal(ht_file_write(file, "new", 3, NULL), HEARTH_OK);
+    assert_int_equal(ht_file_commit(&file, NULL), HEARTH_OK);
+    assert_content(path, "new");
+}
+
+// Until it has its name nobody else gets the lock.
+static int locked_rename(void *user, const char *from, const char *to)
+{
+    int fd = open(from, O_RDWR | O_CLOEXEC);
+    *(int *)user = flock(fd, LOCK_EX | LOCK_NB) ? errno : 0;
+    close(fd);
+    return rename(from, to) ? -errno : 0;
+}
+
+static void alone_until_renamed(void **state)
+{
+    (void)state;
+    struct ht_file *file;
+    int code = 0;
+    ht_io_set_hook(&(struct ht_io_hook){.rename = locked_rename, .user = &code});
+    assert_int_equal(ht_file_create_alone(&file, check_path(folder, "locked"), NULL), HEARTH_OK);
+    assert_int_equal(ht_file_commit(&file, NULL), HEARTH_OK);
+    ht_io_set_hook(NULL);
+    assert_int_equal(code, EWOULDBLOCK);
 }
 
 // Whatever fails, the old file or the new one stands there whole, and no temporary is left.
@@ -273,6 +487,13 @@ int main(void)
         cmocka_unit_test(reads),
         cmocka_unit_test(refuses),
         cmocka_unit_test(short_and_interrupted),
+        cmocka_unit_test(closing_fails),
+        cmocka_unit_test(folders_of_files),
+        cmocka_unit_test(opening_is_tried_again),
+        cmocka_unit_test(descriptors_are_given_back),
+        cmocka_unit_test(own_files),
+        cmocka_unit_test(alone_takes_its_own_only),
+        cmocka_unit_test(alone_until_renamed),
         cmocka_unit_test(replaces_all_or_nothing),
         cmocka_unit_test(streams),
         cmocka_unit_test(appends),

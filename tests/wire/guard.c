@@ -33,7 +33,7 @@ static void connections_are_capped(void **state)
     // addresses of one IPv6 network are one neighbour
     struct hd_address six = address("fd00:1:2:3::1");
     for (int i = 0; i < HD_MAX_CONNECTIONS_PER_ADDRESS; i++) {
-        six.b[15] = (uint8_t)i;
+        six.b[8] = six.b[15] = (uint8_t)i;
         assert_true(hd_guard_connect(guard, &six));
     }
     six.b[15] = 0xff;
@@ -42,6 +42,8 @@ static void connections_are_capped(void **state)
     assert_true(hd_guard_is_neighbour(&six, &near));
     assert_false(hd_guard_is_neighbour(&six, &far));
     assert_false(hd_guard_is_neighbour(&a, &b));
+    struct hd_address loopback = address("::1"), other = address("::2");
+    assert_false(hd_guard_is_neighbour(&loopback, &other));
     int n = 0;
     for (int i = 0; i < HD_MAX_CONNECTIONS; i++) {
         char text[32];
@@ -77,7 +79,7 @@ static size_t longest_wait(bool known)
     if (known)
         hd_guard_know(guard, &honest);
     assert_int_equal(hd_guard_is_known(guard, &honest), known);
-    assert_int_equal(hd_guard_handshake(guard, places, 0, 1000000), 0);
+    assert_int_equal(hd_guard_handshake(guard, NULL, 0, 1000000), 0);
     for (int64_t ms = 0; ms < SECONDS * 1000; ms++) {
         n = ms % 100 == 50 ? N + 1 : n;
         for (size_t next; (next = hd_guard_handshake(guard, places, n, 1000000 + ms)) < n; total++) {
@@ -102,6 +104,77 @@ static void handshakes_take_turns(void **state)
     (void)state;
     assert_in_range(longest_wait(false), 3, 21); // its turn
     assert_in_range(longest_wait(true), 1, 2);
+}
+
+// Every other time the longest wait counts alone: who is known does not keep the others out.
+static void who_is_known_leaves_room(void **state)
+{
+    (void)state;
+    enum { TIMES = 100 };
+    struct hd_guard *guard = hd_guard_new();
+    struct hd_address known = address("192.168.1.2"), unknown = address("192.168.1.3");
+    assert_true(hd_guard_connect(guard, &known));
+    assert_true(hd_guard_connect(guard, &unknown));
+    hd_guard_know(guard, &known);
+    const size_t places[] = {hd_guard_place(guard, &unknown), hd_guard_place(guard, &known)};
+    int begun[2] = {0};
+    for (int i = 0; i < TIMES; i++)
+        begun[hd_guard_handshake(guard, places, 2, 1000000 + 1000 * i)]++;
+    assert_int_equal(begun[0], TIMES / 2);
+    assert_int_equal(begun[1], TIMES / 2);
+    hd_guard_free(&guard);
+}
+
+// Others come and go: as many as are remembered.
+static void crowd(struct hd_guard *guard, bool wrong, int64_t now_ms)
+{
+    for (int i = 0; i < HD_MAX_ADDRESSES; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "10.%d.%d.1", i / 250, i % 250);
+        struct hd_address c = address(text);
+        assert_true(hd_guard_connect(guard, &c));
+        if (wrong)
+            (void)hd_guard_wrong_try(guard, &c, now_ms);
+        hd_guard_disconnect(guard, &c);
+    }
+}
+
+// Where all places are taken, who was wrong is remembered before who was not, and of those the latest.
+static void who_was_wrong_is_remembered(void **state)
+{
+    (void)state;
+    int64_t now = hd_now_ms();
+    for (int with_wrong = 0; with_wrong < 2; with_wrong++) {
+        struct hd_guard *guard = hd_guard_new();
+        struct hd_address a = address("192.168.1.2");
+        for (int i = 0; i < HD_WRONG_TRIES_PER_MINUTE; i++)
+            (void)hd_guard_wrong_try(guard, &a, now + 1000);
+        crowd(guard, with_wrong, now);
+        assert_int_equal(hd_guard_wrong_try(guard, &a, now + 1000), HD_TRY_WAIT);
+        hd_guard_free(&guard);
+    }
+}
+
+// A crowd of addresses that never begin a handshake does not make the box forget who had a turn.
+static void turns_are_remembered(void **state)
+{
+    (void)state;
+    struct hd_guard *guard = hd_guard_new();
+    struct hd_address idle = address("192.168.1.1"), a = address("192.168.1.2"), b = address("192.168.1.3");
+    assert_true(hd_guard_connect(guard, &idle));
+    assert_true(hd_guard_connect(guard, &a));
+    hd_guard_disconnect(guard, &idle);
+    size_t places[] = {hd_guard_place(guard, &a), 0};
+    assert_int_equal(hd_guard_handshake(guard, places, 1, 1000000), 0);
+    assert_int_equal(hd_guard_handshake(guard, places, 1, 1000001), 0);
+    hd_guard_disconnect(guard, &a);
+    crowd(guard, false, 0);
+    assert_true(hd_guard_connect(guard, &a));
+    assert_true(hd_guard_connect(guard, &b));
+    places[0] = hd_guard_place(guard, &a);
+    places[1] = hd_guard_place(guard, &b);
+    assert_int_equal(hd_guard_handshake(guard, places, 2, 1000002), 1);
+    hd_guard_free(&guard);
 }
 
 // A crowd of addresses that come and go does not make the box forget whom it knows.
@@ -136,8 +209,8 @@ static void wrong_tries_are_told_to_wait(void **state)
     assert_int_equal(hd_guard_wrong_try(guard, &a, now + 10), HD_TRY_WAIT_TOLD);
     assert_int_equal(hd_guard_wrong_try(guard, &a, now + 11), HD_TRY_WAIT);
     assert_int_equal(hd_guard_wrong_try(guard, &b, now + 11), HD_TRY_WRONG);
-    assert_int_equal(hd_guard_wrong_try(guard, &a, now + 59000), HD_TRY_WAIT);
-    assert_int_equal(hd_guard_wrong_try(guard, &a, now + 61000), HD_TRY_WRONG);
+    assert_int_equal(hd_guard_wrong_try(guard, &a, now + 60000), HD_TRY_WAIT);
+    assert_int_equal(hd_guard_wrong_try(guard, &a, now + 60001), HD_TRY_WRONG); // a minute after the first
     for (int i = 0; i < HD_WRONG_TRIES_PER_MINUTE; i++)
         hd_guard_wrong_try(guard, &a, now + 62000);
     assert_int_equal(hd_guard_wrong_try(guard, &a, now - 3600000), HD_TRY_WRONG); // the clock was put back
@@ -191,6 +264,7 @@ static void hosts_and_origins(void **state)
                                       "box.local:",
                                       "box.local:8443 ",
                                       "box.local:0x20fb",
+                                      "box.local:843=",
                                       "evil.example:8443",
                                       "box.local.evil.example:8443",
                                       "xbox.local:8443",
@@ -219,6 +293,14 @@ static void hosts_and_origins(void **state)
     assert_true(hd_host_allowed(&names, 443, "box.local"));
     assert_true(hd_host_allowed(&names, 443, "[::1]"));
     assert_false(hd_host_allowed(&names, 443, "[::1]x"));
+    assert_false(hd_host_allowed(&names, 443, "box.local:"));
+    assert_false(hd_host_allowed(&names, 443, "box.local:0"));
+    char longest[HD_HOST_BYTES + 1] = "";
+    memset(longest, 'a', HD_HOST_BYTES - 1);
+    memcpy(names.dns[0], longest, HD_HOST_BYTES);
+    assert_true(hd_host_allowed(&names, 443, longest));
+    longest[HD_HOST_BYTES - 1] = '.';
+    assert_false(hd_host_allowed(&names, 443, longest));
 }
 
 static void rates(void **state)
@@ -233,6 +315,7 @@ static void rates(void **state)
     assert_false(hd_bucket_take(&bucket, now + 99, 10, 5));
     assert_true(hd_bucket_take(&bucket, now + 101, 10, 5));
     assert_false(hd_bucket_take(&bucket, now - 5000, 10, 5)); // a clock that steps back gives nothing
+    assert_true(hd_bucket_take(&bucket, now - 4800, 10, 5)); // and takes nothing
     n = 0;
     while (hd_bucket_take(&bucket, now + 1000000, 10, 5))
         n++;
@@ -289,7 +372,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(connections_are_capped),   cmocka_unit_test(handshakes_take_turns),
-        cmocka_unit_test(who_is_known_stays_known),
+        cmocka_unit_test(who_is_known_leaves_room), cmocka_unit_test(who_was_wrong_is_remembered),
+        cmocka_unit_test(turns_are_remembered),     cmocka_unit_test(who_is_known_stays_known),
         cmocka_unit_test(wrong_tries_are_told_to_wait),
         cmocka_unit_test(a_crowd_keeps_nobody_out), cmocka_unit_test(hosts_and_origins),
         cmocka_unit_test(rates),                    cmocka_unit_test(a_device_has_one_rate),
