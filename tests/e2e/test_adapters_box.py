@@ -10,9 +10,9 @@ import re
 import time
 
 import pytest
-from hearthbox import PATIENCE
+from hearthbox import NO_END, PATIENCE
 from python_client import ClientFrame, RequestFailed
-from test_training_box import DONE, GREEDY, STOPPED, WILD, ask, box, client, file_of, finish, hearth, learnt, start
+from test_training_box import DONE, STOPPED, WILD, ask, box, client, file_of, finish, hearth, learnt, start
 
 _ = box, client, learnt  # fixtures
 MIB = 1 << 20
@@ -175,7 +175,7 @@ def test_an_answering_adapter_is_dropped_after_its_answer(learnt, client):
     other = box.hello(client.token)  # a call passes over events that come meanwhile
     base = held(other)
     client.call("use_adapter", name="a")
-    long = GREEDY | {"max_tokens": {"value": 100}, "temperature": {"value": 5}, "min_p": {"value": 0}}
+    long = WILD | {"max_tokens": {"value": 100}, "logit_bias": NO_END}
     client.call("chat", text="q1?", sampling=long)
     for event in client.events():
         if event.WhichOneof("event") == "output_text_delta":

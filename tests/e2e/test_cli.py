@@ -637,8 +637,10 @@ def test_interrupt_stops_the_answer_only(home, smollm2):
 
 
 def test_interrupt_of_a_single_answer(home, smollm2):
+    endless = home / "endless.gbnf"  # no token of the vocabulary can spell its end
+    endless.write_text("root ::= [a-z ]+ [\\x04]\n")
     process = subprocess.Popen(
-        [HEARTH, "run", "-m", smollm2, "-p", "Count from one to five hundred in words.", "--temp", "0"],
+        [HEARTH, "run", "-m", smollm2, "-p", "Count in words.", "--grammar", str(endless)],
         env=environment(home),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -652,6 +654,12 @@ def test_interrupt_of_a_single_answer(home, smollm2):
 def test_bars_are_for_terminals(home, smollm2):
     """On a terminal hashing 92 MiB shows a bar; elsewhere there is none (the other tests see that)."""
     terminal = Terminal(home, "pull", smollm2, "--name", "copy.gguf")
+    read = Path(f"/proc/{terminal.pid}/io")
+    while int(re.search(r"rchar: (\d+)", read.read_text())[1]) < 4 << 20:
+        pass
+    os.kill(terminal.pid, signal.SIGSTOP)  # a job that is over at once would show no bar
+    time.sleep(0.3)
+    os.kill(terminal.pid, signal.SIGCONT)
     assert terminal.end() == 0
     assert "checking [" in terminal.text and "MiB" in terminal.text
     (home / "cache/hearth/models/copy.gguf").unlink()

@@ -233,9 +233,11 @@ def test_resumed_by_a_later_command(server, home, certificates):
 
 
 def test_killed_and_resumed(server, home, certificates):
+    killed = threading.Event()
+
     def slow(request):
         yield cut(whole(), 0.5)
-        time.sleep(20)
+        killed.wait(90)
 
     server.answer = slow
     process = subprocess.Popen(
@@ -244,12 +246,13 @@ def test_killed_and_resumed(server, home, certificates):
         stdin=subprocess.DEVNULL,
     )
     part_file = home / "cache/hearth/models/tiny.gguf.part"
-    for _ in range(100):
-        if part_file.exists() and part_file.stat().st_size > len(BODY) // 4:
-            break
-        time.sleep(0.1)
+    deadline = time.monotonic() + 60
+    while not part_file.exists() or part_file.stat().st_size <= len(BODY) // 4:
+        assert time.monotonic() < deadline, "its first half does not come"
+        time.sleep(0.02)
     process.kill()
     process.wait()
+    killed.set()
     server.answer = lambda request: [part(request)]
     done = pull(home, certificates, url(server), "--sha256", SHA)
     assert done.returncode == 0, done.stderr
@@ -569,9 +572,11 @@ def test_credentials_stay_with_their_origin(server, home, certificates):
 
 
 def test_two_at_once(server, home, certificates):
+    refused = threading.Event()
+
     def slow(request):
         yield cut(whole(), 0.5)
-        time.sleep(1.5)
+        refused.wait(60)
         yield whole()[len(cut(whole(), 0.5)) :]
 
     server.answer = slow
@@ -584,6 +589,7 @@ def test_two_at_once(server, home, certificates):
     while not server.requests:
         time.sleep(0.05)
     second = pull(home, certificates, url(server))
+    refused.set()
     assert second.returncode == 75 and "another hearth" in second.stderr
     assert first.wait(30) == 0 and has_model(home)
 

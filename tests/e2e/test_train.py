@@ -105,6 +105,7 @@ def test_ctrl_c_and_resume(chats, tmp_path):
     train(chats, tmp_path / "whole", "--epochs", "30")
     process = subprocess.Popen(words(chats, tmp_path / "cut", "--epochs", "30", "--json"), stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)
+    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)  # full after some lines: it is never far ahead of who reads
     for line in process.stdout:
         if json.loads(line)["step"] == 3:
             break
@@ -259,7 +260,7 @@ def test_a_full_disk_tells_how_to_go_on(chats, tmp_path):
 
 def test_early_stop_tells_what_stays(chats, tmp_path):
     done = train(chats, tmp_path / "run", "--eval-every", "1", "--patience", "2", "--lora-plus", "900",
-                 "--schedule", "constant", "--warmup", "0")
+                 "--schedule", "constant", "--warmup", "0", "--epochs", "100")  # random words: learnt for so long
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     held_out = {x["step"]: x["held_out"] for x in log if "held_out" in x}
     best = min(held_out, key=held_out.get)

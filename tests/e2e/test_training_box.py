@@ -50,14 +50,15 @@ def fill(box, name="set", n=24):
 
 def with_patience(call, *args, **fields):
     """The hash of a model's file is computed in the background: until then the box says so."""
-    for _ in range(200):
+    end = time.monotonic() + 60 * PATIENCE
+    while True:
         try:
             return call(*args, **fields)
         except RequestFailed as error:
             if "being looked at" not in str(error):
                 raise
+            assert time.monotonic() < end, "the model's hash was never known"
             time.sleep(0.05)
-    raise AssertionError("the model's hash was never known")
 
 
 def start(client, **fields):
@@ -213,18 +214,26 @@ def whole(box, client):
     return fields, sha256
 
 
-def stop_while_stepping(client):
-    for status in statuses(client):
-        if status.step >= 3 and status.state == STEPPING:
-            client.call("train_stop", adapter="a")
-            break
+def wait_training(box, ready):
+    """Until the training is as it is to be. Looked at, not followed: who follows is told four times a second, and a
+    fast machine is through with a short training by then."""
+    end = time.monotonic() + 60 * PATIENCE
+    while not ready(now := box.admin("train.status")["training"]):
+        assert now["state"] != "failed" and time.monotonic() < end, now
+        time.sleep(0.002)
+    return now
+
+
+def stop_while_stepping(box, client):
+    wait_training(box, lambda now: now["step"] >= 3)
+    client.call("train_stop", adapter="a")
     return finish(client)
 
 
 def test_stop_and_resume_over_a_restart_gives_the_same_adapter(box, client, whole):
     fields, sha256 = whole
     start(client, **fields)
-    assert stop_while_stepping(client).state == STOPPED
+    assert stop_while_stepping(box, client).state == STOPPED
     token = client.token
     assert box.stop() == 0
     box.start()
@@ -242,12 +251,12 @@ def test_stop_and_resume_over_a_restart_gives_the_same_adapter(box, client, whol
 def test_a_stop_whose_checkpoint_cannot_be_written_says_so(box, client, whole):
     fields, sha256 = whole
     start(client, **fields)
-    assert stop_while_stepping(client).state == STOPPED
+    assert stop_while_stepping(box, client).state == STOPPED
     (kept,) = box.state.glob("learn/*.checkpoint.bin")
     with_patience(client.call, "train_start", adapter="a")
     kept.rename(kept.with_suffix(".away"))
     kept.mkdir()  # nothing can take its place
-    told = stop_while_stepping(client)
+    told = stop_while_stepping(box, client)
     assert told.state == FAILED and "cannot write in" in told.error.message, told
     kept.rmdir()
     kept.with_suffix(".away").rename(kept)
@@ -261,9 +270,9 @@ def test_a_daemon_that_ends_goes_on_after_its_start(box, client, whole, how):
     fields, sha256 = whole
     start(client, **fields)
     for _ in range(3):
-        time.sleep(0.15)
+        wait_training(box, lambda now: now["step"] >= 1 or box.admin("adapters.list")["adapters"])  # or it is over
         box.process.send_signal(how)
-        box.process.wait(20)
+        box.process.wait(20 * PATIENCE)
         box.process = None
         box.start()
     end = time.monotonic() + 60 * PATIENCE
@@ -457,9 +466,7 @@ def test_training_goes_on_while_somebody_asks(learnt, client):
             assert ask(asks, adapter="b") == expected
             time.sleep(0.05)
     before = box.admin("train.status")["training"]
-    time.sleep(0.3)
-    after = box.admin("train.status")["training"]
-    assert after["step"] > before["step"] or after["slices"]["n"] > before["slices"]["n"]
+    wait_training(box, lambda now: now["step"] > before["step"] or now["slices"]["n"] > before["slices"]["n"])
     client.call("train_stop", discard=True)
     assert finish(client).state == STOPPED
 
@@ -610,10 +617,10 @@ def test_a_deletion_ends_the_training_that_learns_from_it(box, client):
 
 def test_the_command_trains_in_the_box(box):
     words = ["--rank", 2, "--seq", 64, "--batch", 2, "--held-out", 0.2]
-    for _ in range(100):  # until the model's hash is known
-        done = hearth(box, "train", "start", "set", "cli", *words, "--max-steps", 6, "--use")
-        if "being looked at" not in done.stderr:
-            break
+    begin = ("train", "start", "set", "cli", *words, "--max-steps", 6, "--use")
+    end = time.monotonic() + 60 * PATIENCE
+    while "being looked at" in (done := hearth(box, *begin)).stderr:
+        assert time.monotonic() < end  # the model's hash is not known
         time.sleep(0.05)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("cli: done, step 6 of 6, loss ")
@@ -626,14 +633,13 @@ def test_the_command_trains_in_the_box(box):
         [str(BUILD / "hearth"), "train", "start", "set", "long", *map(str, words), "--epochs", "1000"],
         env=box.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )
-    while box.admin("train.status")["training"]["state"] != "stepping":
-        time.sleep(0.02)
+    wait_training(box, lambda now: now["adapter"] == "long" and now["state"] == "stepping")
     child.send_signal(signal.SIGINT)  # lets it go on alone
-    assert child.wait(20) == 0 and "goes on" in child.stderr.read()
-    assert box.admin("train.status")["training"]["state"] == "stepping"
+    assert child.wait(20 * PATIENCE) == 0 and "goes on" in child.stderr.read()
+    step = box.admin("train.status")["training"]["step"]
+    wait_training(box, lambda now: now["adapter"] == "long" and now["step"] > step)
     assert hearth(box, "train", "stop", "long", "--discard").returncode == 0
-    while box.admin("train.status")["training"]["state"] in ("stepping", "stopping"):
-        time.sleep(0.02)
+    wait_training(box, lambda now: now["state"] in ("none", "stopped"))
     assert [t["name"] for t in box.admin("adapters.list")["trainings"]] == []
 
 
@@ -654,7 +660,9 @@ def test_the_command_trains_in_the_box(box):
     ],
 )
 def test_wrong_words_of_the_command(box, words, code, said):
+    end = time.monotonic() + 60 * PATIENCE
     while "being looked at" in (done := hearth(box, "train", *words)).stderr:
+        assert time.monotonic() < end
         time.sleep(0.05)
     assert done.returncode == code and said in done.stderr, (done.returncode, done.stderr)
     assert done.stderr.count("\n") == 1 and done.stdout == ""

@@ -9,7 +9,7 @@ import pytest
 from hearthbox import PATIENCE
 from python_client import RequestFailed
 from test_training_box import (  # noqa: F401
-    DONE, STEPPING, STOPPED, box, client, file_of, finish, start, statuses, with_patience,
+    DONE, STOPPED, box, client, file_of, finish, start, stop_while_stepping, wait_training, with_patience,
 )
 
 F32, BYTES = 0, 1
@@ -28,13 +28,9 @@ def undisturbed(box, client, moments):  # noqa: F811
     return sha256
 
 
-def stopped(client, moments):  # noqa: F811
+def stopped(box, client, moments):  # noqa: F811
     start(client, **FIELDS, moments=moments)
-    for status in statuses(client):
-        if status.step >= 3 and status.state == STEPPING:
-            client.call("train_stop", adapter="a")
-            break
-    assert finish(client).state == STOPPED
+    assert stop_while_stepping(box, client).state == STOPPED
 
 
 def checkpoint_bytes(box):  # noqa: F811
@@ -48,10 +44,10 @@ def checkpoint_bytes(box):  # noqa: F811
 def test_stop_restart_and_kill(box, client):  # noqa: F811
     want, other = undisturbed(box, client, BYTES), undisturbed(box, client, F32)
     assert want != other
-    stopped(client, F32)
+    stopped(box, client, F32)
     large = checkpoint_bytes(box)
     client.call("train_stop", adapter="a", discard=True)
-    stopped(client, BYTES)
+    stopped(box, client, BYTES)
     assert checkpoint_bytes(box) < 0.6 * large  # 6 bytes a value rather than 12, and the scales
     token = client.token
     assert box.stop() == 0
@@ -61,9 +57,9 @@ def test_stop_restart_and_kill(box, client):  # noqa: F811
             with_patience(again.call, "train_start", adapter="a", rank={"value": 3})
         with_patience(again.call, "train_start", adapter="a")  # what it had is remembered, moments too
     for _ in range(2):
-        time.sleep(0.3)
+        wait_training(box, lambda now: now["step"] >= 1 or box.admin("adapters.list")["adapters"])  # or it is over
         box.process.send_signal(signal.SIGKILL)
-        box.process.wait(20)
+        box.process.wait(20 * PATIENCE)
         box.process = None
         box.start()
     end = time.monotonic() + 60 * PATIENCE

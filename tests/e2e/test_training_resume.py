@@ -40,7 +40,7 @@ def training(box, *states, problem=""):
 
 def killed(box):
     box.process.send_signal(signal.SIGKILL)
-    box.process.wait(20)
+    box.process.wait(20 * PATIENCE)
     box.process = None
 
 

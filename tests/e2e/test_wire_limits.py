@@ -99,11 +99,13 @@ def test_announced_large_first_frame_is_closed_at_once(box, witness):
 
 
 def test_silence_is_closed_after_ten_seconds(box, witness):
+    before = time.monotonic()
     with RawSocket(box) as raw:
         started = time.monotonic()
         raw.s.settimeout(20 * PATIENCE)
         assert raw.close_code() == 4408
-        assert 8 < time.monotonic() - started < 14 * PATIENCE
+        ended = time.monotonic()
+        assert ended - before > 8 and ended - started < 14 * PATIENCE
 
 
 def first_answer(raw, first):
@@ -233,13 +235,20 @@ def test_unknown_body_and_missing_id_are_answered(box, witness):
         assert reply(raw).error.code == code("LIMIT")
 
 
+def refusals(n, seconds):
+    """How many of n frames in so many seconds: the burst of firmware/limits.h passes, and what it fills up with."""
+    burst, per_second = 200, 40
+    return range(max(0, n - burst - int(per_second * seconds) - 1), n - burst + 1)
+
+
 def test_flood_is_slowed_then_shown_out(box, witness):
     with box.paired(name="flood") as client:
+        started = time.monotonic()
         for _ in range(360):
             client.send("ping")
         kinds = [client.receive(5) for _ in range(360)]
         refused = [f.error.code for f in kinds if f.WhichOneof("body") == "error"]
-        assert 60 <= len(refused) <= 160 and set(refused) == {code("LIMIT")}
+        assert len(refused) in refusals(360, time.monotonic() - started) and set(refused) <= {code("LIMIT")}
         with pytest.raises(ConnectionClosed) as end:
             for _ in range(1000):
                 client.send("ping")
@@ -252,11 +261,12 @@ def test_flood_is_slowed_then_shown_out(box, witness):
 def test_a_device_has_one_rate_for_all_its_sockets(box, witness):
     with box.paired(name="wide") as client:
         sockets = [client] + [box.hello(client.token) for _ in range(3)]
+        started = time.monotonic()
         for _ in range(90):
             for one in sockets:
                 one.send("ping")
         kinds = [one.receive(5).WhichOneof("body") for one in sockets for _ in range(90)]
-        assert 60 <= kinds.count("error") <= 160
+        assert kinds.count("error") in refusals(360, time.monotonic() - started)
         for one in sockets[1:]:
             one.close()
 
@@ -294,9 +304,12 @@ def test_half_open_connections_do_not_keep_others_out(box, witness):
         s.settimeout(25 * PATIENCE)
         s.connect(("127.0.0.1", box.port))
         silent.append(s)
-    time.sleep(0.5)
-    refused = sum(is_closed(s) for s in silent)
-    assert refused == 16  # 32 per address
+    deadline = time.monotonic() + 20 * PATIENCE
+    while (refused := sum(is_closed(s) for s in silent)) < 16:  # 32 per address
+        assert time.monotonic() < deadline, refused
+        time.sleep(0.02)
+    time.sleep(0.5)  # and no more of them
+    assert sum(is_closed(s) for s in silent) == 16
     assert witness.call("ping", payload=b"x").payload == b"x"
     with box.hello(witness.token):
         pass

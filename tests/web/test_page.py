@@ -7,15 +7,52 @@ import re
 import subprocess
 import time
 
+import pytest
 import web_box
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import expect
-from web_box import PHONE, ROOM_PX
+from web_box import PHONE, ROOM_PX, python_client
 
 QUESTION = "What is the capital of France?"
 LONG = "Write a long story about a lighthouse keeper and his cat. Tell at least ten chapters."
 ENOUGH_MS = 40000
 ANSWERS = ".answer .markdown"
+NO_END = [{"token": token, "bias": -100} for token in range(3)]  # the model's end tokens, forbidden
+
+
+@pytest.fixture
+def endless(paired):
+    """A paired page whose answers go on until their context is full, however fast the machine is."""
+
+    def endless(person):
+        def without_end(data):
+            frame = python_client.ClientFrame.FromString(data)
+            if frame.WhichOneof("body") == "chat":
+                frame.chat.sampling.MergeFrom(type(frame.chat.sampling)(logit_bias=NO_END))
+            return frame.SerializeToString()
+
+        def route(socket):
+            server = socket.connect_to_server()
+            socket.on_message(lambda data: server.send(without_end(data) if isinstance(data, bytes) else data))
+
+        page = paired(person)
+        page.route_web_socket(re.compile("/ws$"), route)
+        page.reload()
+        page.get_by_label("Message to Hearth").wait_for()
+        return page
+
+    return endless
+
+
+@contextlib.contextmanager
+def answering(box):
+    """Meanwhile somebody is given an answer that does not end."""
+    host, port, secret, _ = python_client.parse_link(box.pair("Olga"))
+    with python_client.Client(host, port, box.ca.read_text()) as client:
+        client.pair(secret, "endless")
+        accepted = client.call("chat", text=LONG, sampling={"temperature": {"value": 1}, "logit_bias": NO_END})
+        yield
+        client.call("cancel", response_id=accepted.response_id)
 
 
 def say(page, text):
@@ -164,8 +201,8 @@ def test_shift_enter_breaks_the_line(paired):
     assert page.locator(".turn").count() == 0
 
 
-def test_an_answer_streams_and_stops(paired):
-    page = paired("Dora")
+def test_an_answer_streams_and_stops(endless):
+    page = endless("Dora")
     page.evaluate("""() => {
         window.lengths = new Set();
         new MutationObserver(() => {
@@ -188,8 +225,8 @@ def test_an_answer_streams_and_stops(paired):
     assert "Stopped." in page.locator(".answer .note").inner_text()
 
 
-def test_a_reload_in_the_middle_shows_the_whole_answer(paired):
-    page = paired("Emil")
+def test_a_reload_in_the_middle_shows_the_whole_answer(endless):
+    page = endless("Emil")
     say(page, LONG)
     wait_writing(page, 60)
     start = answer_text(page)[:40]
@@ -206,8 +243,8 @@ def test_a_reload_in_the_middle_shows_the_whole_answer(paired):
     assert answer_text(page) == resumed
 
 
-def test_a_lost_connection_loses_nothing(paired):
-    page = paired("Fay")
+def test_a_lost_connection_loses_nothing(endless):
+    page = endless("Fay")
     say(page, LONG)
     for n_chars in (40, 160, 280):
         wait_writing(page, n_chars)
@@ -223,8 +260,8 @@ def test_a_lost_connection_loses_nothing(paired):
     assert answer_text(page) == lived_through
 
 
-def test_leaving_and_coming_back_while_it_writes(paired):
-    page = paired("Gil")
+def test_leaving_and_coming_back_while_it_writes(endless):
+    page = endless("Gil")
     say(page, LONG)
     wait_writing(page)
     page.get_by_role("button", name="New conversation").click()
@@ -239,9 +276,8 @@ def test_hostile_words_stay_words(paired, box):
     page = paired("Hal")
     text = "<img src=x onerror=alert(1)> <script>alert(1)</script> ![p](https://evil.example/p.png)"
     say(page, text)
-    wait_writing(page, 1)
+    wait_done(page)  # not while it writes: a short answer may be over before anybody looks
     assert page.locator(".bubble").inner_text() == text
-    stop_if_writing(page)
     page.get_by_role("button", name="Rename or delete this conversation").click()
     page.get_by_label("Name", exact=True).fill(text)
     page.get_by_role("button", name="Save name").click()
@@ -413,11 +449,12 @@ def test_the_box_learns_from_ones_own_conversations(paired, box, screens):
     start.click()
     assert name.evaluate("e => !e.validity.valid") and box.admin("data.list")["data_sets"] == []
     name.fill("my-way")
-    start.click()
     try:
-        sheet.get_by_role("progressbar", name="my-way").wait_for()
-        remove = sheet.get_by_role("button", name="Delete my-way-conversations")
-        expect(remove).to_be_disabled()  # it is being read
+        with answering(box):  # until that is over the training waits
+            start.click()
+            sheet.get_by_role("progressbar", name="my-way").wait_for()
+            remove = sheet.get_by_role("button", name="Delete my-way-conversations")
+            expect(remove).to_be_disabled()  # it is being read
         sheet.get_by_text(re.compile(r"my-way: done. loss \d")).wait_for(timeout=120000)
         expect(remove).to_be_enabled()
         page.screenshot(path=screens / "learning.png")
@@ -438,8 +475,8 @@ def test_the_box_learns_from_ones_own_conversations(paired, box, screens):
     assert box.admin("adapters.list")["adapters"] == [] and box.admin("data.list")["data_sets"] == []
 
 
-def test_steady_answers_repeat(paired, box):
-    page = paired("Sue")
+def test_steady_answers_repeat(endless, box):
+    page = endless("Sue")
     page.get_by_role("button", name="Settings").click()
     for choice in ("Varied", "Steady"):
         page.get_by_label(choice).check()

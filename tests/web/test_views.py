@@ -2,15 +2,11 @@
 """The page where it is narrow, turned, enlarged, written from right to left, without a connection, in two tabs,
 without a mouse. Answers are made what a test needs on their way from the box."""
 import re
-import sys
 
 import pytest
 from playwright.sync_api import expect
 from test_page import LONG, QUESTION, say, wait_count, wait_done, wait_writing
-from web_box import PHONE, ROOT
-
-sys.path.insert(0, str(ROOT / "docs/examples"))
-import python_client  # noqa: E402
+from web_box import PHONE, python_client
 
 SMALL = {**PHONE, "viewport": {"width": 360, "height": 740}}
 TURNED = {"width": 740, "height": 360}

@@ -2,14 +2,19 @@
 """A real hearthd in a temporary folder, the admin requests that the page's tests need, kinds of screens."""
 import json
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "docs/examples"))
+import python_client  # noqa: E402,F401
+
 DEFAULT_MODEL = "SmolLM2-135M-Instruct-Q4_1.gguf"
 ROOM_PX = 44  # the least width and height of what a finger must hit
 DESKTOP = {"viewport": {"width": 1280, "height": 800}}
@@ -25,9 +30,16 @@ def build_dir():
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Outside of the range that outgoing connections take theirs from: the browser's own may be such a one while the
+    box is away."""
+    while True:
+        port = random.randrange(10240, 32768)
+        with socket.socket() as s:
+            try:
+                s.bind(("", port))
+                return port
+            except OSError:
+                continue
 
 
 def chromium_path():
