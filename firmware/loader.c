@@ -349,7 +349,7 @@ void hd_loader_let_go(struct hd_loader *loader, const struct hearth_engine *engi
 static void wait_ms(struct hd_loader *loader, unsigned ms) // {lock}
 {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until); // a clock that is set back would make it sleep as long
     until.tv_sec += ms / 1000;
     until.tv_nsec += (long)(ms % 1000) * 1000000;
     if (until.tv_nsec >= 1000000000) {
@@ -412,7 +412,11 @@ enum hearth_status hd_loader_start(struct hd_loader **out, const struct hd_loade
     loader->piece = piece;
     loader->hashing.fd = -1;
     pthread_mutex_init(&loader->lock, NULL);
-    pthread_cond_init(&loader->work, NULL);
+    pthread_condattr_t steady;
+    pthread_condattr_init(&steady);
+    pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);
+    pthread_cond_init(&loader->work, &steady);
+    pthread_condattr_destroy(&steady);
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);

@@ -3,9 +3,12 @@
 #include "tools/packed.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+
+#include "tools/ask.h"
 
 static bool folder(char dir[PATHS_MAX])
 {
@@ -24,6 +27,22 @@ static double now_ms(void)
     return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
 }
 
+static bool go_on(void *user)
+{
+    (void)user;
+    return !ask_interrupted();
+}
+
+// Ctrl-C: where the answer was to be stopped it was only noted.
+static enum hearth_status write_file(const struct hearth_engine *engine, const char *dir, const char *sha256,
+                                     struct hearth_error *err)
+{
+    ask_watch_interrupt(); // the temporary goes
+    enum hearth_status status = hearth_engine_write_packed(engine, dir, sha256, go_on, NULL, err);
+    signal(SIGINT, SIG_DFL);
+    return status;
+}
+
 void packed_keep(const struct hearth_engine *engine, const struct model_options *options, double *took_ms)
 {
     char path[PATHS_MAX], dir[PATHS_MAX], sha256[HASH_HEX];
@@ -39,15 +58,16 @@ void packed_keep(const struct hearth_engine *engine, const struct model_options 
         cli_note("%s: %s: packed weights are not kept", dir, strerror(errno));
         return;
     }
+    signal(SIGINT, SIG_DFL); // this leaves nothing behind
     if (!models_sha256(path, sha256)) {
         cli_note("%s: %s: packed weights are not kept", path, strerror(errno));
         return;
     }
     double start_ms = now_ms();
-    enum hearth_status status = hearth_engine_write_packed(engine, dir, sha256, NULL, NULL, &err);
+    enum hearth_status status = write_file(engine, dir, sha256, &err);
     if (status == HEARTH_OK && took_ms)
         *took_ms = now_ms() - start_ms;
-    if (status != HEARTH_OK && status != HEARTH_BUSY) // busy: another process keeps them
+    if (status != HEARTH_OK && status != HEARTH_CANCELED && status != HEARTH_BUSY) // busy: another process keeps them
         cli_note("packed weights are not kept: %s", err.text);
 }
 

@@ -4,12 +4,14 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from hearthbox import MODEL_NAME, PATIENCE, Box, model_path
-from test_cli import home, run, smollm2  # noqa: F401
+from test_cli import HEARTH, environment, home, run, smollm2  # noqa: F401
 
 QUESTION = ["-p", "What is the capital of France?", "--temp", "0", "-n", "12"]
 
@@ -62,6 +64,33 @@ def test_kept_and_read_by_the_command(home, kept):  # noqa: F811
     assert done.returncode == 0 and done.stdout == first
     assert "left out" in done.stderr and "damaged" in done.stderr and kept.name[-40:] in done.stderr
     assert bench(home)[0]["packed_read"]
+
+
+def stopped_while_writing(home, model):  # noqa: F811
+    """The command, halted once it has begun to write."""
+    folder = home / "cache/hearth/packed"
+    for _ in range(50):
+        child = subprocess.Popen([HEARTH, "run", "-m", model, "--packed-cache", *QUESTION], text=True,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(home))
+        while not files(folder) and child.poll() is None:
+            time.sleep(0.001)
+        child.send_signal(signal.SIGSTOP)
+        if files(folder) and files(folder)[0].endswith(".tmp"):
+            return child
+        child.kill()  # it was faster
+        child.communicate()
+        shutil.rmtree(folder)
+    raise AssertionError("it was never seen to write")
+
+
+def test_ctrl_c_ends_the_writing(home, smollm2):  # noqa: F811
+    """The answer is there: nobody has to wait for the file."""
+    child = stopped_while_writing(home, smollm2)
+    child.send_signal(signal.SIGINT)
+    child.send_signal(signal.SIGCONT)
+    out, notes = child.communicate(timeout=60 * PATIENCE)
+    assert child.returncode == 0 and "Paris" in out and notes == ""
+    assert files(home / "cache/hearth/packed") == []
 
 
 def test_told_and_removed_with_the_model(home, kept):  # noqa: F811
