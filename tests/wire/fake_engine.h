@@ -195,6 +195,10 @@ void hearth_engine_close(struct hearth_engine **engine)
     *engine = NULL;
 }
 
+void hearth_json_watch(void)
+{
+}
+
 enum hearth_status hearth_engine_write_packed(const struct hearth_engine *engine, const char *dir,
                                               const char *base_sha256, bool (*go_on)(void *user), void *user,
                                               struct hearth_error *err)
