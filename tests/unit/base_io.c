@@ -181,8 +181,10 @@ static void short_and_interrupted(void **state)
     }
     fault = (struct fault){.fail_at = 1, .code = 6}; // more than was given
     assert_int_equal(ht_file_append(path, "whole", 5, 0, true, &err), HEARTH_IO);
+    assert_int_equal(fault.calls, 1);
     fault = (struct fault){.fail_at = 1, .code = 6};
     assert_int_equal(ht_file_replace(path, "whole", 5, &err), HEARTH_IO);
+    assert_int_equal(fault.calls, 1);
     fault = (struct fault){.fail_at = 1, .code = 0}; // nothing
     assert_int_equal(ht_file_append(path, "whole", 5, 0, true, &err), HEARTH_IO);
     ht_io_set_hook(NULL);
@@ -227,9 +229,11 @@ static int no_rename(void *user, const char *from, const char *to)
     (void)user, (void)from, (void)to;
     return 0;
 }
+static int unlinked; // times
 static int no_unlink(void *user, const char *path)
 {
     (void)user, (void)path;
+    unlinked++;
     return 0;
 }
 static int folder_synced(void *user, const char *dir)
@@ -250,9 +254,11 @@ static void folders_of_files(void **state)
                                             .unlink = no_unlink,
                                             .fsync_dir = folder_synced,
                                             .user = dir});
+        unlinked = 0;
         assert_int_equal(ht_file_replace(cases[i][0], "text", 4, NULL), HEARTH_OK);
         ht_io_set_hook(NULL);
         assert_string_equal(dir, cases[i][1]);
+        assert_int_equal(unlinked, 1); // what a crash left; nothing any more once the file has its name
     }
 }
 
@@ -462,6 +468,77 @@ static void appends(void **state)
     }
 }
 
+// A step that need not last is not waited for.
+static void appends_without_sync(void **state)
+{
+    (void)state;
+    struct fault fault = {0};
+    install(&fault);
+    assert_int_equal(ht_file_append(check_path(folder, "fast"), "one", 3, 0, false, NULL), HEARTH_OK);
+    assert_int_equal(fault.calls, 1);
+    assert_int_equal(ht_file_append(check_path(folder, "fast"), "two", 3, 3, true, NULL), HEARTH_OK);
+    assert_int_equal(fault.calls, 3);
+    ht_io_set_hook(NULL);
+}
+
+// An open descriptor is written in place, from its beginning: nothing is renamed over it.
+static void writes_into_a_descriptor(void **state)
+{
+    (void)state;
+    struct ht_file *file;
+    const char *path = check_path(folder, "target-of-fd");
+    char name[64];
+    struct stat before, after;
+    check_file_write(path, "a longer text", 13);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_int_equal(fstat(fd, &before), 0);
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    assert_int_equal(ht_file_create(&file, name, NULL), HEARTH_OK);
+    assert_int_equal(ht_file_write(file, "short", 5, NULL), HEARTH_OK);
+    assert_int_equal(ht_file_commit(&file, NULL), HEARTH_OK);
+    assert_content(path, "short");
+    assert_int_equal(stat(path, &after), 0);
+    assert_int_equal(before.st_ino, after.st_ino);
+    close(fd);
+}
+
+struct walked {
+    unsigned n;
+    uint64_t size;
+};
+
+static void count_file(void *user, const char *name, uint64_t size)
+{
+    struct walked *walked = user;
+    assert_string_equal(name, "file");
+    walked->n++;
+    walked->size += size;
+}
+
+// Files are told, what is no file or a link to one is not.
+static void walks(void **state)
+{
+    (void)state;
+    struct walked walked = {0};
+    char sub[80], path[100];
+    snprintf(sub, sizeof sub, "%s/sub", folder);
+    assert_int_equal(mkdir(sub, 0700), 0);
+    assert_int_equal(ht_folder_walk(sub, count_file, &walked, NULL), HEARTH_OK);
+    assert_int_equal(walked.n, 0);
+    snprintf(path, sizeof path, "%s/file", sub);
+    check_file_write(path, "12345", 5);
+    assert_int_equal(symlink(path, check_path(sub, "link")), 0);
+    assert_int_equal(mkfifo(check_path(sub, "fifo"), 0600), 0);
+    assert_int_equal(mkdir(check_path(sub, "folder"), 0700), 0);
+    assert_int_equal(ht_folder_walk(sub, count_file, &walked, NULL), HEARTH_OK);
+    assert_int_equal(walked.n, 1);
+    assert_int_equal(walked.size, 5);
+    assert_int_equal(ht_folder_walk(path, count_file, &walked, NULL), HEARTH_NOT_FOUND);
+    assert_int_equal(rmdir(check_path(sub, "folder")), 0);
+    check_folder_remove(sub);
+    assert_int_equal(ht_folder_walk(sub, count_file, &walked, NULL), HEARTH_OK); // none: no files
+}
+
 static int64_t write_a_byte(void *user, int fd, const void *data, size_t len_bytes, uint64_t offset)
 {
     (void)user, (void)len_bytes;
@@ -498,6 +575,9 @@ int main(void)
         cmocka_unit_test(streams),
         cmocka_unit_test(appends),
         cmocka_unit_test(appends_piece_by_piece),
+        cmocka_unit_test(appends_without_sync),
+        cmocka_unit_test(writes_into_a_descriptor),
+        cmocka_unit_test(walks),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

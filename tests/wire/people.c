@@ -175,6 +175,10 @@ static void test_a_secret_pairs_one_device_once(void **state)
     assert_int_equal(hd_pair_redeem(store, secret, 31, "phone", "", &device, token, &err), HEARTH_NOT_FOUND);
     assert_int_equal(hd_pair_redeem(store, secret, 0, "phone", "", &device, token, &err), HEARTH_NOT_FOUND);
     assert_int_equal(hd_pair_redeem(store, secret, 32, "", "", &device, token, &err), HEARTH_INVALID);
+    char client[HD_MAX_NAME_BYTES + 2] = "";
+    memset(client, 'c', HD_MAX_NAME_BYTES + 1);
+    assert_int_equal(hd_pair_redeem(store, secret, 32, "phone", client, &device, token, &err), HEARTH_LIMIT);
+    assert_int_equal(hd_pair_redeem(store, secret, 32, "phone", "a\nb", &device, token, &err), HEARTH_INVALID);
     reopen();
     assert_int_equal(hd_pair_redeem(store, secret, 32, "phone", "web 0.1", &device, token, &err), HEARTH_OK);
     assert_int_equal(hd_pair_redeem(store, secret, 32, "thief", "web 0.1", &found, second, &err),
@@ -360,6 +364,14 @@ static void test_last_seen(void **state)
     reopen(); // closing writes them
     for (int i = 0; i < N; i++)
         assert_int_equal(last_seen_of(&devices[i].id), first + 1 + i);
+    now_ms++;
+    for (int i = 0; i < 2 * N; i++) // one that comes again and again takes one place
+        hd_device_seen(store, &devices[0].id);
+    hd_device_seen(store, &devices[1].id);
+    reopen();
+    assert_int_equal(last_seen_of(&devices[0].id), now_ms);
+    assert_int_equal(last_seen_of(&devices[1].id), now_ms);
+    assert_int_equal(last_seen_of(&devices[2].id), first + 3);
 }
 
 static void test_secrets_are_stored_hashed(void **state)
