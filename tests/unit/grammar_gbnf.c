@@ -257,6 +257,32 @@ static void limits_are_where_they_are_said(void **state)
     free(nested[1]);
 }
 
+// One call does so much work and no more, however its tokens are spread over it; what was too much for a long draft is
+// none for a short one.
+static void work_of_one_call_is_bounded(void **state)
+{
+    (void)state;
+    enum { DRAFT = 4000 };
+    struct hearth_error err = {.text = ""};
+    char *grammar = repeat_text("root ::= x{5000}\nx ::= ", "\"a\" | ", 3900, "\"a\"");
+    struct ht_matcher *m = grammar_open(grammar, strlen(grammar), false, &err);
+    assert_non_null(m);
+    static int32_t draft[DRAFT];
+    uint32_t mask[TINY_WORDS];
+    enum ht_allowed allowed;
+    for (size_t i = 0; i < DRAFT; i++)
+        draft[i] = BYTE_0 + 'a';
+    assert_int_equal(ht_matcher_mask(m, draft, DRAFT, mask, &allowed, &err), HEARTH_LIMIT);
+    assert_non_null(strstr(err.text, "too costly"));
+    for (int i = 0; i < 20; i++) { // many calls of little work each
+        assert_int_equal(ht_matcher_mask(m, draft, DRAFT / 40, mask, &allowed, &err), HEARTH_OK);
+        assert_true(has(mask, BYTE_0 + 'a'));
+        assert_true(ht_matcher_take(m, BYTE_0 + 'a'));
+    }
+    ht_matcher_destroy(&m);
+    free(grammar);
+}
+
 // Many ways from rule to rule are walked once.
 static void many_ways_between_rules_are_no_trouble(void **state)
 {
@@ -600,6 +626,7 @@ int main(void)
                                        cmocka_unit_test(rules_that_are_refused),
                                        cmocka_unit_test(hostile_rules_are_bounded),
                                        cmocka_unit_test(limits_are_where_they_are_said),
+                                       cmocka_unit_test(work_of_one_call_is_bounded),
                                        cmocka_unit_test(many_ways_between_rules_are_no_trouble),
                                        cmocka_unit_test(masks_say_what_tokens_do),
                                        cmocka_unit_test(control_tokens_are_never_allowed),
