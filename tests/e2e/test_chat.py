@@ -459,11 +459,12 @@ def real():
             daemon = subprocess.Popen(
                 words, env=environment(home), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        for _ in range(300):
+        deadline = time.monotonic() + 60
+        while True:
             done = hearth(home, "status", "--json")
             if done.returncode == 0 and json.loads(done.stdout)["model"]:
                 break
-            assert daemon.poll() is None, (home / "log").read_text()
+            assert daemon.poll() is None and time.monotonic() < deadline, (home / "log").read_text()
             time.sleep(0.1)
         yield home
         daemon.terminate()

@@ -47,6 +47,13 @@ class Admin:
             except OSError:  # it was gone before its answer came
                 pass
 
+    def wait(self):
+        """Until what came before is read: one connection is served after the other."""
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(self.listener.getsockname())
+            s.sendall(b'{"cmd":"wait"}\n')
+            s.makefile("rb").readline()
+
 
 @pytest.mark.parametrize("words, what", COMMANDS, ids=[" ".join(c[0][:2]) for c in COMMANDS])
 def test_a_request_is_whole_or_not_made(home, words, what):  # noqa: F811
@@ -67,6 +74,7 @@ def test_a_request_is_whole_or_not_made(home, words, what):  # noqa: F811
     for n in range(1, total + 1, max(1, total // POINTS)):
         control.fail(n)
         done = run()
+        admin.wait()
         asked = [r for r in admin.asked if r["cmd"] == what]
         assert asked in ([], [whole]), f"allocation {n} of {total}: {asked}"
         refused += not asked

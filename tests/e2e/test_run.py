@@ -68,7 +68,8 @@ def test_a_running_box_is_used_and_left_running(env):
     with subprocess.Popen([BUILD / "hearthd"], env=env, stderr=subprocess.DEVNULL) as box:
         try:
             deadline = time.monotonic() + 30
-            while not is_running(env) and time.monotonic() < deadline:
+            while not is_running(env):
+                assert time.monotonic() < deadline
                 time.sleep(0.1)
             done = run(env, QUESTION)
             assert done.returncode == 0 and "Paris" in done.stdout, done.stderr
