@@ -314,6 +314,12 @@ static void steps(void **state)
         REFUSED(ht_check_step(plan, &step, &bounds, NULL));
         *at = before;
     }
+    step.seq[3] = step.seq[4] = 1, step.pos[3] = 1, step.pos[4] = 2;
+    step.counts[0] = ROWS, step.counts[1] = OUTS;
+    TAKEN(ht_check_step(plan, &step, &bounds, NULL));
+    step.counts[1] = OUTS + 1; // as many rows, not as many outputs
+    REFUSED(ht_check_step(plan, &step, &bounds, NULL));
+    step.counts[0] = 3, step.counts[1] = 1;
     step.page[1] = 4; // not refused where nobody looks at pages
     TAKEN(ht_check_step(plan, &step, &(struct ht_step_bounds){0}, NULL));
     // the later row may need fewer pages than the one before it
