@@ -8,11 +8,13 @@
 
 static json_malloc_t take_before;
 static _Thread_local bool failed;
+static _Thread_local size_t n_losses;
 
 static void *take(size_t size_bytes)
 {
     void *p = take_before(size_bytes);
     failed = failed || !p;
+    n_losses += !p;
     return p;
 }
 
@@ -28,6 +30,12 @@ void ht_json_watch(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, watch);
+}
+
+size_t ht_json_losses(void)
+{
+    ht_json_watch();
+    return n_losses;
 }
 
 json_t *ht_json_read(const char *text, size_t len_bytes, size_t flags, json_error_t *error)

@@ -13,5 +13,8 @@ void ht_json_watch(void);
 // NULL: the text is wrong and *error (may be NULL) tells where, or memory ran out and errno is ENOMEM; else errno stays
 // as it was.
 json_t *ht_json_read(const char *text, size_t len_bytes, size_t flags, json_error_t *error);
+// How often the library found no memory in this thread. Asked before something is built and behind it: the same number
+// tells that it is whole.
+size_t ht_json_losses(void);
 
 #endif

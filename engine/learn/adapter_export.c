@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "engine/base/io.h"
+#include "engine/base/json_read.h"
 #include "engine/base/mem.h"
 #include "engine/gguf/safetensors.h"
 #include "engine/learn/adapter_peft.h"
@@ -94,8 +95,9 @@ static json_t *make_config(const struct hearth_adapter *adapter)
 static enum hearth_status write_config(const struct hearth_adapter *adapter, const char *path,
                                        struct hearth_error *err)
 {
+    size_t losses = ht_json_losses();
     json_t *config = make_config(adapter);
-    size_t len = config ? json_dumpb(config, NULL, 0, JSON_INDENT(2)) : 0;
+    size_t len = config && ht_json_losses() == losses ? json_dumpb(config, NULL, 0, JSON_INDENT(2)) : 0;
     char *text = len ? ht_calloc(len + 1, 1) : NULL;
     enum hearth_status status = HEARTH_NOMEM;
     if (text && json_dumpb(config, text, len, JSON_INDENT(2)) == len) {

@@ -642,12 +642,15 @@ enum hearth_status ht_grammar_from_json_schema(struct ht_grammar **grammar, cons
     ht_builder_init(&r->b, err);
     enum hearth_status status = parse(text, len_bytes, &r->root, err);
     if (status == HEARTH_OK) {
+        size_t losses = ht_json_losses();
         r->made = json_array();
         uint32_t root = ht_rule_new(&r->b, "#", 1);
-        if (!r->made)
-            ht_schema_fail(r, HEARTH_NOMEM, "out of memory");
         ht_rule_set(&r->b, root, convert(r, r->root));
-        status = ht_grammar_compile(grammar, &r->b, root, err);
+        if (ht_json_losses() == losses) {
+            status = ht_grammar_compile(grammar, &r->b, root, err);
+        } else { // a merged schema may lack something, and mean another one
+            status = ht_fail(err, HEARTH_NOMEM, "out of memory for a JSON schema");
+        }
     }
     ht_builder_free(&r->b);
     ht_free(r->refs);

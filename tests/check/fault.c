@@ -23,8 +23,10 @@ static atomic_size_t bytes_alive, bytes_peak;
 static void *faulty_alloc(void *user, size_t size, size_t align)
 {
     (void)user;
-    if (atomic_fetch_add(&n_calls, 1) + 1 == atomic_load(&fail_call))
+    if (atomic_fetch_add(&n_calls, 1) + 1 == atomic_load(&fail_call)) {
+        errno = ENOMEM; // as the C library's does
         return NULL;
+    }
     size_t head = align > HEAD ? align : HEAD; // big blocks: a whole unit of their alignment
     void *block;
     if (size > (size_t)1 << 40 || posix_memalign(&block, head, head + size))

@@ -2,9 +2,12 @@
 // JSON schemas: which texts hold, byte by byte; what is refused, and with which words; schemas made to hurt.
 #include "tests/unit/grammar_check.h"
 
+#include <jansson.h>
 #include <time.h>
 
+#include "engine/base/mem.h"
 #include "engine/text/grammar_match.h"
+#include "tests/check/fault.h"
 
 struct schema_case {
     const char *schema, *accepted[10], *refused[10];
@@ -530,9 +533,15 @@ static void limits_are_where_they_are_said(void **state)
         free(made[--n_made]);
 }
 
+static void *json_alloc(size_t size_bytes)
+{
+    return ht_calloc(1, size_bytes);
+}
+
 static int setup(void **state)
 {
     (void)state;
+    json_set_alloc_funcs(json_alloc, ht_free); // so that its allocations are counted and fail, too
     grammar_setup();
     return 0;
 }
@@ -544,11 +553,45 @@ static int teardown(void **state)
     return 0;
 }
 
+// Every allocation fails once, jansson's too: a schema that lost a member of it would allow other answers.
+static void every_allocation(void **state)
+{
+    (void)state;
+    static const char *const schemas[] = {
+        "{\"type\":\"object\",\"properties\":{\"a name of more than sixteen bytes\":{\"type\":\"integer\","
+        "\"minimum\":1,\"maximum\":99}},\"required\":[\"a name of more than sixteen bytes\",\"b\"],"
+        "\"additionalProperties\":{\"maxLength\":3,\"type\":\"string\"}}",
+        "{\"allOf\":[{\"type\":[\"number\",\"null\",\"string\"],\"minLength\":1},{\"type\":[\"integer\",\"string\"],"
+        "\"maximum\":7}]}",
+        "{\"allOf\":[{\"enum\":[1,\"one\",\"two\",2,3,4,5,6,7,8]},{\"enum\":[\"two\",3,4,5,6,7,8,9,10,1]}]}",
+        "{\"$ref\":\"#/$defs/x\",\"required\":[\"q\"],\"$defs\":{\"x\":{\"properties\":{\"p\":{\"minItems\":2},"
+        "\"q\":{}},\"required\":[\"p\"],\"additionalProperties\":false}}}",
+        " ",
+    };
+    for (size_t i = 0; i < sizeof schemas / sizeof *schemas; i++) {
+        enum hearth_status status = HEARTH_NOMEM;
+        unsigned long n, n_calls;
+        for (n = 1; status != HEARTH_OK; n++) {
+            struct ht_grammar *g;
+            struct hearth_error err = {0};
+            fault_memory_begin(n);
+            status = ht_grammar_from_json_schema(&g, schemas[i], strlen(schemas[i]), &err);
+            ht_grammar_destroy(&g);
+            assert_int_equal(fault_memory_end(&n_calls), 0);
+            if (status != (n <= n_calls ? HEARTH_NOMEM : HEARTH_OK))
+                fail_msg("schema %zu, allocation %lu of %lu: %s", i, n, n_calls, hearth_status_text(status));
+            assert_int_equal(err.code, status);
+        }
+        assert_true(n > 10);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(texts_of_schemas), cmocka_unit_test(answers_never_run_into_a_dead_end),
         cmocka_unit_test(schemas_that_are_refused), cmocka_unit_test(hostile_schemas_are_bounded),
-        cmocka_unit_test(limits_are_where_they_are_said), cmocka_unit_test(bounds_of_numbers)};
+        cmocka_unit_test(limits_are_where_they_are_said), cmocka_unit_test(bounds_of_numbers),
+        cmocka_unit_test(every_allocation)};
     return cmocka_run_group_tests_name("grammar_schema", tests, setup, teardown);
 }
