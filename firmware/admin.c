@@ -11,6 +11,7 @@
 #include "firmware/admin_internal.h"
 #include "firmware/json_text.h"
 #include "firmware/learn.h"
+#include "firmware/reserve.h"
 
 struct hd_admin {
     struct hd_server *server;
@@ -21,12 +22,21 @@ struct hd_admin {
 
 // ---- answers
 
+void hd_admin_begin(struct hd_admin_client *client)
+{
+    client->losses = hd_json_losses();
+}
+
 void hd_admin_answer(struct hd_admin_client *client, json_t *answer)
 {
-    char *line = hd_json_text(answer, JSON_COMPACT | JSON_PRESERVE_ORDER);
-    size_t len = line ? strlen(line) : 0, left = client->out_len - client->out_sent;
-    char *out = line ? malloc(left + len + 1) : NULL;
+    static const char none[] = "{\"ok\":false,\"code\":\"internal\",\"error\":\"no memory for the answer\"}";
+    bool whole = hd_json_losses() == client->losses;
+    char *made = whole ? hd_json_text(answer, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
+    const char *line = made ? made : none;
+    size_t len = strlen(line), left = client->out_len - client->out_sent;
+    char *out = malloc(left + len + 1);
     json_decref(answer);
+    client->exporting = client->exporting && made;
     if (out) {
         if (left)
             memcpy(out, client->out + client->out_sent, left);
@@ -39,7 +49,7 @@ void hd_admin_answer(struct hd_admin_client *client, json_t *answer)
     } else {
         client->close_when_sent = true; // no memory for an answer: hang up
     }
-    hd_wipe_free(line, len);
+    hd_wipe_free(made, made ? len : 0);
     lws_callback_on_writable(client->wsi);
 }
 
@@ -69,6 +79,7 @@ void hd_admin_model_loaded(struct hd_server *server, const struct hearth_error *
         if (!client->waits_for_model)
             continue;
         client->waits_for_model = false;
+        hd_admin_begin(client);
         if (error->code == HEARTH_OK)
             hd_admin_answer(client, json_pack("{s:b, s:o}", "ok", 1, "model", hd_admin_model(server)));
         else
@@ -87,8 +98,8 @@ static void accept_client(struct hd_admin *admin, int listener)
         return;
     bool allowed =
         getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && (peer.uid == geteuid() || peer.uid == 0);
-    struct hd_admin_client *client =
-        allowed && admin->n_clients < HD_MAX_ADMIN_CLIENTS ? calloc(1, sizeof *client) : NULL;
+    bool room = allowed && admin->n_clients < HD_MAX_ADMIN_CLIENTS && hd_reserve_refill(); // see reserve.h
+    struct hd_admin_client *client = room ? calloc(1, sizeof *client) : NULL;
     char *in = client ? malloc(HD_MAX_ADMIN_LINE_BYTES) : NULL;
     if (!in) {
         if (!allowed)
@@ -138,6 +149,7 @@ static void take_line(struct hd_admin_client *client)
     if (client->out_len > client->out_sent || client->exporting || client->waits_for_model ||
         client->waits_for_learn || client->close_when_sent)
         return;
+    hd_admin_begin(client);
     char *end = memchr(client->in, '\n', client->in_len);
     if (!end) {
         if (client->in_len == HD_MAX_ADMIN_LINE_BYTES) {

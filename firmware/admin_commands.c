@@ -103,18 +103,17 @@ static json_t *loaded_json(const struct hd_worker_state *state)
     return list;
 }
 
-static void count_all(struct hd_server *server, size_t *n_people, size_t *n_devices)
+static enum hearth_status count_all(struct hd_server *server, size_t *n_people, size_t *n_devices,
+                                    struct hearth_error *err)
 {
     struct hd_person *people = NULL;
     struct hd_device *devices = NULL;
-    struct hearth_error ignored;
-    *n_people = *n_devices = 0;
-    if (hd_people_list(server->store, &people, n_people, &ignored) != HEARTH_OK)
-        *n_people = 0;
-    if (hd_devices_list(server->store, NULL, &devices, n_devices, &ignored) != HEARTH_OK)
-        *n_devices = 0;
+    enum hearth_status status = hd_people_list(server->store, &people, n_people, err);
+    if (status == HEARTH_OK)
+        status = hd_devices_list(server->store, NULL, &devices, n_devices, err);
     free(people);
     free(devices);
+    return status;
 }
 
 static json_t *urls(struct hd_server *server, const char *secret)
@@ -133,10 +132,14 @@ static void status(struct hd_admin_client *client, json_t *request)
     struct hd_worker_state state;
     char fp[33], ca_file[HD_PATH_BYTES + 16];
     size_t n_people, n_devices;
+    struct hearth_error error = {0};
     if (!hd_admin_unpack(client, request, "{s:s}", "cmd", &cmd))
         return;
+    if (count_all(server, &n_people, &n_devices, &error) != HEARTH_OK) {
+        hd_admin_fail(client, &error);
+        return;
+    }
     hd_worker_state(server->worker, &state);
-    count_all(server, &n_people, &n_devices);
     hd_hex(fp, server->identity->pin, 16);
     snprintf(ca_file, sizeof ca_file, "%s/tls/ca.crt", server->config->state_dir);
     const char *problem = state.loading      ? "the model is being loaded"
@@ -231,23 +234,25 @@ static void people_add(struct hd_admin_client *client, json_t *request)
         hd_admin_answer(client, json_pack("{s:b, s:o}", "ok", 1, "person", person_json(&person)));
 }
 
-static size_t count_conversations(struct hd_store *store, const struct hd_id *person)
+static enum hearth_status count_conversations(struct hd_store *store, const struct hd_id *person, size_t *n,
+                                              struct hearth_error *err)
 {
-    size_t n = 0;
     int64_t before_ms = 0;
     struct hd_conversation_list list;
-    struct hearth_error ignored;
     bool more = true;
+    *n = 0;
     while (more) {
         list = (struct hd_conversation_list){0};
-        if (hd_store_conversation_list(store, person, HD_MAX_PAGE, before_ms, &list, &ignored) != HEARTH_OK)
-            break;
-        n += list.n;
+        enum hearth_status status =
+            hd_store_conversation_list(store, person, HD_MAX_PAGE, before_ms, &list, err);
+        if (status != HEARTH_OK)
+            return status;
+        *n += list.n;
         more = list.more && list.n;
         before_ms = list.n ? list.items[list.n - 1].updated_ms : 0;
         hd_conversation_list_free(&list);
     }
-    return n;
+    return HEARTH_OK;
 }
 
 static void people_list(struct hd_admin_client *client, json_t *request)
@@ -259,25 +264,29 @@ static void people_list(struct hd_admin_client *client, json_t *request)
     size_t n = 0;
     if (!hd_admin_unpack(client, request, "{s:s}", "cmd", &cmd))
         return;
-    if (hd_people_list(store, &people, &n, &error) != HEARTH_OK) {
-        hd_admin_fail(client, &error);
-        return;
-    }
+    enum hearth_status status = hd_people_list(store, &people, &n, &error);
     json_t *list = json_array();
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; status == HEARTH_OK && i < n; i++) {
         struct hd_device *devices = NULL;
-        size_t n_devices = 0;
-        if (hd_devices_list(store, &people[i].id, &devices, &n_devices, &error) != HEARTH_OK)
-            n_devices = 0;
+        size_t n_devices, n_conversations;
+        status = hd_devices_list(store, &people[i].id, &devices, &n_devices, &error);
         free(devices);
+        if (status == HEARTH_OK)
+            status = count_conversations(store, &people[i].id, &n_conversations, &error);
+        if (status != HEARTH_OK)
+            break;
         json_t *person = person_json(&people[i]);
         json_object_set_new(person, "n_devices", json_integer((json_int_t)n_devices));
-        json_object_set_new(person, "n_conversations",
-                            json_integer((json_int_t)count_conversations(store, &people[i].id)));
+        json_object_set_new(person, "n_conversations", json_integer((json_int_t)n_conversations));
         json_array_append_new(list, person);
     }
     free(people);
-    hd_admin_answer(client, json_pack("{s:b, s:o}", "ok", 1, "people", list));
+    if (status == HEARTH_OK) {
+        hd_admin_answer(client, json_pack("{s:b, s:o}", "ok", 1, "people", list));
+    } else {
+        json_decref(list);
+        hd_admin_fail(client, &error);
+    }
 }
 
 static void people_remove(struct hd_admin_client *client, json_t *request)
@@ -542,6 +551,7 @@ void hd_admin_export_next(struct hd_admin_client *client)
     struct hd_conversation_list list = {0};
     struct hd_conversation conversation = {0};
     struct hearth_error error = {0};
+    hd_admin_begin(client);
     enum hearth_status code = hd_store_conversation_list(store, &client->export_person.id, 1,
                                                          client->export_before_ms, &list, &error);
     if (code == HEARTH_OK && list.n == 0) {

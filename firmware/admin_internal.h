@@ -16,6 +16,7 @@ struct hd_admin_client {
     size_t in_len;
     char *out; // lines to send
     size_t out_len, out_sent;
+    size_t losses; // hd_json_losses when the answer was begun
     bool close_when_sent, stop_when_sent;
     bool waits_for_model, waits_for_learn;
     int fds[HD_MAX_ADMIN_FDS]; // that came with the request
@@ -26,7 +27,9 @@ struct hd_admin_client {
     uint64_t n_exported;
 };
 
-// Sends one line. Takes over `answer`; NULL sends "internal".
+// Before an answer is built that no request line asks for at this moment.
+void hd_admin_begin(struct hd_admin_client *client);
+// Sends one line. Takes over `answer`; NULL, or one that lost something to missing memory, sends "internal".
 void hd_admin_answer(struct hd_admin_client *client, json_t *answer);
 void hd_admin_error(struct hd_admin_client *client, const char *code, const char *text);
 void hd_admin_fail(struct hd_admin_client *client, const struct hearth_error *error);

@@ -23,14 +23,15 @@ static bool find_person(struct hd_admin_client *client, const char *name, struct
     return true;
 }
 
-// NULL for nobody.
+// JSON's null for nobody; NULL when that cannot be told.
 static json_t *person_name(struct hd_server *server, const struct hd_id *id)
 {
     struct hd_person person;
     struct hearth_error ignored;
-    if (hd_id_is_zero(id) || hd_person_get(server->store, id, &person, &ignored) != HEARTH_OK)
-        return json_null();
-    return json_string(person.name);
+    enum hearth_status status = HEARTH_NOT_FOUND;
+    if (!hd_id_is_zero(id))
+        status = hd_person_get(server->store, id, &person, &ignored);
+    return status == HEARTH_OK ? json_string(person.name) : status == HEARTH_NOT_FOUND ? json_null() : NULL;
 }
 
 static void ok_or_fail(struct hd_admin_client *client, enum hearth_status status, const struct hearth_error *error)
@@ -78,6 +79,7 @@ static void told(void *user, const struct hearth_error *error, const struct hd_l
 {
     struct hd_admin_client *client = user;
     client->waits_for_learn = false;
+    hd_admin_begin(client);
     if (item)
         hd_admin_answer(client, json_pack("{s:b, s:o}", "ok", 1, "item", item_json(client->server, item)));
     else
@@ -175,14 +177,16 @@ void hd_admin_data_remove(struct hd_admin_client *client, json_t *request)
 
 // ---- adapters
 
+// NULL: they cannot be told.
 static json_t *choices_json(struct hd_server *server)
 {
     static const struct hd_id box;
-    json_t *list = json_array();
     struct hd_person *people = NULL;
     struct hearth_error ignored;
     size_t n = 0;
-    (void)hd_people_list(server->store, &people, &n, &ignored);
+    if (hd_people_list(server->store, &people, &n, &ignored) != HEARTH_OK)
+        return NULL;
+    json_t *list = json_array();
     for (size_t i = 0; i <= n; i++) { // the box first
         struct hd_adapter_choice choice;
         bool own;

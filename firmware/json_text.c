@@ -3,17 +3,16 @@
 #include "firmware/json_text.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
 
 #include "engine/engine.h"
 
-static _Thread_local bool failed;
+static _Thread_local size_t n_losses;
 
 static void *take(size_t size_bytes)
 {
     void *p = malloc(size_bytes); // the library's own is not wrapped (reserve.h), this one is
-    failed = failed || !p;
+    n_losses += !p;
     return p;
 }
 
@@ -21,6 +20,11 @@ void hd_json_begin(void)
 {
     json_set_alloc_funcs(take, free);
     hearth_json_watch(); // now, while there are no other threads
+}
+
+size_t hd_json_losses(void)
+{
+    return n_losses;
 }
 
 char *hd_json_text(const json_t *value, size_t flags)
@@ -39,9 +43,9 @@ char *hd_json_text(const json_t *value, size_t flags)
 json_t *hd_json_read(const char *text, size_t len_bytes, size_t flags, json_error_t *error)
 {
     errno = 0;
-    failed = false;
+    size_t losses = n_losses;
     json_t *value = json_loadb(text, len_bytes, flags, error);
-    if (!failed && errno != ENOMEM)
+    if (n_losses == losses && errno != ENOMEM)
         return value;
     errno = ENOMEM; // a number behind the place sets it to 0
     json_decref(value);

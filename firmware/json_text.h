@@ -7,6 +7,9 @@
 // Once, at the start: jansson's memory is watched, and has the daemon's reserve behind it, too: the library ends the
 // process where what it cannot keep of a text is the byte behind a backslash.
 void hd_json_begin(void);
+// How often the library found no memory in this thread, the reserve used up: a value that is built meanwhile may lack
+// something.
+size_t hd_json_losses(void);
 // malloc'ed and NUL-terminated; NULL when memory runs out, or value is NULL. Flags as json_dumps takes them, whose text
 // lacks a byte where its buffer could not grow behind a key.
 char *hd_json_text(const json_t *value, size_t flags);
