@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Preloaded into a whole program (LD_PRELOAD): memory runs out at the n-th allocation. The file named by
 // HEARTH_FAIL_CONTROL is shared memory of two numbers: allocations so far, and which of them fails (0 = none).
+#include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -30,7 +31,10 @@ __attribute__((constructor)) static void begin(void)
 
 static int refuse(void)
 {
-    return control && atomic_fetch_add(&control->count, 1) + 1 == atomic_load(&control->fail_at);
+    if (!control || atomic_fetch_add(&control->count, 1) + 1 != atomic_load(&control->fail_at))
+        return 0;
+    errno = ENOMEM; // as the C library's does
+    return 1;
 }
 
 #pragma GCC visibility push(default)

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "tools/cli.h"
+#include "tools/json_line.h"
 #include "tools/paths.h"
 
 enum { MAX_REQUEST_BYTES = 65536, MAX_FDS = 4 };
@@ -117,6 +118,11 @@ json_t *admin_next(struct admin *admin, int *code)
 {
     ssize_t n = getline(&admin->line, &admin->capacity, admin->stream);
     json_t *answer = n > 0 ? json_loadb(admin->line, (size_t)n, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    if (!json_whole()) {
+        json_decref(answer);
+        *code = cli_fail(CLI_OSERR, "out of memory for hearthd's answer");
+        return NULL;
+    }
     if (!json_is_object(answer)) {
         json_decref(answer);
         *code = cli_fail(CLI_TEMPFAIL,
@@ -176,9 +182,10 @@ json_t *admin_call_fds(struct admin *admin, json_t *request, const int *fds, siz
     char *text = request ? json_dumps(request, JSON_COMPACT) : NULL;
     json_decref(request);
     int fd = fileno(admin->stream);
-    if (!text || strlen(text) >= MAX_REQUEST_BYTES) {
-        *code = cli_fail(text ? CLI_USAGE : CLI_OSERR,
-                         text ? "the request is too long" : "the request is no valid UTF-8, or memory is out");
+    if (!text || !json_whole() || strlen(text) >= MAX_REQUEST_BYTES) {
+        bool whole = text && json_whole();
+        *code = cli_fail(whole ? CLI_USAGE : CLI_OSERR,
+                         whole ? "the request is too long" : "the request is no valid UTF-8, or memory is out");
         free(text);
         return NULL;
     }
@@ -222,7 +229,7 @@ static int show(const struct cli *cli, json_t *request, const char *if_missing, 
         code = admin_print_json(answer);
     else if (print)
         print(answer);
-    else
+    else if (done)
         puts(done);
     json_decref(answer);
     return code ? code : cli_finish(CLI_OK);
@@ -275,9 +282,7 @@ int admin_print_json(json_t *answer)
 {
     json_object_del(answer, "ok");
     json_object_del(answer, "more");
-    json_dumpf(answer, stdout, JSON_COMPACT);
-    fputc('\n', stdout);
-    return cli_finish(CLI_OK);
+    return json_line(json_incref(answer), 0);
 }
 
 const char *admin_time(json_int_t unix_ms, char text[32])

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "tools/cli.h"
+#include "tools/json_line.h"
 #include "tools/paths.h"
 
 enum { MAX_FILE_BYTES = 1 << 20, MAX_BOXES = 64 };
@@ -61,6 +62,8 @@ static json_t *load(int *code)
         root = json_pack("{s:[]}", "boxes");
     else if (!text)
         *code = cli_fail(CLI_IOERR, "%s: cannot read: %s", path, strerror(errno));
+    else if (!json_whole())
+        *code = cli_fail(CLI_OSERR, "%s: out of memory", path);
     else if (!json_is_array(json_object_get(root, "boxes")))
         *code = cli_fail(CLI_DATAERR, "%s: damaged; move it away, and pair anew", path);
     if (text)
@@ -78,7 +81,7 @@ static json_t *load(int *code)
 static int save(const json_t *root)
 {
     char path[PATHS_MAX];
-    char *text = json_dumps(root, JSON_INDENT(1));
+    char *text = json_whole() ? json_dumps(root, JSON_INDENT(1)) : NULL;
     if (!text)
         return cli_fail(CLI_OSERR, "out of memory");
     bool good = paths_get(path, PATHS_STATE, "client.json") && paths_make_parent(path) &&

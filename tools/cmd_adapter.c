@@ -15,6 +15,7 @@
 #include "tools/admin.h"
 #include "tools/hash.h"
 #include "tools/hearth.h"
+#include "tools/json_line.h"
 #include "tools/models.h"
 #include "tools/progress.h"
 
@@ -51,13 +52,9 @@ static int out_of_memory(void)
 
 static int print_json(json_t *value)
 {
-    char *text = json_dumps(value, JSON_INDENT(2));
+    bool whole = json_put(value, stdout, JSON_INDENT(2));
     json_decref(value);
-    if (!text)
-        return out_of_memory();
-    puts(text);
-    free(text);
-    return cli_finish(CLI_OK);
+    return whole ? cli_finish(CLI_OK) : out_of_memory();
 }
 
 // ---------------------------------------------------------------- inspect

@@ -9,6 +9,7 @@
 #include "tools/box.h"
 #include "tools/cli.h"
 #include "tools/hearth.h"
+#include "tools/json_line.h"
 
 enum { RECEIVE_MS = 1000, MAX_RECONNECTS = 10, ID_BYTES = 16 };
 
@@ -256,14 +257,11 @@ static void wait_for_answer(struct talk *talk)
     }
 }
 
-static void print_json(const struct talk *talk)
+static int print_json(const struct talk *talk)
 {
     json_t *object = json_pack("{s:s%, s:O?}", "text", talk->answer ? talk->answer : "", talk->answer_len,
                                "usage", talk->usage);
-    if (object)
-        json_dumpf(object, stdout, JSON_COMPACT);
-    fputc('\n', stdout);
-    json_decref(object);
+    return json_line(object, 0);
 }
 
 static int answer(void *user, const char *text, size_t len_bytes)
@@ -287,7 +285,7 @@ static int answer(void *user, const char *text, size_t len_bytes)
     wait_for_answer(talk);
     bool interrupted = talk->cancelled || talk->code == CLI_INTERRUPTED;
     if (talk->cli->json && !talk->code)
-        print_json(talk);
+        talk->code = print_json(talk);
     else if (!talk->cli->json &&
              (talk->answer_len ? talk->answer[talk->answer_len - 1] != '\n' : !talk->code))
         fputc('\n', stdout);

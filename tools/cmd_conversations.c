@@ -6,6 +6,7 @@
 #include "tools/admin.h"
 #include "tools/cli.h"
 #include "tools/hearth.h"
+#include "tools/json_line.h"
 
 struct words {
     const struct cli *cli;
@@ -74,12 +75,10 @@ static int export_all(struct admin *admin, const char *person)
     while (answer) {
         const json_t *conversation = json_object_get(answer, "conversation");
         bool more = json_is_true(json_object_get(answer, "more"));
-        if (conversation) {
-            json_dumpf(conversation, stdout, JSON_COMPACT);
-            fputc('\n', stdout);
-        }
+        if (conversation && !json_put(conversation, stdout, JSON_COMPACT))
+            code = cli_fail(CLI_OSERR, "out of memory");
         json_decref(answer);
-        answer = more ? admin_next(admin, &code) : NULL;
+        answer = more && !code ? admin_next(admin, &code) : NULL;
     }
     return code ? code : cli_finish(CLI_OK);
 }

@@ -15,6 +15,7 @@
 #include "tools/client/identity.h"
 #include "tools/hash.h"
 #include "tools/hearth.h"
+#include "tools/json_line.h"
 #include "tools/machine.h"
 #include "tools/models.h"
 #include "tools/packed.h"
@@ -192,6 +193,7 @@ static void check_daemon(struct report *report)
 static int check_all(const struct cli *cli)
 {
     struct report report = {.checks = json_array()};
+    int code = CLI_OK;
     const json_t *check;
     size_t i;
     check_cpu(&report);
@@ -203,16 +205,14 @@ static int check_all(const struct cli *cli)
     check_daemon(&report);
     if (cli->json) {
         json_t *object = json_pack("{s:b, s:O}", "ok", !report.bad, "checks", report.checks);
-        json_dumpf(object, stdout, JSON_COMPACT);
-        fputc('\n', stdout);
-        json_decref(object);
+        code = json_line(object, 0);
     } else {
         json_array_foreach(report.checks, i, check)
             printf("%-8s %-12s %s\n", admin_text(check, "result"), admin_text(check, "name"),
                    admin_text(check, "text"));
     }
     json_decref(report.checks);
-    return cli_finish(report.bad ? CLI_FAILED : CLI_OK);
+    return code ? code : cli_finish(report.bad ? CLI_FAILED : CLI_OK);
 }
 
 // What the model needs, from its header, against what is free. Exit code 1 when it does not fit.
@@ -239,9 +239,7 @@ static int fit(const struct cli *cli, const char *model, uint64_t n_ctx)
                       (json_int_t)need.kv_bytes_per_position, "scratch_bytes", (json_int_t)need.scratch_bytes,
                       "available_bytes", (json_int_t)need.available_bytes, "n_ctx_train",
                       (json_int_t)need.n_ctx_train, "n_ctx_fit", (json_int_t)need.n_ctx_fit, "fits", fits);
-        json_dumpf(object, stdout, JSON_COMPACT);
-        fputc('\n', stdout);
-        json_decref(object);
+        code = json_line(object, 0);
     } else {
         printf("%s\nweights    %s\nscratch    %s\nKV cache   %s for 1,024 tokens\nfree       %s\n", path,
                cli_size(need.weight_bytes, text[0]), cli_size(need.scratch_bytes, text[1]),
@@ -254,7 +252,7 @@ static int fit(const struct cli *cli, const char *model, uint64_t n_ctx)
         if (need.n_ctx_fit && !fits)
             printf("a context of %llu tokens does not fit\n", (unsigned long long)n_ctx);
     }
-    return cli_finish(fits ? CLI_OK : CLI_FAILED);
+    return code ? code : cli_finish(fits ? CLI_OK : CLI_FAILED);
 }
 
 int cmd_doctor(int argc, char **argv)

@@ -9,6 +9,7 @@
 #include "tools/adapters.h"
 #include "tools/eval.h"
 #include "tools/hearth.h"
+#include "tools/json_line.h"
 
 static struct eval_words words = {
     .model = {.max_sessions = 1},
@@ -126,13 +127,7 @@ int eval_print(struct eval *eval, json_t *object)
     json_object_set_new(object, "model", json_string(eval->info.name));
     json_object_set_new(object, "adapters", adapters);
     json_object_set_new(object, "numerics_id", json_string(eval->info.numerics_id));
-    char *text = json_dumps(object, JSON_COMPACT);
-    json_decref(object);
-    if (!text)
-        return cli_fail(CLI_OSERR, "out of memory");
-    puts(text);
-    free(text);
-    return cli_finish(CLI_OK);
+    return json_line(object, 0);
 }
 
 void eval_print_skips(const char *path, const char *reason, uint64_t n, uint64_t line)

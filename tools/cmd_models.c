@@ -10,6 +10,7 @@
 
 #include "tools/admin.h"
 #include "tools/hearth.h"
+#include "tools/json_line.h"
 #include "tools/models.h"
 #include "tools/packed.h"
 #include "tools/split.h"
@@ -85,7 +86,11 @@ static int list(const struct cli *cli)
     if (!models_dir(dir))
         return CLI_CONFIG;
     char *chosen = models_chosen();
-    int n = scandir(dir, &entries, only_models, by_name);
+    int code = CLI_OK, n = scandir(dir, &entries, only_models, by_name);
+    if (n < 0 && errno != ENOENT) {
+        free(chosen);
+        return cli_fail(CLI_IOERR, "%s: %s", dir, strerror(errno));
+    }
     json_t *array = json_array(), *box = told_by_box(dir);
     for (int i = 0; i < n; i++) {
         const char *file = entries[i]->d_name;
@@ -106,8 +111,7 @@ static int list(const struct cli *cli)
                    state_of(told));
     }
     if (cli->json) {
-        json_dumpf(array, stdout, JSON_COMPACT);
-        fputc('\n', stdout);
+        code = json_line(json_incref(array), 0);
     } else if (n <= 0) {
         printf("no models in %s (hearth pull default)\n", dir);
     }
@@ -120,22 +124,18 @@ static int list(const struct cli *cli)
     free(chosen);
     json_decref(array);
     json_decref(box);
-    return cli_finish(CLI_OK);
+    return code ? code : cli_finish(CLI_OK);
 }
 
 // What was done, as a line or as JSON.
 static int done(const struct cli *cli, const char *name, const char *what, const char *path)
 {
-    if (cli->json) {
-        json_t *answer = json_pack("{s:s, s:s}", what, name, "file", path);
-        json_dumpf(answer, stdout, JSON_COMPACT);
-        fputc('\n', stdout);
-        json_decref(answer);
-    } else if (!strcmp(what, "used")) {
+    if (cli->json)
+        return json_line(json_pack("{s:s, s:s}", what, name, "file", path), 0);
+    if (!strcmp(what, "used"))
         printf("%s is used from now on\n", name);
-    } else {
+    else
         printf("%s is removed\n", path);
-    }
     return cli_finish(CLI_OK);
 }
 

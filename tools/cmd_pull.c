@@ -13,6 +13,7 @@
 #include "tools/fetch.h"
 #include "tools/hash.h"
 #include "tools/hearth.h"
+#include "tools/json_line.h"
 #include "tools/machine.h"
 #include "tools/models.h"
 #include "tools/package.h"
@@ -33,18 +34,14 @@ struct pull {
 static int tell(const struct pull *pull, const char *name, const char *path, const char *hex, bool verified,
                 bool fetched)
 {
-    if (pull->cli->json) {
-        json_t *object = json_pack("{s:s, s:s, s:s, s:b, s:b}", "name", name, "file", path, "sha256", hex,
-                                   "verified", verified, "fetched", fetched);
-        if (object)
-            json_dumpf(object, stdout, JSON_COMPACT);
-        fputc('\n', stdout);
-        json_decref(object);
-    } else if (fetched) {
+    if (pull->cli->json)
+        return json_line(json_pack("{s:s, s:s, s:s, s:b, s:b}", "name", name, "file", path, "sha256", hex, "verified",
+                                   verified, "fetched", fetched),
+                         0);
+    if (fetched)
         printf("%s\nSHA-256 %s%s\n", path, hex, verified ? " (verified)" : "");
-    } else {
+    else
         printf("%s is here already\n", path);
-    }
     return cli_finish(CLI_OK);
 }
 
@@ -99,10 +96,8 @@ static int print_list(const struct pull *pull)
                    cli_size(model->size_bytes, size), cli_size(needed, memory),
                    here ? "here" : "not here", fits ? "" : ", does not fit now");
     }
-    if (pull->cli->json) {
-        json_dumpf(array, stdout, JSON_COMPACT);
-        fputc('\n', stdout);
-    }
+    if (pull->cli->json)
+        return json_line(array, 0);
     json_decref(array);
     return cli_finish(CLI_OK);
 }

@@ -9,6 +9,7 @@
 #include "tools/adapters.h"
 #include "tools/ask.h"
 #include "tools/hearth.h"
+#include "tools/json_line.h"
 #include "tools/models.h"
 #include "tools/packed.h"
 #include "tools/run_grammar.h"
@@ -183,7 +184,7 @@ static void print_usage(const struct chat *chat)
             (unsigned long long)usage->seed, usage->numerics_id);
 }
 
-static void print_json(const struct chat *chat)
+static int print_json(const struct chat *chat)
 {
     const struct hearth_usage *usage = &chat->usage;
     json_t *object = json_pack(
@@ -194,11 +195,7 @@ static void print_json(const struct chat *chat)
         usage->prompt_ms, "first_token_ms", usage->first_token_ms, "completion_ms", usage->completion_ms,
         "seed", json_sprintf("%llu", (unsigned long long)usage->seed), "numerics_id", usage->numerics_id,
         "stop_reason", stop_name(usage->stop));
-    if (object) {
-        json_dumpf(object, stdout, JSON_COMPACT);
-        fputc('\n', stdout);
-    }
-    json_decref(object);
+    return json_line(object, 0);
 }
 
 // Prints what ends an answer and keeps it as the assistant's turn.
@@ -211,8 +208,9 @@ static int finish(struct chat *chat, bool interrupted)
             pop(chat);
         return cli_fail_status(&chat->error);
     }
+    int code = CLI_OK;
     if (chat->cli->json)
-        print_json(chat);
+        code = print_json(chat);
     else if (!chat->answer_len || chat->answer[chat->answer_len - 1] != '\n')
         fputc('\n', stdout);
     if (!chat->raw && push(chat, HEARTH_ROLE_ASSISTANT, chat->answer ? chat->answer : "", chat->answer_len))
@@ -224,7 +222,7 @@ static int finish(struct chat *chat, bool interrupted)
     if (chat->usage.stop == HEARTH_STOP_CONTEXT_FULL)
         cli_note("the context of %u tokens is full, the answer ends here (a larger --ctx, or /reset)",
                  chat->info.n_ctx);
-    int code = cli_finish(CLI_OK);
+    code = code ? code : cli_finish(CLI_OK);
     return code ? code : interrupted ? CLI_INTERRUPTED : CLI_OK;
 }
 

@@ -16,6 +16,7 @@
 #include "tools/data_file.h"
 #include "tools/hash.h"
 #include "tools/hearth.h"
+#include "tools/json_line.h"
 #include "tools/models.h"
 #include "tools/train_box.h"
 #include "tools/train_curve.h"
@@ -470,10 +471,9 @@ static int print_end(struct training *t, const struct curve *curve)
                                 "held_out_samples", (json_int_t)info.n_held_out, "precision", info.precision,
                                 "numerics_id", info.numerics_id, "stopped_early", (int)info.stopped_early, "parameters",
                                 (json_int_t)info.n_params, "memory_bytes", (json_int_t)info.memory_bytes);
-        json_dumpf(end, stdout, 0);
-        fputc('\n', stdout);
+        bool whole = json_put(end, stdout, 0);
         json_decref(end);
-        return cli_finish(CLI_OK);
+        return whole ? cli_finish(CLI_OK) : cli_fail(CLI_OSERR, "out of memory");
     }
     printf("%llu steps%s, %llu samples, %llu tokens, %s", (unsigned long long)info.last.step,
            info.stopped_early ? " (stopped early)" : "", (unsigned long long)info.n_train,

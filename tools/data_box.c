@@ -12,6 +12,7 @@
 #include "tools/data_box.h"
 #include "tools/data_file.h"
 #include "tools/data_record.h"
+#include "tools/json_line.h"
 
 enum { MESSAGES, TEXTS, N_PARTS };
 
@@ -48,7 +49,7 @@ static int put_record(struct import *x, const struct hearth_data_record *record)
     }
     json_t *json = data_record_json(record, &raw);
     FILE *to = x->parts[raw ? TEXTS : MESSAGES];
-    bool good = json && json_dumpf(json, to, JSON_COMPACT) == 0 && fputc('\n', to) != EOF;
+    bool good = json_put(json, to, JSON_COMPACT) && !ferror(to);
     json_decref(json);
     x->n_written[raw ? TEXTS : MESSAGES] += good;
     return good ? CLI_OK : cli_fail(CLI_OSERR, "no memory for a record");
@@ -110,7 +111,7 @@ static int export_to(FILE *out, const struct import *x, struct admin *admin)
     while (answer) {
         const json_t *conversation = json_object_get(answer, "conversation");
         bool more = json_is_true(json_object_get(answer, "more"));
-        if (conversation && (json_dumpf(conversation, out, JSON_COMPACT) || fputc('\n', out) == EOF))
+        if (conversation && (!json_put(conversation, out, JSON_COMPACT) || ferror(out)))
             code = cli_fail(CLI_OSERR, "no memory for a conversation");
         json_decref(answer);
         answer = more && !code ? admin_next(admin, &code) : NULL;

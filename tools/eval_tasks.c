@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "tools/eval.h"
+#include "tools/json_line.h"
 
 // "FILE[:N]".
 static char *split_shots(const char *word, unsigned *n)
@@ -46,9 +47,7 @@ static double error_of(double share, uint64_t n)
 
 static bool print_item(json_t *line)
 {
-    bool good = line && !json_dumpf(line, stdout, JSON_COMPACT);
-    if (good)
-        putchar('\n');
+    bool good = json_put(line, stdout, JSON_COMPACT);
     json_decref(line);
     return good && !ferror(stdout);
 }

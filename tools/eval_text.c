@@ -6,6 +6,7 @@
 
 #include "tools/data_file.h"
 #include "tools/eval.h"
+#include "tools/json_line.h"
 
 // ---------------------------------------------------------------- records
 
@@ -248,10 +249,7 @@ static bool print_loss(void *user, const struct hearth_eval_record *record)
                              "held_out", (int)s->held_out, "tokens", (json_int_t)s->n_tokens, "targets",
                              (json_int_t)record->text.n_tokens[1], "nll", eval_number(record->nll), "loss",
                              eval_number(record->nll / record->weight));
-    if (line && !json_dumpf(line, stdout, JSON_COMPACT))
-        putchar('\n');
-    else
-        job->failed = true;
+    job->failed = job->failed || !json_put(line, stdout, JSON_COMPACT);
     json_decref(line);
     return !job->failed && !ferror(stdout);
 }

@@ -10,6 +10,7 @@
 
 #include "engine/engine.h"
 #include "tools/cli.h"
+#include "tools/json_line.h"
 
 struct command {
     const char *name;
@@ -65,6 +66,7 @@ int main(int argc, char **argv)
     setlocale(LC_CTYPE, ""); // line editing wants UTF-8; numbers stay in the C locale
     if (strcmp(nl_langinfo(CODESET), "UTF-8") != 0)
         setlocale(LC_CTYPE, "C.UTF-8");
+    json_begin();
     signal(SIGPIPE, SIG_IGN); // a closed pipe is an output error with its own exit code
     if (argc < 2) {
         print_usage(stderr);
