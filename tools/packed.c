@@ -6,9 +6,9 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "tools/ask.h"
+#include "tools/progress.h"
 
 static bool folder(char dir[PATHS_MAX])
 {
@@ -18,13 +18,6 @@ static bool folder(char dir[PATHS_MAX])
 bool packed_wanted(const char *model_path, char dir[PATHS_MAX], char sha256[HASH_HEX])
 {
     return models_sha256_known(model_path, sha256) && folder(dir);
-}
-
-static double now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
 }
 
 static bool go_on(void *user)
@@ -63,10 +56,10 @@ void packed_keep(const struct hearth_engine *engine, const struct model_options 
         cli_note("%s: %s: packed weights are not kept", path, strerror(errno));
         return;
     }
-    double start_ms = now_ms();
+    double start_s = progress_clock_s();
     enum hearth_status status = write_file(engine, dir, sha256, &err);
     if (status == HEARTH_OK && took_ms)
-        *took_ms = now_ms() - start_ms;
+        *took_ms = (progress_clock_s() - start_s) * 1e3;
     if (status != HEARTH_OK && status != HEARTH_CANCELED && status != HEARTH_BUSY) // busy: another process keeps them
         cli_note("packed weights are not kept: %s", err.text);
 }
