@@ -16,7 +16,7 @@
 
 #include "engine/engine.h"
 
-enum { FAKE_MAX_SESSIONS = 16, FAKE_LOG = 4096 };
+enum { FAKE_MAX_SESSIONS = 16, FAKE_LOG = 1 << 16 };
 
 struct hearth_session {
     struct hearth_engine *engine;
@@ -46,6 +46,8 @@ static unsigned fake_n;
 static pthread_mutex_t fake_lock = PTHREAD_MUTEX_INITIALIZER;
 static atomic_uint fake_step_us = 200; // how long a step takes
 static atomic_bool fake_hang;          // a step does not come back while it is set
+static atomic_bool fake_held;          // one is there
+static atomic_bool fake_endless;       // while it is set, answers stop one token before their end, unless cancelled
 static atomic_bool fake_slow_open;     // opening takes until it is cleared, or nobody wants it
 static atomic_bool fake_slow_write;    // writing packed weights takes until it is cleared, or it shall not go on
 static atomic_bool fake_lost;          // the next step says that the device is lost
@@ -84,6 +86,7 @@ static inline void fake_reset(void)
 {
     fake_forget();
     atomic_store(&fake_step_us, 200);
+    atomic_store(&fake_endless, false);
     atomic_store(&fake_counts, 0);
     atomic_store(&fake_most_active, 0);
     atomic_store(&fake_most_taken, 0);
@@ -240,8 +243,11 @@ enum hearth_status hearth_engine_step(struct hearth_engine *engine, unsigned *n_
 {
     fake_note('s', engine->name, 0);
     usleep(atomic_load(&fake_step_us));
-    while (atomic_load(&fake_hang))
+    while (atomic_load(&fake_hang)) {
+        atomic_store(&fake_held, true);
         usleep(1000);
+    }
+    atomic_store(&fake_held, false);
     if (atomic_exchange(&fake_lost, false))
         return fake_fail(err, HEARTH_DEVICE_LOST, "the fake device is lost");
     *n_busy = 0;
@@ -253,7 +259,7 @@ enum hearth_status hearth_engine_step(struct hearth_engine *engine, unsigned *n_
         struct hearth_event event = {.type = HEARTH_EVENT_TEXT, .text = "x", .len_bytes = 1};
         n_active += !s->paused; // a paused one is here to be cancelled
         taken += s->paused ? 0 : s->prompt + s->made;
-        if (!s->cancelled) {
+        if (!s->cancelled && (s->made + 1 < s->wanted || !atomic_load(&fake_endless))) {
             s->made++;
             s->on_event(s->user, &event);
         }

@@ -12,11 +12,13 @@ static void two_models_that_fit_answer_side_by_side(void **state)
     struct hd_worker_state now;
     start(0);
     use("one");
-    assert_int_equal(ask(1, "", 400, &a), HEARTH_OK);
+    assert_int_equal(ask(1, "", 4000, &a), HEARTH_OK);
     WAIT_FOR(seen.n_started == 1);
     assert_int_equal(ask(2, "two", 100, &b), HEARTH_OK); // is loaded while the first one answers
-    WAIT_FOR(seen.n_done == 2);
+    WAIT_FOR(seen.n_done >= 1);
     assert_true(hd_id_equal(&seen.done[0], &b));
+    hd_worker_cancel(worker, &a);
+    WAIT_FOR(seen.n_done == 2);
     assert_string_equal(seen.last_model, "two");
     hd_worker_state(worker, &now);
     assert_int_equal(now.n_models, 2);
@@ -138,7 +140,8 @@ static void who_waits_for_another_model_does_not_starve(void **state)
     config.memory_budget_mib = 60;
     start(50);
     use("one");
-    for (int i = 0; i < 30; i++) // 30 answers of some 40 ms each, four at a time
+    atomic_store(&fake_step_us, 1000);
+    for (int i = 0; i < 30; i++) // 30 answers of more than 100 ms each, four at a time
         assert_int_equal(ask(1, "", 100, &id), HEARTH_OK);
     WAIT_FOR(seen.n_started >= 1);
     assert_int_equal(ask(2, "two", 5, &other), HEARTH_OK);
@@ -230,10 +233,12 @@ static void a_lost_engine_ends_its_answers(void **state)
     use("one");
     assert_int_equal(ask(1, "two", 5, &b), HEARTH_OK);
     WAIT_FOR(seen.n_done == 1);
+    atomic_store(&fake_endless, true);
     assert_int_equal(ask(1, "", 1000, &a), HEARTH_OK);
     WAIT_FOR(seen.n_started == 2);
     atomic_store(&fake_lost, true);
     WAIT_FOR(seen.n_failed == 1);
+    atomic_store(&fake_endless, false);
     hd_worker_state(worker, &now);
     assert_false(now.loaded);
     assert_string_equal(now.problem, "the fake device is lost");

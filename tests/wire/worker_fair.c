@@ -43,12 +43,13 @@ static void who_is_alone_has_every_place(void **state)
     struct hd_id id[6];
     start(0);
     use("one");
-    atomic_store(&fake_step_us, 2000);
+    atomic_store(&fake_endless, true);
     for (int i = 0; i < 6; i++)
         assert_int_equal(ask(1, "", 60, &id[i]), HEARTH_OK);
     WAIT_FOR(seen.n_started == 4);
     assert_int_equal(seen.n_done, 0);
     assert_int_equal(state_now().active, 4);
+    atomic_store(&fake_endless, false);
     WAIT_FOR(seen.n_done == 6);
     assert_int_equal(events('p'), 0);
 }
@@ -59,7 +60,7 @@ static void a_flood_does_not_keep_another_waiting(void **state)
     struct hd_id many[4], waits, other, third;
     start(0);
     use("one");
-    atomic_store(&fake_step_us, 3000);
+    atomic_store(&fake_endless, true);
     flood(4, 150, many);
     assert_int_equal(ask(1, "", 5, &waits), HEARTH_OK);
     assert_int_equal(ask(2, "", 100, &other), HEARTH_OK);
@@ -74,6 +75,7 @@ static void a_flood_does_not_keep_another_waiting(void **state)
     WAIT_FOR(seen.n_started == 6);
     assert_int_equal(seen.n_done, 0);
     assert_true(hd_id_equal(&seen.started[5], &third));
+    atomic_store(&fake_endless, false);
     WAIT_FOR(seen.n_done == 7);
     assert_int_equal(events('p'), 2);
     assert_int_equal(events('r'), 2);
@@ -93,7 +95,7 @@ static void long_questions_give_their_room_to_another(void **state)
     config.n_ctx = 4096;
     start(0);
     use("one");
-    atomic_store(&fake_step_us, 5000);
+    atomic_store(&fake_endless, true);
     ask_messages = 120;
     flood(3, 100, id); // 3,900 of 4,096 positions
     ask_messages = 60;
@@ -106,6 +108,7 @@ static void long_questions_give_their_room_to_another(void **state)
     drain();
     assert_int_equal(seen.n_started, 4);
     assert_int_equal(events('p'), 1);
+    atomic_store(&fake_endless, false);
     WAIT_FOR(seen.n_done == 5);
     assert_true(events('p') <= 2 && fake_most_taken <= 4096);
 }
@@ -118,7 +121,7 @@ static void questions_that_fail_cost_their_person_a_turn(void **state)
     config.max_sessions = 1;
     start(0);
     use("one");
-    atomic_store(&fake_step_us, 2000);
+    atomic_store(&fake_endless, true);
     assert_int_equal(ask(3, "", 60, &first), HEARTH_OK);
     WAIT_FOR(seen.n_started == 1);
     ask_messages = 600; // beyond the context
@@ -127,9 +130,11 @@ static void questions_that_fail_cost_their_person_a_turn(void **state)
         assert_int_equal(ask(1, "", 5, &id[i]), HEARTH_OK);
     ask_messages = 1;
     assert_int_equal(ask(2, "", 60, &other), HEARTH_OK);
+    hd_worker_cancel(worker, &first);
     WAIT_FOR(seen.n_started == 2);
     assert_true(hd_id_equal(&seen.started[1], &other));
     assert_int_equal(seen.n_failed, 1);
+    atomic_store(&fake_endless, false);
     WAIT_FOR(seen.n_failed == 4 && seen.n_done >= 2);
 }
 
@@ -175,11 +180,13 @@ static void two_floods_do_not_pause_each_other(void **state)
     struct hd_id id;
     start(0);
     use("one");
+    atomic_store(&fake_endless, true);
     for (int i = 0; i < 20; i++)
         assert_int_equal(ask(1, "", 100, &id), HEARTH_OK);
     WAIT_FOR(seen.n_started == 4);
     for (int i = 0; i < 20; i++)
         assert_int_equal(ask(2, "", 100, &id), HEARTH_OK);
+    atomic_store(&fake_endless, false);
     WAIT_FOR(seen.n_done == 40);
     assert_in_range(events('p'), 1, 4); // two in the beginning, and then each has two
 }
@@ -215,19 +222,20 @@ static void a_paused_answer_comes_before_later_questions(void **state)
     config.n_ctx = 4096;
     start(0);
     use("one");
-    atomic_store(&fake_step_us, 2000);
+    atomic_store(&fake_endless, true);
     ask_messages = 200; // 2,000 positions and its answer's
-    assert_int_equal(ask(1, "", 400, &large), HEARTH_OK);
+    assert_int_equal(ask(1, "", 100, &large), HEARTH_OK);
     ask_messages = 100;
-    assert_int_equal(ask(1, "", 400, &first), HEARTH_OK);
+    assert_int_equal(ask(1, "", 100, &first), HEARTH_OK);
     WAIT_FOR(seen.n_started == 2);
     ask_messages = 150;
-    assert_int_equal(ask(2, "", 400, &other), HEARTH_OK);
+    assert_int_equal(ask(2, "", 100, &other), HEARTH_OK);
     WAIT_FOR(seen.n_started == 3);
     assert_int_equal(events('p'), 1); // the smaller one
     ask_messages = 1;
     for (int i = 0; i < 3; i++)
         assert_int_equal(ask(1, "", 20, &late[i]), HEARTH_OK);
+    atomic_store(&fake_endless, false);
     WAIT_FOR(seen.n_started == 6);
     assert_int_equal(events('r'), 1);
     assert_true(fake_find('r', "one", 0) < fake_at('a', 4));
@@ -236,11 +244,11 @@ static void a_paused_answer_comes_before_later_questions(void **state)
 
 // ---- ends of paused answers
 
-// Four of one person's; the last is paused for another's.
+// Four of one person's; the last is paused for another's. None ends while fake_endless is set.
 static void pause_one(struct hd_id many[4], struct hd_id *other, unsigned n_tokens)
 {
     use("one");
-    atomic_store(&fake_step_us, 2000);
+    atomic_store(&fake_endless, true);
     flood(4, n_tokens, many);
     assert_int_equal(ask(2, "", n_tokens, other), HEARTH_OK);
     WAIT_FOR(seen.n_started == 5);
@@ -280,6 +288,7 @@ static void a_model_that_is_replaced_ends_its_paused_answer(void **state)
     write_model("one", "ok llama Q8_0 4096 20971520 1024 1048576");
     assert_int_equal(hd_worker_load(worker, path_of("one"), 6, &err), HEARTH_OK);
     assert_int_equal(ask(1, "", 5, &late), HEARTH_OK);
+    atomic_store(&fake_endless, false);
     WAIT_FOR(seen.n_done == 6);
     assert_int_equal(seen.n_failed, 0);
     assert_int_equal(seen.load_tag, 6);
@@ -322,6 +331,7 @@ static void a_lost_engine_ends_a_paused_answer(void **state)
     WAIT_FOR(seen.n_failed == 5);
     struct hd_worker_state now = state_now();
     assert_true(now.active == 0 && now.queued == 0);
+    atomic_store(&fake_endless, false);
     use("one");
     assert_int_equal(ask(1, "", 5, &other), HEARTH_OK);
     WAIT_FOR(seen.n_done == 1);
@@ -336,8 +346,9 @@ static void a_model_that_leaves_ends_its_paused_answer(void **state)
     start(1);
     pause_one(many, &other, 200);
     assert_int_equal(ask(3, "two", 5, &two), HEARTH_OK);
-    usleep(30000);
+    usleep(300000); // its file is checked by a child; then the first one leaves
     assert_int_equal(ask(1, "", 5, &late), HEARTH_OK);
+    atomic_store(&fake_endless, false);
     WAIT_FOR(seen.n_done == 7);
     assert_int_equal(place_in(seen.done, 7, &two), 5);
     assert_int_equal(place_in(seen.done, 7, &late), 6);
@@ -355,6 +366,7 @@ static void what_is_deleted_while_paused_is_not_kept(void **state)
     uint64_t owner = fake_log[fake_find('a', "one", 0)].owner;
     struct hd_id conversation = id_of((unsigned char)(100 + many[3].b[0]));
     hd_worker_forget(worker, &conversation, &person);
+    atomic_store(&fake_endless, false);
     WAIT_FOR(seen.n_done == 5);
     assert_int_equal(seen.n_text[many[3].b[0]], 100); // it goes on
     int at = fake_find('f', "one", from), on = fake_find('r', "one", 0);
@@ -414,8 +426,8 @@ static void two_who_wait_take_turns(void **state)
     (void)state;
     struct hd_id a[12], b[12];
     unsigned n_a = 0, n_b = 0;
-    start(0);
     config.max_sessions = 2;
+    start(0);
     use("one");
     atomic_store(&fake_hang, true);
     for (int i = 0; i < 12; i++)
@@ -438,13 +450,15 @@ static void long_answers_count_more(void **state)
     (void)state;
     struct hd_id id;
     unsigned n_short = 0;
-    start(0);
     config.max_sessions = 1;
+    start(0);
     use("one");
+    atomic_store(&fake_hang, true);
     for (int i = 0; i < 8; i++)
         assert_int_equal(ask(1, "", 100, &id), HEARTH_OK);
     for (int i = 0; i < 20; i++)
         assert_int_equal(ask(2, "", 10, &id), HEARTH_OK); // ids 9 to 28
+    atomic_store(&fake_hang, false);
     WAIT_FOR(seen.n_done == 28);
     for (unsigned i = 0; i < 12; i++)
         n_short += seen.started[i].b[0] > 8;
@@ -537,16 +551,17 @@ static void nobody_runs_more_than_their_share_while_others_wait(void **state)
     struct hd_id a, b;
     start(0);
     use("one");
-    atomic_store(&fake_step_us, 5000);
+    atomic_store(&fake_endless, true);
     assert_int_equal(ask(1, "", 200, &a), HEARTH_OK);
     ask_messages = 60; // the other one's first question counts for much
     assert_int_equal(ask(2, "", 200, &b), HEARTH_OK);
     ask_messages = 1;
     WAIT_FOR(seen.n_started == 2);
-    atomic_store(&fake_hang, true);
+    hold_step();
     for (int i = 0; i < 6; i++)
         assert_int_equal(ask(1, "", 20, &a), HEARTH_OK);
     assert_int_equal(ask(2, "", 20, &b), HEARTH_OK);
+    atomic_store(&fake_endless, false);
     atomic_store(&fake_hang, false);
     WAIT_FOR(seen.n_started >= 4);
     assert_int_equal(place_in(seen.started, seen.n_started, &b), 3); // two places of four are each one's
@@ -559,12 +574,12 @@ static void one_person_cannot_fill_the_queue(void **state)
     struct hd_id id;
     start(0);
     use("one");
-    atomic_store(&fake_step_us, 5000);
+    atomic_store(&fake_endless, true);
     for (int i = 0; i < 4; i++)
         assert_int_equal(ask(1, "", 100, &id), HEARTH_OK);
     WAIT_FOR(seen.n_started == 4);
-    atomic_store(&fake_step_us, 200);
-    atomic_store(&fake_hang, true);
+    hold_step();
+    atomic_store(&fake_endless, false);
     for (int i = 0; i < HD_MAX_QUEUE_PERSON; i++)
         assert_int_equal(ask(1, "", 5, &id), HEARTH_OK);
     assert_int_equal(ask(1, "", 5, &id), HEARTH_BUSY);

@@ -131,6 +131,14 @@ static inline void use(const char *name)
     WAIT_FOR(seen.n_loads > n);
 }
 
+// Answers stand still from here on, in the middle of a step, until fake_hang is cleared. One must be there.
+static inline void hold_step(void)
+{
+    atomic_store(&fake_held, false);
+    atomic_store(&fake_hang, true);
+    WAIT_FOR(atomic_load(&fake_held));
+}
+
 static inline int teardown(void **state)
 {
     (void)state;
