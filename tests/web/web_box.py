@@ -2,7 +2,6 @@
 """A real hearthd in a temporary folder, the admin requests that the page's tests need, kinds of screens."""
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -12,8 +11,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "docs/examples"))
+sys.path[:0] = [str(ROOT / "docs/examples"), str(ROOT / "tests/e2e")]
 import python_client  # noqa: E402,F401
+from hearthbox import free_port  # noqa: E402
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct-Q4_1.gguf"
 ROOM_PX = 44  # the least width and height of what a finger must hit
@@ -27,19 +27,6 @@ STOP_S = 20
 def build_dir():
     path = Path(os.environ.get("HEARTH_TEST_BUILD", "build"))
     return path if path.is_absolute() else ROOT / path
-
-
-def free_port():
-    """Outside of the range that outgoing connections take theirs from: the browser's own may be such a one while the
-    box is away."""
-    while True:
-        port = random.randrange(10240, 32768)
-        with socket.socket() as s:
-            try:
-                s.bind(("", port))
-                return port
-            except OSError:
-                continue
 
 
 def chromium_path():
